@@ -1,0 +1,1 @@
+"""Species-distribution maps from TaxaBind-style embeddings."""

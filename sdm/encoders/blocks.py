@@ -1,0 +1,36 @@
+"""Residual blocks shared by the encoders."""
+
+import torch
+from torch import Tensor, nn
+
+
+class NormedResidual(nn.Module):
+    """`x + W2 gelu(W1 layernorm(x))`: (B, width) -> (B, width)."""
+
+    def __init__(self, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.w1 = nn.Linear(width, width)
+        self.w2 = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width) -> (B, width)."""
+        return x + self.w2(self.dropout(nn.functional.gelu(self.w1(self.norm(x)))))
+
+
+class PlainResidual(nn.Module):
+    """`x + W2 relu(W1 x)`: (B, width) -> (B, width); no normalisation, for the per-pixel path."""
+
+    def __init__(self, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width, width)
+        self.w2 = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        # Start near the identity: without normalisation a deep sum would grow at the start.
+        nn.init.normal_(self.w2.weight, std=0.02)
+        nn.init.zeros_(self.w2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width) -> (B, width)."""
+        return x + self.w2(self.dropout(torch.relu(self.w1(x))))

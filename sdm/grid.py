@@ -1,0 +1,445 @@
+"""Where the pixels are: box, region, pixel grid, tiles, and pixel centres on the globe.
+
+Coordinate order. A box is always `(west, south, east, north)` in degrees, WGS84. Functions that
+return positions return `(lon, lat)` in degrees, longitude wrapped into [-180, 180). Arrays of a
+grid are indexed `[row, column]`, row 0 in the north.
+
+A box whose west is greater than its east crosses the antimeridian. Its grid runs on past 180
+(170 .. 190) so that it stays one raster; only the positions handed to encoders and layers wrap.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyproj
+import shapely
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj.exceptions import CRSError, ProjError
+
+from sdm.errors import BoxError, RequestError, TooLargeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WGS84 = "EPSG:4326"
+DEFAULT_PIXELS = 1_100_000
+"""The default resolution is the finest round number that keeps a map at or below this many pixels."""
+FINEST_DEFAULT_DEGREES = 0.01
+FINEST_DEFAULT_METRES = 1000.0
+
+
+@dataclass(frozen=True)
+class BBox:
+    """A box on the globe: west, south, east, north in degrees (WGS84).
+
+    west > east means the box crosses the antimeridian. Raises BoxError for coordinates that are
+    not finite, out of range, reversed in latitude, or that enclose no area.
+    """
+
+    west: float
+    south: float
+    east: float
+    north: float
+
+    def __post_init__(self) -> None:
+        names = ("west", "south", "east", "north")
+        for name in names:
+            value = float(getattr(self, name))
+            if not math.isfinite(value):
+                raise BoxError(f"bbox {name} is {value}; give WEST SOUTH EAST NORTH as finite degrees.")
+            object.__setattr__(self, name, value)
+        for name in ("west", "east"):
+            value = getattr(self, name)
+            if not -180.0 <= value <= 180.0:
+                raise BoxError(
+                    f"bbox {name} {value:g} is outside -180..180; to cross the antimeridian give "
+                    "west > east, for example 170 -20 -170 -10."
+                )
+        for name in ("south", "north"):
+            value = getattr(self, name)
+            if not -90.0 <= value <= 90.0:
+                raise BoxError(
+                    f"bbox {name} {value:g} is outside -90..90; the order is WEST SOUTH EAST NORTH in degrees."
+                )
+        if self.south > self.north:
+            raise BoxError(
+                f"bbox south {self.south:g} is greater than north {self.north:g}; "
+                "the order is WEST SOUTH EAST NORTH."
+            )
+        if self.south == self.north or self.west == self.east:
+            raise BoxError(f"bbox {self} encloses no area; west and east, south and north must differ.")
+
+    @property
+    def crosses_antimeridian(self) -> bool:
+        """True when west > east."""
+        return self.west > self.east
+
+    @property
+    def unwrapped_east(self) -> float:
+        """East on the same branch as west: 190 for a box from 170 to -170."""
+        return self.east + 360.0 if self.crosses_antimeridian else self.east
+
+    @property
+    def width(self) -> float:
+        """Degrees of longitude from west to east."""
+        return self.unwrapped_east - self.west
+
+    def as_tuple(self) -> tuple[float, float, float, float]:
+        """(west, south, east, north)."""
+        return (self.west, self.south, self.east, self.north)
+
+    def polygon(self) -> shapely.Polygon:
+        """The box as a polygon in unwrapped degrees, (lon, lat)."""
+        return shapely.box(self.west, self.south, self.unwrapped_east, self.north)
+
+    def __str__(self) -> str:
+        return f"{self.west:g} {self.south:g} {self.east:g} {self.north:g}"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A polygon to map: its extent sets the grid, its outside is masked.
+
+    `geometry` is in WGS84, (lon, lat), possibly past 180 where it crosses the antimeridian.
+    """
+
+    geometry: shapely.Geometry
+    source: str = "geometry"
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(west, south, east, north) in unwrapped degrees."""
+        return tuple(self.geometry.bounds)
+
+    @classmethod
+    def from_geometry(cls, geometry: shapely.Geometry, source: str = "geometry") -> Region:
+        """Check and repair a WGS84 geometry, (lon, lat); raises BoxError if it holds no polygon."""
+        if not shapely.is_valid(geometry):
+            geometry = shapely.make_valid(geometry)
+        parts = [g for g in shapely.get_parts(geometry, return_index=False) if shapely.area(g) > 0]
+        flat = [p for part in parts for p in shapely.get_parts(part) if p.geom_type == "Polygon"]
+        if not flat:
+            raise BoxError(f"region {source} holds no polygon with an area; give polygons to map inside.")
+        geometry = shapely.union_all(flat)
+        west, south, east, north = geometry.bounds
+        if not all(map(math.isfinite, (west, south, east, north))) or south < -90.001 or north > 90.001:
+            raise BoxError(f"region {source} has coordinates outside the globe ({south:g}..{north:g} latitude).")
+        if east - west > 180.0:
+            # Polygons cut at 180 (Alaska, Fiji, Russia) span the whole globe in plain degrees;
+            # moving the western half by 360 keeps them together.
+            shifted = shapely.union_all(
+                [shapely.transform(p, lambda xy: xy + [360.0, 0.0]) if p.bounds[2] <= 0.0 else p for p in flat]
+            )
+            if shifted.bounds[2] - shifted.bounds[0] < east - west:
+                geometry = shifted
+        return cls(geometry, source)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Region:
+        """Read any vector file geopandas reads and unite its polygons.
+
+        Raises LayerError when the file cannot be read or has no CRS, BoxError when it holds no polygon.
+        """
+        from sdm.layers.vector import read_polygons
+
+        return cls.from_geometry(read_polygons(path), str(path))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One rectangle of a grid: `rows` and `cols` are slices into the full array."""
+
+    index: tuple[int, int]
+    rows: slice
+    cols: slice
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return (self.rows.stop - self.rows.start, self.cols.stop - self.cols.start)
+
+
+class _PerThread(threading.local):
+    """pyproj transformers must not be shared between threads."""
+
+    def __init__(self) -> None:
+        self.cache: dict[tuple[str, str], pyproj.Transformer] = {}
+
+
+_transformers = _PerThread()
+
+
+def transformer(source: str, target: str) -> pyproj.Transformer:
+    """A cached transformer between two CRS strings, x/lon first, of the calling thread."""
+    key = (source, target)
+    if key not in _transformers.cache:
+        _transformers.cache[key] = pyproj.Transformer.from_crs(source, target, always_xy=True)
+    return _transformers.cache[key]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The pixels of a map: a GeoBox cut into square tiles, optionally masked to a region.
+
+    `tile_size` is the side of a tile in pixels; edge tiles are smaller. A tile is also a Dask
+    chunk and a Zarr chunk.
+    """
+
+    geobox: GeoBox
+    tile_size: int = 512
+    region: Region | None = None
+    bbox: tuple[float, float, float, float] = field(default=(0.0, 0.0, 0.0, 0.0))
+    """What was asked for: (west, south, east, north), degrees, east unwrapped."""
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.tile_size <= 8192:
+            raise RequestError(f"tile size {self.tile_size} is outside 16..8192 pixels.")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return (int(self.geobox.shape[0]), int(self.geobox.shape[1]))
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def crs(self) -> str:
+        """The CRS as "EPSG:n" where it has a code, else WKT."""
+        epsg = self.geobox.crs.to_epsg()
+        return f"EPSG:{epsg}" if epsg else self.geobox.crs.to_wkt()
+
+    @property
+    def resolution(self) -> float:
+        """Pixel side in units of the CRS."""
+        return float(self.geobox.affine.a)
+
+    @property
+    def is_geographic(self) -> bool:
+        """True when the CRS is in degrees."""
+        return bool(self.geobox.crs.geographic)
+
+    @property
+    def metres_per_unit(self) -> float:
+        """Metres in one unit of a projected CRS."""
+        return float(pyproj.CRS.from_user_input(self.crs).axis_info[0].unit_conversion_factor or 1.0)
+
+    def tiles(self) -> Iterator[Tile]:
+        """All tiles, row by row from the north-west."""
+        rows, cols = self.shape
+        for i, r in enumerate(range(0, rows, self.tile_size)):
+            for j, c in enumerate(range(0, cols, self.tile_size)):
+                yield Tile(
+                    (i, j), slice(r, min(r + self.tile_size, rows)), slice(c, min(c + self.tile_size, cols))
+                )
+
+    @property
+    def tile_count(self) -> int:
+        """Number of tiles."""
+        rows, cols = self.shape
+        return -(-rows // self.tile_size) * -(-cols // self.tile_size)
+
+    def xy(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """CRS coordinates of pixel centres; `rows` and `cols` are integer index vectors.
+
+        Returns (x, y), each of shape (len(rows), len(cols)), float64. Computed from the index in
+        the whole grid, never relative to a tile, so that any tiling gives the same bits.
+        """
+        a = self.geobox.affine
+        x = a.c + (np.asarray(cols, dtype=np.float64) + 0.5) * a.a
+        y = a.f + (np.asarray(rows, dtype=np.float64) + 0.5) * a.e
+        return np.broadcast_arrays(*np.meshgrid(x, y))
+
+    def lonlat(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(lon, lat) of pixel centres in degrees, each (len(rows), len(cols)), float64.
+
+        Longitude is in [-180, 180). Pixels off the globe (beyond the poles, or outside the domain
+        of the projection) are NaN.
+        """
+        x, y = self.xy(rows, cols)
+        if self.crs == WGS84:
+            lon, lat = x, y
+        else:
+            lon, lat = transformer(self.crs, WGS84).transform(x, y)
+        lon, lat = np.array(lon, dtype=np.float64), np.array(lat, dtype=np.float64)
+        off = ~(np.isfinite(lon) & np.isfinite(lat)) | (np.abs(lat) > 90.0)
+        lon[off] = np.nan
+        lat[off] = np.nan
+        return wrap_longitude(lon), lat
+
+    def inside_region(self, tile: Tile) -> np.ndarray | None:
+        """Boolean (rows, columns): pixel centre in the region; None when there is no region.
+
+        Decided per pixel centre by the exact predicate, not by a rasteriser, whose rounding on a
+        boundary depends on the window and would make tiles disagree.
+        """
+        if self.region is None:
+            return None
+        geometry = self._region_in_crs()
+        rows, cols = np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop)
+        x, y = self.xy(rows, cols)
+        corners = shapely.box(x.min(), y.min(), x.max(), y.max())
+        if not shapely.intersects(geometry, corners):
+            return np.zeros(tile.shape, dtype=bool)
+        if shapely.covers(geometry, corners):
+            return np.ones(tile.shape, dtype=bool)
+        return shapely.intersects_xy(geometry, x, y)
+
+    def _region_in_crs(self) -> shapely.Geometry:
+        key = "_region_crs"
+        cached = self.__dict__.get(key)
+        if cached is None:
+            cached = _project(self.region.geometry, self.crs)
+            shapely.prepare(cached)
+            object.__setattr__(self, key, cached)
+        return cached
+
+
+def wrap_longitude(lon: np.ndarray) -> np.ndarray:
+    """Longitude in degrees brought into [-180, 180); leaves values already there untouched."""
+    lon = np.asarray(lon, dtype=np.float64)
+    return np.where((lon >= -180.0) & (lon < 180.0), lon, (lon + 180.0) % 360.0 - 180.0)
+
+
+def parse_crs(crs: str | int) -> str:
+    """A CRS string checked to be a two-dimensional map or geographic CRS.
+
+    Raises RequestError when PROJ does not know it or it is geocentric or vertical.
+    """
+    try:
+        parsed = pyproj.CRS.from_user_input(crs)
+    except CRSError as error:
+        raise RequestError(
+            f"CRS {str(crs)[:80]!r} is not known; give an EPSG code such as EPSG:3338, or WKT."
+        ) from error
+    if not (parsed.is_geographic or parsed.is_projected) or len(parsed.axis_info) < 2:
+        raise RequestError(f"CRS {parsed.name!r} is neither geographic nor projected; a map needs one of them.")
+    epsg = parsed.to_epsg()
+    return f"EPSG:{epsg}" if epsg else parsed.to_wkt()
+
+
+def make_grid(
+    bbox: BBox | tuple[float, float, float, float] | None = None,
+    region: Region | None = None,
+    crs: str | int = WGS84,
+    resolution: float | None = None,
+    tile_size: int = 512,
+    max_pixels: int = 100_000_000,
+) -> Grid:
+    """The grid that covers a box or a region.
+
+    `bbox` is (west, south, east, north) in degrees; `resolution` is in units of `crs`, by default
+    the finest round number that keeps the map near a megapixel. Pixel edges lie on whole multiples
+    of the resolution, so maps of neighbouring boxes line up; the grid covers the box and may reach
+    past it by less than one pixel.
+
+    Raises BoxError, RequestError, and TooLargeError when the grid has more than `max_pixels`.
+    """
+    if (bbox is None) == (region is None):
+        raise RequestError("give either a bbox (WEST SOUTH EAST NORTH) or a region, and not both.")
+    if bbox is not None and not isinstance(bbox, BBox):
+        bbox = BBox(*bbox)
+    crs = parse_crs(crs)
+    outline = bbox.polygon() if bbox is not None else region.geometry
+    asked = outline.bounds
+    west, south, east, north = asked if crs == WGS84 else _project(outline, crs).bounds
+    if not all(map(math.isfinite, (west, south, east, north))) or not (east > west and north > south):
+        raise BoxError(f"the box {asked} cannot be drawn in {_crs_label(crs)}; choose a CRS made for that area.")
+    info = pyproj.CRS.from_user_input(crs)
+    if resolution is None:
+        resolution = default_resolution(east - west, north - south, info)
+    resolution = float(resolution)
+    if not math.isfinite(resolution) or resolution <= 0:
+        raise RequestError(f"resolution {resolution:g} must be a positive number in units of {_crs_label(crs)}.")
+    extent = max(east - west, north - south)
+    if resolution > 2 * extent:
+        unit = info.axis_info[0].unit_name
+        raise RequestError(
+            f"resolution {resolution:g} {unit} is larger than the whole map ({extent:g} {unit}); "
+            f"resolution is in units of {_crs_label(crs)}."
+        )
+    # Guard before the integer arithmetic: a resolution of 1e-300 must not overflow.
+    estimate = ((east - west) / resolution) * ((north - south) / resolution)
+    if estimate > 4 * max(max_pixels, 1):
+        raise _too_large(estimate, resolution, max_pixels)
+    c0, c1 = _snap(west, east, resolution)
+    r0, r1 = _snap(-north, -south, resolution)
+    cols, rows = c1 - c0, r1 - r0
+    if cols * rows > max_pixels:
+        raise _too_large(cols * rows, resolution, max_pixels)
+    # Origins as index * resolution, rounded to where float noise ends (0.05 * 3 is not 0.15).
+    origin_x, origin_y = _clean(c0 * resolution, resolution), _clean(-r0 * resolution, resolution)
+    affine = Affine(resolution, 0.0, origin_x, 0.0, -resolution, origin_y)
+    return Grid(GeoBox((rows, cols), affine, crs), tile_size, region, asked)
+
+
+def default_resolution(width: float, height: float, crs: pyproj.CRS) -> float:
+    """The finest of 1, 2, 2.5, 5 x 10^n (CRS units) with at most `DEFAULT_PIXELS` pixels.
+
+    Never finer than 0.01 degree or 1 km, beyond which the bundled layers hold no more detail.
+    """
+    to_metre = crs.axis_info[0].unit_conversion_factor or 1.0
+    floor = FINEST_DEFAULT_DEGREES if crs.is_geographic else FINEST_DEFAULT_METRES / to_metre
+    exponent = math.floor(math.log10(floor))
+    while True:
+        for mantissa in (1.0, 2.0, 2.5, 5.0):
+            step = float(f"{mantissa}e{exponent}")
+            if step < floor * (1 - 1e-9):
+                continue
+            if math.ceil(width / step) * math.ceil(height / step) <= DEFAULT_PIXELS:
+                return step
+        exponent += 1
+
+
+def _snap(low: float, high: float, step: float) -> tuple[int, int]:
+    """Indices of the pixel edges on or outside [low, high], forgiving float noise of 1e-6 pixel."""
+    return math.floor(low / step + 1e-6), max(math.ceil(high / step - 1e-6), math.floor(low / step + 1e-6) + 1)
+
+
+def _clean(value: float, step: float) -> float:
+    digits = max(0, 12 - math.floor(math.log10(max(abs(value), step))) - 1)
+    return round(value, digits)
+
+
+def _project(geometry: shapely.Geometry, crs: str) -> shapely.Geometry:
+    """A WGS84 geometry (lon, lat) in another CRS, its edges densified so that they bend."""
+    if crs == WGS84:
+        return geometry
+    west, south, east, north = geometry.bounds
+    dense = shapely.segmentize(geometry, max(max(east - west, north - south) / 200.0, 1e-6))
+    to_crs = transformer(WGS84, crs)
+
+    def forward(xy: np.ndarray) -> np.ndarray:
+        x, y = to_crs.transform(xy[:, 0], xy[:, 1])
+        return np.column_stack([x, y])
+
+    try:
+        projected = shapely.transform(dense, forward)
+    except (ProjError, ValueError) as error:
+        raise BoxError(f"the area cannot be drawn in {_crs_label(crs)}: {error}") from error
+    if not np.isfinite(shapely.get_coordinates(projected)).all():
+        raise BoxError(
+            f"the area {west:g} {south:g} {east:g} {north:g} reaches outside the domain of {_crs_label(crs)}; "
+            "choose a CRS made for that area."
+        )
+    return projected if shapely.is_valid(projected) else shapely.make_valid(projected)
+
+
+def _crs_label(crs: str) -> str:
+    return crs if len(crs) < 20 else pyproj.CRS.from_user_input(crs).name
+
+
+def _too_large(pixels: float, resolution: float, limit: int) -> TooLargeError:
+    return TooLargeError(
+        f"the map would have {pixels:.3g} pixels at resolution {resolution:g}, more than the limit of "
+        f"{limit:,}; choose a coarser --resolution, a smaller box, or raise --max-pixels."
+    )

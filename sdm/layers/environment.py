@@ -1,0 +1,200 @@
+"""The environment at a place: climate, terrain and land cover as one standardised vector.
+
+Which variables, in which order, with which transform, is the model's business: it comes from the
+model's `config.json`. Where the variables are stored is this module's: the bundled layers, or the
+user's own rasters in their place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sdm.errors import LayerError
+from sdm.layers.raster import RasterLayer
+from sdm.resources import folder
+
+BUNDLED = ("bioclim.tif", "elevation.tif", "relief.tif", "landcover.tif")
+
+CLIP = 5.0
+"""Standardised values are clipped to this many standard deviations, beyond which no model was trained."""
+
+_TEMPERATURES = {1, 5, 6, 8, 9, 10, 11}
+_PRECIPITATIONS = {12, 13, 14, 16, 17, 18, 19}
+
+
+@dataclass(frozen=True)
+class Input:
+    """One column of the environment vector.
+
+    `layer` is the variable's name ("bio1", "elevation", "landcover"); `transform` one of
+    identity, log1p, land_km, sea_km, symlog, class; `value` the class for transform "class";
+    then `(x - mean) / std`, clipped to +-`CLIP`.
+    """
+
+    layer: str
+    transform: str = "identity"
+    value: int = 0
+    mean: float = 0.0
+    std: float = 1.0
+
+    def apply(self, raw: np.ndarray) -> np.ndarray:
+        """Transform and standardise raw values in the layer's own units; NaN stays NaN."""
+        x = (self.transformed(raw) - self.mean) / self.std
+        return np.clip(x, -CLIP, CLIP).astype(np.float32)
+
+    def transformed(self, raw: np.ndarray) -> np.ndarray:
+        """Transform raw values without standardising them."""
+        match self.transform:
+            case "identity":
+                return raw
+            case "log1p":
+                return np.log1p(np.maximum(raw, 0.0))
+            case "land_km":
+                return np.maximum(raw, 0.0) / 1000.0
+            case "sea_km":
+                return np.minimum(raw, 0.0) / 1000.0
+            case "symlog":
+                return np.sign(raw) * np.log1p(np.abs(raw))
+            case "class":
+                return np.where(np.isnan(raw), np.nan, raw == self.value)
+            case other:
+                raise LayerError(f"environment input {self.layer!r} names the unknown transform {other!r}.")
+
+
+class Environment:
+    """The environment vector at places, from a set of raster layers.
+
+    `inputs` are the model's; `overrides` the user's raster files, searched first by band
+    description and file name. Raises LayerError when an input is found nowhere.
+    """
+
+    def __init__(self, inputs: Iterable[Input], overrides: Iterable[str | Path] = ()) -> None:
+        self.inputs = tuple(inputs)
+        self.overrides = tuple(str(p) for p in overrides)
+        bands: dict[str, tuple[RasterLayer, int]] = {}
+        for name in BUNDLED:
+            bands.update(_named_bands(RasterLayer(folder("data") / name)))
+        self.replaced: tuple[str, ...] = ()
+        for path in _expand(self.overrides):
+            layer = RasterLayer(path)
+            found = _named_bands(layer)
+            wanted = {i.layer for i in self.inputs}
+            if not wanted & found.keys():
+                raise LayerError(
+                    f"environment raster {str(path)!r} has no band this model reads (found: "
+                    f"{', '.join(found) or 'no named bands'}); name bands bio1..bio19, elevation, relief or "
+                    "landcover in their descriptions, or name the file so, as WorldClim does (wc2.1_5m_bio_1.tif)."
+                )
+            bands.update({k: v for k, v in found.items() if k in wanted})
+            self.replaced += tuple(sorted(found.keys() & wanted))
+        # One read per file: columns are grouped by the layer they come from.
+        self._groups: list[tuple[RasterLayer, list[int], list[tuple[int, int]]]] = []
+        for column, item in enumerate(self.inputs):
+            if item.layer not in bands:
+                raise LayerError(f"environment variable {item.layer!r}, which the model reads, is in no layer.")
+            layer, band = bands[item.layer]
+            group = next((g for g in self._groups if g[0] is layer), None)
+            if group is None:
+                group = (layer, [], [])
+                self._groups.append(group)
+            if band not in group[1]:
+                group[1].append(band)
+            group[2].append((column, group[1].index(band)))
+
+    def sample(self, lon: np.ndarray, lat: np.ndarray, standardise: bool = True) -> np.ndarray:
+        """Inputs at positions: (N,), (N,) degrees -> (N, len(inputs)) float32, standardised or only transformed.
+
+        A row with any NaN means the environment is not known there.
+        """
+        out = np.empty((lon.size, len(self.inputs)), dtype=np.float32)
+        for layer, bands, columns in self._groups:
+            items = [(self.inputs[column], k) for column, k in columns]
+
+            def prepare(window: np.ndarray, items=items) -> np.ndarray:
+                columns = (window[..., k] for _, k in items)
+                return np.stack(
+                    [i.apply(c) if standardise else i.transformed(c) for (i, _), c in zip(items, columns, strict=True)],
+                    axis=-1,
+                )
+
+            values = layer.bilinear(lon, lat, prepare, len(items), bands)
+            out[:, [column for column, _ in columns]] = values
+        return out
+
+    def check(self, lon: np.ndarray, lat: np.ndarray) -> None:
+        """Look at a few places before any work: do the user's rasters overlap, in the right units?
+
+        `lon`, `lat`: (N,) degrees. Raises LayerError.
+        """
+        for layer, bands, _ in self._groups:
+            if str(Path(layer.path)) not in {str(p) for p in _expand(self.overrides)}:
+                continue
+            if not layer.overlaps(lon, lat):
+                w, s, e, n = layer.bounds
+                raise LayerError(
+                    f"environment raster {layer.path!r} covers {w:g} {s:g} {e:g} {n:g} (west south east north), "
+                    "which does not overlap the map; give a raster of the area, or leave the option out."
+                )
+            values = layer.bilinear(lon, lat, lambda w: w, len(bands), bands)
+            names = {b: n for n, (lyr, b) in _named_bands(layer).items() if lyr is layer}
+            for k, band in enumerate(bands):
+                _check_units(layer.path, names[band], values[:, k])
+
+
+def _named_bands(layer: RasterLayer) -> dict[str, tuple[RasterLayer, int]]:
+    found = {}
+    stem = Path(layer.path).stem
+    for band in range(1, layer.count + 1):
+        name = _variable(layer.descriptions[band - 1]) or (_variable(stem) if layer.count == 1 else None)
+        if name:
+            found[name] = (layer, band)
+    return found
+
+
+def _variable(text: str) -> str | None:
+    """The variable a band description or file name stands for: "wc2.1_5m_bio_01" -> "bio1"."""
+    text = text.strip().lower()
+    if match := re.search(r"(?:^|[^a-z])bio[ _-]?0*([1-9]\d?)(?!\d)", text):
+        return f"bio{int(match[1])}"
+    words = set(re.split(r"[^a-z]+", text))
+    for name, synonyms in {
+        "elevation": {"elevation", "elev", "dem", "altitude", "alt"},
+        "relief": {"relief", "ruggedness"},
+        "landcover": {"landcover", "igbp"},
+    }.items():
+        if words & synonyms:
+            return name
+    return None
+
+
+def _expand(paths: Iterable[str]) -> list[Path]:
+    """Folders stand for the rasters in them."""
+    out: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in (".tif", ".tiff", ".nc", ".asc"))
+            if not inside:
+                raise LayerError(f"environment folder {str(path)!r} holds no raster (.tif, .nc or .asc).")
+            out += inside
+        else:
+            out.append(path)
+    return out
+
+
+def _check_units(path: str, name: str, values: np.ndarray) -> None:
+    values = values[np.isfinite(values)]
+    if values.size == 0 or not name.startswith("bio"):
+        return
+    number, low, high = int(name[3:]), float(values.min()), float(values.max())
+    if number in _TEMPERATURES and (low < -75.0 or high > 60.0):
+        raise LayerError(
+            f"environment raster {path!r}: {name} runs from {low:g} to {high:g}, which is not degrees Celsius "
+            "(kelvin, or tenths of a degree as in WorldClim 1?); convert it or set the band's scale and offset."
+        )
+    if number in _PRECIPITATIONS and (low < 0.0 or high > 20000.0):
+        raise LayerError(f"environment raster {path!r}: {name} runs from {low:g} to {high:g}, which is not mm of rain.")

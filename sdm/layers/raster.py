@@ -1,0 +1,337 @@
+"""A raster layer on the globe, sampled at points without ever being read whole.
+
+All positions are `(lon, lat)` in degrees, WGS84, longitude in [-180, 180). Values are float32,
+NaN where the layer holds none.
+
+A value depends on its position and on the layer alone, never on the window it was read through:
+indices and weights are computed in the coordinates of the whole layer. That is what lets any
+tiling of a map give the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sdm.errors import LayerError
+
+DRIVERS = ["GTiff", "COG", "netCDF", "Zarr", "HFA", "AAIGrid", "EHdr", "ENVI", "PNG", "JPEG", "WEBP", "JP2OpenJPEG"]
+"""Formats accepted. VRT is left out on purpose: a VRT can name any file or address on the machine."""
+
+MAX_WINDOW = 6_000_000
+"""Cells read at once per band; sampling a larger extent is split so that memory stays bounded."""
+
+
+class RasterLayer:
+    """One raster file, presented as a north-up EPSG:4326 grid.
+
+    A raster in another CRS is warped on the fly, window by window. Safe to share between threads
+    (each opens its own handle) and cheap to send to another process (only the path travels).
+
+    Raises LayerError when the file cannot be read or has no usable georeference.
+    """
+
+    def __init__(self, path: str | Path, pitch: float | None = None, resampling: str = "bilinear") -> None:
+        """`pitch`: warp to this cell side in degrees on a global grid (None: the file's own grid)."""
+        self.path = str(path)
+        self.pitch = pitch
+        self.resampling = resampling
+        self._local = threading.local()
+        dataset = self._dataset()
+        self.count = dataset.count
+        self.height, self.width = dataset.height, dataset.width
+        t = dataset.transform
+        self.west, self.north, self.dx, self.dy = t.c, t.f, t.a, -t.e
+        self.descriptions = tuple(d or "" for d in dataset.descriptions)
+        self.scales = np.array(dataset.scales, dtype=np.float32)
+        self.offsets = np.array(dataset.offsets, dtype=np.float32)
+        self.dtypes = tuple(dataset.dtypes)
+        span = self.width * self.dx
+        if span > 360.0 + 1.5 * self.dx:
+            raise LayerError(f"layer {self.path!r} spans {span:g} degrees of longitude; at most 360 make sense.")
+        self.is_global = span > 360.0 - 0.5 * self.dx
+
+    def __getstate__(self) -> dict:
+        state = self.__dict__.copy()
+        del state["_local"]
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._local = threading.local()
+
+    def _dataset(self):
+        dataset = getattr(self._local, "dataset", None)
+        if dataset is None:
+            dataset = self._local.dataset = _open(self.path, self.pitch, self.resampling)
+        return dataset
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(west, south, east, north) in degrees."""
+        return (self.west, self.north - self.height * self.dy, self.west + self.width * self.dx, self.north)
+
+    def overlaps(self, lon: np.ndarray, lat: np.ndarray) -> bool:
+        """True when at least one of the positions lies on the layer."""
+        row, col = self._position(lon, lat)
+        return bool(np.any((row >= -0.5) & (row <= self.height - 0.5) & (col >= -0.5) & (col <= self.width - 0.5)))
+
+    def nearest(self, lon: np.ndarray, lat: np.ndarray, band: int = 1) -> np.ndarray:
+        """Value of the cell each position falls in, float32 with the shape of `lon`; NaN outside."""
+        shape = np.shape(lon)
+        lon, lat = np.ravel(lon), np.ravel(lat)
+        out = np.full(lon.size, np.nan, dtype=np.float32)
+        for part in self._parts(lon, lat):
+            row, col = self._position(lon[part], lat[part])
+            # Cell edges belong to the cell to the south-east, as in GDAL.
+            r, c = np.floor(row + 0.5), np.floor(col + 0.5)
+            if self.is_global:
+                c = c % self.width
+            ok = (r >= 0) & (r < self.height) & (c >= 0) & (c < self.width) & np.isfinite(row + col)
+            if not ok.any():
+                continue
+            r, c = r[ok].astype(np.int64), c[ok].astype(np.int64)
+            window, r0, c0, w = self._window(r, c, [band])
+            target = np.flatnonzero(part)[ok] if part.dtype == bool else np.arange(lon.size)[part][ok]
+            out[target] = window[(r - r0), (c - c0) % self.width if self.is_global else (c - c0), 0]
+        return out.reshape(shape)
+
+    def bilinear(
+        self,
+        lon: np.ndarray,
+        lat: np.ndarray,
+        prepare: Callable[[np.ndarray], np.ndarray],
+        columns: int,
+        bands: list[int] | None = None,
+    ) -> np.ndarray:
+        """Interpolated columns at positions: (N,), (N,) -> (N, columns) float32.
+
+        `prepare` turns a window of raw values (rows, cols, bands; NaN = none) into the columns to
+        interpolate (rows, cols, columns), so that classes become fractions and rainfall its
+        logarithm before, not after, neighbours are mixed. Where some of the four neighbours are
+        missing the others are used; where all are, the result is NaN.
+        """
+        out = np.full((lon.size, columns), np.nan, dtype=np.float32)
+        bands = bands or list(range(1, self.count + 1))
+        for part in self._parts(lon, lat):
+            out[part] = self._bilinear(lon[part], lat[part], prepare, columns, bands)
+        return out
+
+    def _bilinear(self, lon, lat, prepare, columns, bands) -> np.ndarray:
+        row, col = self._position(lon, lat)
+        on = np.isfinite(row + col) & (row >= -0.5) & (row <= self.height - 0.5)
+        on &= True if self.is_global else (col >= -0.5) & (col <= self.width - 0.5)
+        out = np.full((lon.size, columns), np.nan, dtype=np.float32)
+        if not on.any():
+            return out
+        everywhere = bool(on.all())
+        if not everywhere:
+            row, col = row[on], col[on]
+        r0, c0 = np.floor(row), np.floor(col)
+        fr, fc = (row - r0).astype(np.float32)[:, None], (col - c0).astype(np.float32)[:, None]
+        top = np.clip(r0, 0, self.height - 1).astype(np.int64)
+        bottom = np.clip(r0 + 1, 0, self.height - 1).astype(np.int64)
+        if self.is_global:
+            left, right = (c0 % self.width).astype(np.int64), ((c0 + 1) % self.width).astype(np.int64)
+        else:
+            left = np.clip(c0, 0, self.width - 1).astype(np.int64)
+            right = np.clip(c0 + 1, 0, self.width - 1).astype(np.int64)
+        window, row_start, col_start, span = self._window(
+            np.concatenate([top, bottom]), np.concatenate([left, right]), bands
+        )
+        table = np.ascontiguousarray(prepare(window), dtype=np.float32).reshape(-1, columns)
+        if self.is_global:
+            left, right = (left - col_start) % self.width, (right - col_start) % self.width
+        else:
+            left, right = left - col_start, right - col_start
+        top, bottom = (top - row_start) * span, (bottom - row_start) * span
+        # Cells of a row lie side by side, so a corner is one contiguous copy per point.
+        corners = (table.take(top + left, 0), table.take(top + right, 0))
+        upper = corners[0] + (corners[1] - corners[0]) * fc
+        corners = (table.take(bottom + left, 0), table.take(bottom + right, 0))
+        lower = corners[0] + (corners[1] - corners[0]) * fc
+        values = upper + (lower - upper) * fr
+        holes = ~np.isfinite(values).all(axis=1)
+        if holes.any():
+            values[holes] = _weighted_mean_of_valid(
+                [table.take((a + b)[holes], 0) for a in (top, bottom) for b in (left, right)],
+                [(1 - fr[holes]) * (1 - fc[holes]), (1 - fr[holes]) * fc[holes],
+                 fr[holes] * (1 - fc[holes]), fr[holes] * fc[holes]],
+            )  # fmt: skip
+        if everywhere:
+            return values
+        out[on] = values
+        return out
+
+    def crops(self, lon: np.ndarray, lat: np.ndarray, size: int) -> np.ndarray:
+        """Square images of `size` x `size` cells around positions: (N,) -> (N, size, size, count) uint8.
+
+        Row 0 is the north. The position falls in cell [size//2, size//2]. Cells beyond a pole
+        repeat the last row; a global layer wraps at the antimeridian.
+        """
+        row, col = self._position(lon, lat)
+        row = np.floor(np.where(np.isfinite(row), row, 0) + 0.5).astype(np.int64)
+        col = np.floor(np.where(np.isfinite(col), col, 0) + 0.5).astype(np.int64)
+        steps = np.arange(size) - size // 2
+        out = np.empty((lon.size, size, size, self.count), dtype=np.uint8)
+        for part in self._parts(lon, lat):
+            r = np.clip(row[part][:, None] + steps, 0, self.height - 1)
+            c = col[part][:, None] + steps
+            c = c % self.width if self.is_global else np.clip(c, 0, self.width - 1)
+            window, r0, c0, span = self._window(r.ravel(), c.ravel(), list(range(1, self.count + 1)), raw=True)
+            c = (c - c0) % self.width if self.is_global else c - c0
+            out[part] = window[(r - r0)[:, :, None], c[:, None, :]]
+        return out
+
+    def _position(self, lon, lat) -> tuple[np.ndarray, np.ndarray]:
+        """Fractional (row, col), whole numbers at cell centres; the column on the layer's own branch."""
+        lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
+        centre = self.west + 0.5 * self.width * self.dx
+        # Layers on 0..360 or past 180: bring each longitude to the branch around the layer's centre.
+        turn = np.floor((lon - centre + 180.0) / 360.0)
+        col = (lon - turn * 360.0 - self.west) / self.dx - 0.5
+        row = (self.north - lat) / self.dy - 0.5
+        return row, col
+
+    def _parts(self, lon: np.ndarray, lat: np.ndarray) -> list[np.ndarray | slice]:
+        """Split positions into runs whose window stays below MAX_WINDOW cells."""
+        limit = MAX_WINDOW // max(self.count, 1)
+        pending, done = [np.arange(lon.size)], []
+        while pending:
+            index = pending.pop()
+            if index.size == 0:
+                continue
+            row, col = self._position(lon[index], lat[index])
+            if index.size < 64 or not np.isfinite(row + col).any():
+                done.append(index)
+                continue
+            height = np.nanmax(row) - np.nanmin(row) + 2
+            width = min(np.nanmax(col) - np.nanmin(col) + 2, self.width)
+            if height * width <= limit:
+                done.append(index)
+            else:
+                half = index.size // 2
+                pending += [index[half:], index[:half]]
+        if len(done) == 1 and done[0].size == lon.size:
+            return [slice(None)]
+        return done
+
+    def _window(self, rows, cols, bands, raw: bool = False) -> tuple[np.ndarray, int, int, int]:
+        """The smallest block holding the cells, (rows, cols, bands), with its first row, column and width.
+
+        On a global layer the block may run over the antimeridian; its columns are then counted
+        from its first column, modulo the layer's width.
+        """
+        r0, r1 = int(rows.min()), int(rows.max()) + 1
+        c0, c1 = int(cols.min()), int(cols.max()) + 1
+        if self.is_global and c1 - c0 > self.width // 2:
+            # Either the cells hug both edges (take the gap in the middle out) or span the globe.
+            used = np.zeros(self.width, dtype=bool)
+            used[cols] = True
+            gap_start, gap = _longest_gap(used)
+            if gap > 0:
+                c0 = (gap_start + gap) % self.width
+                c1 = c0 + self.width - gap
+        data = self._read(r0, r1, c0, min(c1, self.width), bands)
+        if c1 > self.width:
+            data = np.concatenate([data, self._read(r0, r1, 0, c1 - self.width, bands)], axis=2)
+        data = np.moveaxis(data, 0, 2)
+        if not raw:
+            data = self._decode(data, bands)
+        return data, r0, c0, c1 - c0
+
+    def _read(self, r0, r1, c0, c1, bands) -> np.ndarray:
+        from rasterio.errors import RasterioError
+        from rasterio.windows import Window
+
+        try:
+            return self._dataset().read(bands, window=Window(c0, r0, c1 - c0, r1 - r0))
+        except (RasterioError, OSError) as error:
+            raise LayerError(f"layer {self.path!r} cannot be read in rows {r0}..{r1}: {error}") from error
+
+    def _decode(self, data: np.ndarray, bands: list[int]) -> np.ndarray:
+        dataset = self._dataset()
+        values = data.astype(np.float32)
+        for k, band in enumerate(bands):
+            nodata = dataset.nodatavals[band - 1]
+            missing = None if nodata is None or math.isnan(nodata) else data[..., k] == nodata
+            if self.scales[band - 1] != 1.0 or self.offsets[band - 1] != 0.0:
+                values[..., k] = values[..., k] * self.scales[band - 1] + self.offsets[band - 1]
+            if missing is not None:
+                values[..., k][missing] = np.nan
+        return values
+
+
+def _weighted_mean_of_valid(corners: list[np.ndarray], weights: list[np.ndarray]) -> np.ndarray:
+    total = np.zeros_like(corners[0])
+    weight = np.zeros_like(corners[0])
+    for corner, w in zip(corners, weights, strict=True):
+        valid = np.isfinite(corner)
+        total += np.where(valid, corner, 0) * w
+        weight += valid * w
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(weight > 0, total / weight, np.nan).astype(np.float32)
+
+
+def _longest_gap(used: np.ndarray) -> tuple[int, int]:
+    """Start and length of the longest run of unused columns, the row taken as a ring."""
+    index = np.flatnonzero(used)
+    steps = np.diff(np.append(index, index[0] + used.size))
+    k = int(steps.argmax())
+    return (int(index[k]) + 1) % used.size, int(steps[k]) - 1
+
+
+def _open(path: str, pitch: float | None, resampling: str):
+    import rasterio
+    from rasterio.enums import Resampling
+    from rasterio.errors import RasterioError
+    from rasterio.transform import Affine
+    from rasterio.vrt import WarpedVRT
+
+    if not Path(path).exists():
+        raise LayerError(f"layer {path!r} does not exist; give the path of a raster such as a GeoTIFF.")
+    try:
+        with Path(path).open("rb") as file:
+            if b"<VRTDataset" in file.read(4096):
+                raise LayerError(
+                    f"layer {path!r} is a VRT, which can point at any file or address; give the raster itself "
+                    "(gdal_translate makes one)."
+                )
+        dataset = rasterio.open(path)
+        if dataset.driver not in DRIVERS:
+            raise LayerError(f"layer {path!r} is of the format {dataset.driver}; accepted: {', '.join(DRIVERS)}.")
+    except (RasterioError, OSError, ValueError) as error:
+        raise LayerError(
+            f"layer {path!r} cannot be read as a raster (formats accepted: {', '.join(DRIVERS[:5])}, ...): {error}"
+        ) from error
+    if dataset.crs is None or dataset.transform.is_identity:
+        raise LayerError(f"layer {path!r} has no georeference; give a raster with a CRS and a geotransform.")
+    plain = dataset.crs.is_geographic and dataset.crs.to_epsg() in (4326, 4979)
+    t = dataset.transform
+    if pitch is None and plain and t.b == 0 and t.d == 0 and t.a > 0 and t.e < 0:
+        south = t.f + t.e * dataset.height
+        if t.f > 90.0 - t.e or south < -90.0 + t.e or not -360.0 <= t.c <= 360.0:
+            raise LayerError(
+                f"layer {path!r} says EPSG:4326 but reaches latitude {south:g}..{t.f:g}, longitude {t.c:g}; "
+                "its georeference is wrong: assign the right CRS."
+            )
+        return dataset
+    grid = {}
+    if pitch is not None:
+        width, height = round(360.0 / pitch), round(180.0 / pitch)
+        grid = {"transform": Affine(pitch, 0, -180.0, 0, -pitch, 90.0), "width": width, "height": height}
+    try:
+        return WarpedVRT(
+            dataset,
+            crs="EPSG:4326",
+            resampling=Resampling[resampling],
+            add_alpha=False,
+            nodata=dataset.nodata,
+            **grid,
+        )
+    except (RasterioError, OSError, ValueError) as error:
+        raise LayerError(f"layer {path!r} cannot be placed on the globe: {error}") from error

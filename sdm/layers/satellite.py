@@ -1,0 +1,54 @@
+"""Satellite crops: a square true-colour image around each place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sdm.errors import LayerError
+from sdm.layers.raster import RasterLayer
+from sdm.resources import folder
+
+
+class Satellite:
+    """RGB crops of `size` x `size` cells of `pitch` degrees around places.
+
+    `path` is the user's raster (8-bit RGB, any CRS, any resolution: it is averaged to the pitch
+    the model was trained at); by default the bundled mosaic. Raises LayerError when it is not RGB.
+    """
+
+    def __init__(self, size: int, pitch: float, path: str | Path | None = None) -> None:
+        self.size = size
+        self.pitch = pitch
+        self.path = None if path is None else str(path)
+        if path is None:
+            self.layer = RasterLayer(folder("data") / "satellite.tif")
+        else:
+            # Only the extent of the user's own file tells where there is imagery.
+            self._source = RasterLayer(path)
+            self.layer = RasterLayer(path, pitch=pitch, resampling="average")
+        if self.layer.count != 3 or set(self.layer.dtypes) != {"uint8"}:
+            raise LayerError(
+                f"satellite raster {self.layer.path!r} has {self.layer.count} band(s) of "
+                f"{self.layer.dtypes[0]}; give true colour as three 8-bit bands (red, green, blue)."
+            )
+
+    def crops(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """Crops at positions: (N,), (N,) degrees -> (N, size, size, 3) uint8, row 0 north."""
+        return self.layer.crops(lon, lat, self.size)
+
+    def known(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """Boolean, shape of `lon`: there is imagery at the position."""
+        if self.path is None:
+            return np.isfinite(lon)
+        return np.isfinite(self._source.nearest(lon, lat))
+
+    def check(self, lon: np.ndarray, lat: np.ndarray) -> None:
+        """Raise LayerError when the user's raster does not overlap the places (N,), (N,) degrees."""
+        if self.path is not None and not self._source.overlaps(lon, lat):
+            w, s, e, n = self._source.bounds
+            raise LayerError(
+                f"satellite raster {self.path!r} covers {w:g} {s:g} {e:g} {n:g} (west south east north), "
+                "which does not overlap the map; give a raster of the area, or leave the option out."
+            )

@@ -1,0 +1,47 @@
+"""Polygons from vector files: the user's region and the bundled country outlines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import shapely
+
+from sdm.errors import LayerError
+from sdm.resources import folder
+
+
+def read_polygons(path: str | Path) -> shapely.Geometry:
+    """All geometry of a vector file as one WGS84 geometry, (lon, lat).
+
+    Raises LayerError when the file is missing, unreadable, empty or has no CRS.
+    """
+    import geopandas
+
+    path = Path(path)
+    if not path.exists():
+        raise LayerError(f"region file {str(path)!r} does not exist; give a vector file such as .geojson or .gpkg.")
+    try:
+        frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+    except Exception as error:  # drivers raise many unrelated types on hostile files
+        raise LayerError(
+            f"region file {str(path)!r} cannot be read as vector data ({_first_line(error)}); "
+            "give a vector file such as .geojson, .gpkg or .shp."
+        ) from error
+    if "geometry" not in frame or frame.geometry.isna().all() or frame.geometry.is_empty.all():
+        raise LayerError(f"region file {str(path)!r} holds no geometry.")
+    if frame.crs is None:
+        raise LayerError(f"region file {str(path)!r} has no CRS; assign one (for example in QGIS) and save it again.")
+    geometry = frame.geometry.dropna().to_crs(4326)
+    return shapely.union_all(shapely.make_valid(geometry.values))
+
+
+def countries(bounds: tuple[float, float, float, float]):
+    """Country outlines touching (west, south, east, north), degrees, as a WGS84 GeoDataFrame."""
+    import geopandas
+
+    return geopandas.read_file(folder("data") / "countries.fgb", bbox=bounds)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__

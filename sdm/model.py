@@ -1,0 +1,282 @@
+"""A model: its folder, its encoders, its names and its calibration.
+
+A model folder holds `config.json` (architecture, inputs, calibration, domain), `model.safetensors`
+(weights), `vocabulary.txt` (tokens of the text tower, one a line), `taxa.csv` (names) and a card,
+`README.md`. Weights are safetensors only, and every key and shape must match: nothing in the
+folder is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdm.errors import ModelError, RequestError
+from sdm.resources import folder as resource_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from sdm.names import Resolution, TaxonTable
+
+MODALITIES = ("location", "satellite", "environment")
+"""In the order in which their embeddings are added."""
+FORMAT = "taxabind-map/1"
+
+
+def parse_modalities(text: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """ "location,environment" -> ("location", "environment"), in canonical order.
+
+    Raises RequestError for an unknown, repeated or empty list.
+    """
+    names = [n.strip().lower() for n in (text.split(",") if isinstance(text, str) else text)]
+    for name in names:
+        if name not in MODALITIES:
+            raise RequestError(f"modality {name!r} is not known; choose any of {', '.join(MODALITIES)}.")
+    if len(set(names)) != len(names):
+        raise RequestError(f"modalities {','.join(names)!r} name one twice.")
+    return tuple(m for m in MODALITIES if m in names)
+
+
+def calibration_key(modalities: tuple[str, ...]) -> str:
+    """ "location+satellite+environment": how a set of modalities is named in `config.json`."""
+    return "+".join(modalities)
+
+
+def all_subsets() -> list[tuple[str, ...]]:
+    """Every non-empty subset of the modalities, single ones first."""
+    return [c for n in range(1, len(MODALITIES) + 1) for c in combinations(MODALITIES, n)]
+
+
+@dataclass(frozen=True)
+class Model:
+    """An opened model folder; weights are read when first needed (`encoders`).
+
+    Cheap to open and to compare (`digest`); torch is imported only by `encoders`.
+    """
+
+    folder: Path
+    config: dict
+    digest: str
+    """sha256 over config, weights and vocabulary, first 16 hex digits."""
+
+    @classmethod
+    def open(cls, name_or_folder: str | Path) -> Model:
+        """Open a bundled model by name, or any folder. Raises ModelError."""
+        path = _find(name_or_folder)
+        for name in ("config.json", "model.safetensors", "vocabulary.txt", "taxa.csv"):
+            if not (path / name).is_file():
+                raise ModelError(
+                    f"model folder {str(path)!r} has no {name}; a model needs config.json, model.safetensors, "
+                    "vocabulary.txt and taxa.csv."
+                )
+        try:
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"model {str(path)!r}: config.json cannot be read: {error}") from error
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise ModelError(f"model {str(path)!r}: config.json is not of the format {FORMAT!r}.")
+        _check_config(path, config)
+        digest = hashlib.sha256()
+        for name in ("config.json", "model.safetensors", "vocabulary.txt"):
+            digest.update((path / name).read_bytes())
+        return cls(path, config, digest.hexdigest()[:16])
+
+    @property
+    def name(self) -> str:
+        """The model's name, as given to --model."""
+        return self.config["name"]
+
+    @property
+    def dim(self) -> int:
+        """Length of the embeddings."""
+        return self.config["dim"]
+
+    @cached_property
+    def taxa(self) -> TaxonTable:
+        """The species this model knows, with their names."""
+        from sdm.names import TaxonTable
+
+        return TaxonTable.load(self.folder)
+
+    def calibration(self, modalities: tuple[str, ...]) -> tuple[float, float]:
+        """(scale, bias) that turn the cosine of a set of modalities into a probability."""
+        entry = self.config["calibration"].get(calibration_key(modalities))
+        if entry is None:
+            raise ModelError(f"model {self.name!r} has no calibration for {calibration_key(modalities)}.")
+        return float(entry["scale"]), float(entry["bias"])
+
+    def pitch(self, modality: str) -> float:
+        """Degrees between the places at which a modality is encoded; finer pixels interpolate."""
+        return float(self.config[modality]["pitch"])
+
+    @property
+    def domain(self) -> tuple[float, float]:
+        """(south, north) latitude in degrees between which the model was trained."""
+        south, north = self.config["domain"]
+        return float(south), float(north)
+
+    def load(self, device: str = "cpu") -> Encoders:
+        """The encoders on a device, shared by all callers in this process."""
+        return _load(self, device)
+
+    def species_embedding(self, resolution: Resolution) -> np.ndarray:
+        """Unit embedding (dim,) float32 of a resolved name."""
+        import torch
+
+        from sdm.score import normalise
+
+        encoders = self.load("cpu")
+        try:
+            with torch.inference_mode():
+                return normalise(encoders.text.embed(resolution.taxon.lineage)).numpy()
+        except KeyError:
+            raise ModelError(f"model {self.name!r} has no vector for any rank of {resolution.taxon.name!r}.") from None
+
+
+class Encoders:
+    """The torch side of a model on one device: places in, `(N, dim)` unit vectors out."""
+
+    def __init__(self, model: Model, device: str) -> None:
+        import torch
+
+        self.device = torch.device(device)
+        modules = build(model.config, (model.folder / "vocabulary.txt").read_text(encoding="utf-8").split("\n"))
+        _load_weights(model, modules)
+        modules.eval().requires_grad_(False).to(self.device)
+        self.location, self.satellite = modules["location"], modules["satellite"]
+        self.environment, self.text = modules["environment"], modules["text"]
+
+    def encode(self, modality: str, values: np.ndarray) -> torch.Tensor:
+        """One batch of one modality -> (N, dim) unit vectors, float32 on the device.
+
+        location: (N, 2) float64 degrees, (lon, lat); satellite: (N, size, size, 3) uint8;
+        environment: (N, inputs) float32, standardised.
+        """
+        import torch
+
+        from sdm.score import normalise
+
+        x = torch.from_numpy(values)
+        if modality == "location":
+            x = x.float()
+        x = x.to(self.device, non_blocking=True)
+        with torch.inference_mode(), self._precision():
+            y = getattr(self, modality)(x)
+        return normalise(y.float())
+
+    def _precision(self):
+        import torch
+
+        # bf16 halves the time on a GPU; on a CPU it would cost accuracy and often time.
+        return torch.autocast("cuda", dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+
+
+def build(config: dict, vocabulary: list[str], dropout: float = 0.0, env_dropout: float = 0.0) -> nn.ModuleDict:
+    """The untrained modules that a config describes: location, satellite, environment, text."""
+    from torch import nn
+
+    from sdm.encoders.environment import EnvironmentEncoder
+    from sdm.encoders.location import LocationEncoder
+    from sdm.encoders.satellite import SatelliteEncoder
+    from sdm.encoders.text import TaxonTower
+
+    loc, sat, env, dim = config["location"], config["satellite"], config["environment"], config["dim"]
+    return nn.ModuleDict(
+        {
+            "location": LocationEncoder(
+                dim, loc["sigmas"], loc["features"], loc["width"], loc["depth"], dropout=dropout
+            ),
+            "satellite": SatelliteEncoder(dim, sat["size"], sat["channels"], dropout=env_dropout),
+            "environment": EnvironmentEncoder(
+                dim, len(env["inputs"]), env["width"], env["depth"], dropout=env_dropout
+            ),
+            "text": TaxonTower([t for t in vocabulary if t], dim),
+        }
+    )
+
+
+def list_models() -> list[Model]:
+    """The bundled models, by name."""
+    root = resource_folder("models")
+    return [Model.open(p) for p in sorted(root.iterdir()) if (p / "config.json").is_file()]
+
+
+def _find(name: str | Path) -> Path:
+    path = Path(name)
+    if path.is_dir() and (path / "config.json").exists():
+        return path.resolve()
+    bundled = resource_folder("models")
+    known = sorted(p.name for p in bundled.iterdir() if (p / "config.json").is_file())
+    if str(name) in known:
+        return bundled / str(name)
+    raise ModelError(
+        f"model {str(name)[:120]!r} is neither a bundled model ({', '.join(known) or 'none'}) nor a folder "
+        "with a config.json; see --list-models."
+    )
+
+
+def _check_config(path: Path, config: dict) -> None:
+    """Refuse a config that could make a module of absurd size or miss a part."""
+    try:
+        sizes = [
+            config["dim"], config["location"]["width"], config["environment"]["width"], config["location"]["depth"],
+            config["environment"]["depth"], config["satellite"]["size"], config["location"]["features"],
+            *config["satellite"]["channels"],
+        ]  # fmt: skip
+        numbers = [*config["location"]["sigmas"], *config["domain"], config["satellite"]["pixel"]]
+        numbers += [v for e in config["calibration"].values() for v in (e["scale"], e["bias"])]
+        numbers += [config[m]["pitch"] for m in MODALITIES]
+        names = [config["name"], *[i["layer"] for i in config["environment"]["inputs"]]]
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"model {str(path)!r}: config.json lacks {error}.") from error
+    if not all(isinstance(n, int) and 0 < n <= 16384 for n in sizes):
+        raise ModelError(f"model {str(path)!r}: config.json has a size outside 1..16384.")
+    if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+        raise ModelError(f"model {str(path)!r}: config.json has a number that is not finite.")
+    if not all(isinstance(n, str) for n in names):
+        raise ModelError(f"model {str(path)!r}: config.json has a name that is not text.")
+
+
+def _load_weights(model: Model, modules: nn.ModuleDict) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(model.folder / "model.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"model {model.name!r}: model.safetensors cannot be read: {error}") from error
+    expected = modules.state_dict()
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing or extra:
+        raise ModelError(f"model {model.name!r}: weights do not fit config.json (missing {missing[:3]}, extra {extra[:3]}).")
+    for key, value in state.items():
+        if value.shape != expected[key].shape:
+            raise ModelError(
+                f"model {model.name!r}: weight {key} has shape {tuple(value.shape)}, "
+                f"config.json says {tuple(expected[key].shape)}."
+            )
+    # The text table ships in half precision to keep the wheel small.
+    modules.load_state_dict({k: v.to(expected[k].dtype) for k, v in state.items()})
+
+
+_cache: dict[tuple[str, str, str], Encoders] = {}
+_lock = threading.Lock()
+
+
+def _load(model: Model, device: str) -> Encoders:
+    """One copy of the weights per process and device, however many threads and tiles ask."""
+    key = (str(model.folder), model.digest, device)
+    with _lock:
+        if key not in _cache:
+            _cache[key] = Encoders(model, device)
+        return _cache[key]

@@ -1,0 +1,13 @@
+"""Names of species and groups: read a model's table, resolve what a user typed, name files after it.
+
+    table = TaxonTable.load("models/mammals-trees")
+    table.resolve("grizzly").taxon.name          # 'Ursus arctos'
+
+Only the standard library is imported here, so that a wrong name is reported before anything heavy loads.
+"""
+
+from sdm.names.slug import slug
+from sdm.names.table import TaxonTable
+from sdm.names.taxa import RANKS, Resolution, Taxon, taxonomic_string
+
+__all__ = ["RANKS", "Resolution", "Taxon", "TaxonTable", "slug", "taxonomic_string"]

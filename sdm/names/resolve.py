@@ -1,0 +1,350 @@
+"""From what a user typed to a taxon: the rules, in the order they are tried."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from sdm.errors import SpeciesNameError
+from sdm.names.taxa import RANKS, Resolution, Taxon
+from sdm.names.text import clean, common_key, common_keys, fold, shown, stem
+
+if TYPE_CHECKING:
+    from sdm.names.table import TaxonTable
+
+# An epithet this close (difflib ratio) to one of the same genus is taken for a slip, not for another species:
+# one wrong letter in seven passes, 'deningeri' against 'arctos' does not.
+SLIP = 0.85
+MAX_LISTED = 12
+
+# fmt: off
+_OPEN = frozenset(("cf", "aff", "sp", "spp", "nr", "near", "indet", "conf", "species", "?"))
+_INFRA = frozenset(("ssp", "subsp", "subspecies", "var", "variety", "f", "fo", "forma", "form", "cv"))
+_PARTICLES = frozenset((
+    "de", "der", "den", "di", "da", "du", "del", "la", "le", "van", "von", "ex", "et", "al", "in", "and", "y",
+    "auct", "non", "sensu", "nom", "st", "emend", "bis", "fil",
+))
+# fmt: on
+_HYBRID = frozenset({"×", "x", "✕", "✖", "⨯"})
+
+
+def resolve(table: TaxonTable, query: str) -> Resolution:
+    """Return the taxon that `query` stands for; see `TaxonTable.resolve` for the rules and the errors."""
+    text = clean(query)
+    notes: list[str] = []
+    tokens = _tokens(text, notes)
+    lineage, rest = _split_lineage(table, tokens)
+    found = _scientific(table, text, rest, notes) or _common(table, text, tokens, notes)
+    if found is None:
+        found = _fallback(table, text, lineage, rest, notes)
+    taxon, known, how = found
+    notes += _contradictions(table, lineage, taxon)
+    return Resolution(text, taxon, known, how, tuple(dict.fromkeys(notes)))
+
+
+def _tokens(text: str, notes: list[str]) -> list[str]:
+    """Split into words; brackets (authors, subgenera) and hybrid signs go."""
+    bare = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", " ", text)
+    if not any(c.isalpha() for c in bare):
+        bare = re.sub(r"[()\[\]]", " ", text)
+    words = re.sub(r"[,;|>:\"]", " ", bare).replace("×", " × ").split()
+    kept = [w for w in words if w not in _HYBRID and w != "X"]
+    if len(kept) < len(words) and kept:
+        notes.append("The hybrid sign was ignored.")
+    return kept or words
+
+
+def _split_lineage(table: TaxonTable, tokens: list[str]) -> tuple[list[str], list[str]]:
+    """Return (leading names of higher ranks, the rest); a lone higher name stays in the rest."""
+    at = 0
+    while at < len(tokens) - 1 and fold(tokens[at]) in table.higher_names:
+        at += 1
+    rest = tokens[at:]
+    # 'Ursidae sp.' speaks of the family; 'Ursus Ursus arctos' repeats the genus, as some lists do.
+    if at and _bare(rest[0]) in _OPEN:
+        at, rest = at - 1, tokens[at - 1 : at]
+    if len(rest) >= 3 and fold(rest[0]) == fold(rest[1]):
+        doubled, plain = _pair(rest[0], rest[2]), _pair(rest[0], rest[1])
+        if doubled in table.by_name and plain not in table.by_name:
+            rest = rest[1:]
+    return tokens[:at], rest
+
+
+def _scientific(
+    table: TaxonTable, text: str, words: list[str], notes: list[str]
+) -> tuple[Taxon, bool, str] | None:
+    """Match names of groups, valid names and synonyms exactly (up to case and grammar)."""
+    first = fold(words[0])
+    if len(words) == 2 and first in RANKS and first != "species":
+        groups = [g for g in table.group_index.get(fold(words[1]), []) if g.rank == first]
+        if len(groups) == 1:
+            return groups[0], True, groups[0].rank
+    if len(words) == 1:
+        return _group(table, text, first, notes)
+    pair = _pair(words[0], words[1])
+    taxon = table.by_name.get(pair)
+    found = (taxon, "scientific name") if taxon else _other_spelling(table, text, words, notes)
+    if found is None:
+        return None
+    _tail(table, text, found[0], words[2:], notes)
+    return found[0], True, found[1]
+
+
+def _other_spelling(
+    table: TaxonTable, text: str, words: list[str], notes: list[str]
+) -> tuple[Taxon, str] | None:
+    """Match a synonym, a gender ending that differs, or a genus cut to its initial."""
+    genus, epithet = fold(words[0]), fold(words[1])
+    given = f"{genus.capitalize()} {epithet}"
+    hits = table.synonym_index.get(f"{genus} {epithet}", [])
+    if hits:
+        taxon = _only(text, hits, "is an older name of several species")
+        notes.append(f"{shown(given)} is another name of {taxon.name}; the map shows {taxon.name}.")
+        return taxon, "synonym"
+    if re.fullmatch(r"[a-z]\.?", genus) and len(epithet) > 2:
+        hits = [t for t in table if t.name[0].lower() == genus[0] and t.name.split(" ")[1] == epithet]
+        if hits:
+            taxon = _only(text, hits, "fits several species")
+            notes.append(f"{shown(' '.join(words[:2]))} was read as {taxon.name}.")
+            return taxon, "scientific name"
+    same = [
+        t
+        for g in table.group_index.get(genus, [])
+        if g.rank == "genus"
+        for t in table.members(g)
+        if stem(t.name.split(" ")[1]) == stem(epithet)
+    ]
+    if len(same) == 1 and len(stem(epithet)) > 2:
+        notes.append(f"{shown(given)} was read as {same[0].name}, the spelling this model uses.")
+        return same[0], "scientific name"
+    return None
+
+
+def _group(table: TaxonTable, text: str, name: str, notes: list[str]) -> tuple[Taxon, bool, str] | None:
+    """Match one word that names a genus, family, order or class."""
+    hits = table.group_index.get(name, [])
+    if hits:
+        taxon = _only(text, hits, "names several groups")
+        species = [t for t in table.common_index.get(common_key(name), []) if t.rank == "species"]
+        members = table.members(taxon)
+        if len(species) == 1 and taxon.rank == "genus" and members == (species[0],):
+            return species[0], True, "common name"
+        if species:
+            listed = ", ".join(t.name for t in species[:MAX_LISTED])
+            notes.append(
+                f"{shown(text)} is read as the {taxon.rank} {taxon.name}; it is also a common name of "
+                f"{listed}."
+            )
+        return taxon, True, taxon.rank
+    hits = table.synonym_index.get(name, [])
+    if hits:
+        taxon = _only(text, hits, "is an older name of several groups")
+        notes.append(
+            f"{shown(text)} is another name of, or lies within, the {taxon.rank} {taxon.name}; the map "
+            f"shows the {taxon.rank} {taxon.name}."
+        )
+        return taxon, True, taxon.rank
+    if table.higher_names.get(name) in {"kingdom", "phylum"}:
+        raise SpeciesNameError(
+            f"{shown(text)} is a {table.higher_names[name]}, too broad for a map; give a species, genus, "
+            "family, order or class."
+        )
+    return None
+
+
+def _common(
+    table: TaxonTable, text: str, tokens: list[str], notes: list[str]
+) -> tuple[Taxon, bool, str] | None:
+    """Match a common name; one that fits several species is an error, never a guess."""
+    for name in dict.fromkeys((text, " ".join(tokens))):
+        for key in common_keys(name):
+            hits = table.common_index.get(key, [])
+            if not hits:
+                continue
+            species = [t for t in hits if t.rank == "species"]
+            groups = [t for t in hits if t.rank != "species"]
+            if len(species) == 1:
+                if groups:
+                    notes.append(f"{shown(text)} is also the name of the {groups[0].rank} {groups[0].name}.")
+                return species[0], True, "common name"
+            # Several species, or several groups: one group that holds them all is still an answer.
+            around = [g for g in groups if all(t.lineage[: len(g.lineage)] == g.lineage for t in hits)]
+            taxon = around[0] if around else _only(text, species or groups, "is a common name of several")
+            return taxon, True, "common name"
+    return None
+
+
+def _fallback(
+    table: TaxonTable, text: str, lineage: list[str], words: list[str], notes: list[str]
+) -> tuple[Taxon, bool, str]:
+    """Answer with the nearest group for a name that is new but has a known place; else raise."""
+    genus = fold(words[0])
+    epithet = fold(words[1]) if len(words) > 1 else ""
+    open_name = len(words) > 1 and _bare(words[1]) in _OPEN
+    groups = [g for g in table.group_index.get(genus, []) if g.rank == "genus"]
+    given = f"{genus.capitalize()} {epithet}" if epithet and not open_name else genus.capitalize()
+    if groups and len(words) > 1:
+        taxon = _only(text, groups, "names several genera")
+        if open_name:
+            notes.append(
+                f"{shown(words[1])} marks an uncertain species; the map shows the genus {taxon.name}."
+            )
+            return taxon, True, "genus"
+        if _is_authorship(words[1:], text):
+            return taxon, True, "genus"
+        _reject_slip(table, text, taxon, epithet)
+        notes.append(f"{shown(given)} is not in the model; the map shows the genus {taxon.name}.")
+        notes += _same_epithet(table, taxon, epithet)
+        return taxon, False, "genus"
+    place = table.places.get(genus) or table.place_families.get(genus)
+    if place and fold(place[-1]) == genus:
+        if epithet and not open_name:
+            _reject_wrong_genus(table, text, genus, epithet)
+        for depth in (5, 4):
+            taxon = table.group(place[:depth]) if depth < len(place) else None
+            if taxon:
+                notes.append(
+                    f"{shown(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}."
+                )
+                return taxon, False, taxon.rank
+    # A full lineage names its own place. Not where the last words are a slip for something known.
+    near = table.nearest(" ".join(words), 5)
+    for name in reversed(lineage) if not near else ():
+        for taxon in table.group_index.get(fold(name), []):
+            notes.append(f"{shown(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}.")
+            return taxon, False, taxon.rank
+    raise _unknown(table, text, near)
+
+
+def _reject_slip(table: TaxonTable, text: str, genus: Taxon, epithet: str) -> None:
+    """Raise for an epithet that is nearly one of the genus."""
+    scored = [
+        (difflib.SequenceMatcher(None, epithet, t.name.split(" ")[1], autojunk=False).ratio(), t)
+        for t in table.members(genus)
+    ]
+    close = [t for ratio, t in sorted(scored, key=lambda pair: -pair[0]) if ratio >= SLIP]
+    if close:
+        raise _unknown(table, text, close[:5])
+
+
+def _reject_wrong_genus(table: TaxonTable, text: str, genus: str, epithet: str) -> None:
+    """Raise where a real genus is one slip away from another that has this very species."""
+    close = [
+        t
+        for t in table
+        if t.name.split(" ")[1] == epithet
+        and difflib.SequenceMatcher(None, genus, t.genus.lower(), autojunk=False).ratio() >= SLIP
+    ]
+    if close:
+        raise _unknown(table, text, close[:5])
+
+
+def _same_epithet(table: TaxonTable, genus: Taxon, epithet: str) -> list[str]:
+    """Return a hint where the species may have moved to another genus of the family ('Felis pardus')."""
+    family = table.group(genus.lineage[:5])
+    moved = [
+        t.name
+        for t in (table.members(family) if family else ())
+        if stem(t.name.split(" ")[1]) == stem(epithet) and len(stem(epithet)) > 2
+    ]
+    if not moved:
+        return []
+    return [
+        f"The family {genus.family} has {', '.join(moved[:MAX_LISTED])}: if that is meant, ask for that name."
+    ]
+
+
+def _tail(table: TaxonTable, text: str, taxon: Taxon, tail: list[str], notes: list[str]) -> None:
+    """Explain what follows a binomial: a subspecies or variety is noted, authors and years are not."""
+    for first, second in pairwise(tail):
+        other = table.by_name.get(_pair(first, second))
+        if other and other is not taxon:
+            raise SpeciesNameError(
+                f"{shown(text)} holds two species, {taxon.name} and {other.name}; give one name at a time."
+            )
+    infra = ""
+    for at, word in enumerate(tail):
+        if _bare(word) in _INFRA and at + 1 < len(tail):
+            infra = fold(tail[at + 1])
+            break
+    first = tail[0] if tail else ""
+    if (
+        not infra
+        and re.fullmatch(r"[^\W\d_-]{3,}(-[^\W\d_]+)?", first)
+        and fold(first) not in _PARTICLES | _OPEN
+    ):
+        if first.islower() and text != text.lower():
+            infra = fold(first)
+        elif text in {text.lower(), text.upper()}:
+            notes.append(
+                f"What follows '{taxon.name}' ({shown(' '.join(tail))}) was ignored; the map shows the "
+                "whole species."
+            )
+    elif not infra and _bare(first) in _OPEN:
+        notes.append(f"What follows '{taxon.name}' was ignored; the map shows the whole species.")
+    if infra:
+        notes.append(
+            f"{shown(infra)} names a subspecies, variety or form; the map shows the whole species "
+            f"{taxon.name}."
+        )
+    raised = table.by_name.get(f"{taxon.genus.lower()} {fold(infra or first)}")
+    if raised and raised is not taxon:
+        notes.append(f"{raised.name} is a species of its own in this model; ask for it by that name.")
+
+
+def _contradictions(table: TaxonTable, lineage: list[str], taxon: Taxon) -> list[str]:
+    """Return a sentence for each given higher name that the taxon does not belong to."""
+    notes = []
+    own = {name.lower() for name in taxon.lineage}
+    for name in map(fold, lineage):
+        rank = table.higher_names[name]
+        aliases = {t.name.lower() for t in table.synonym_index.get(name, [])}
+        if name not in own and not aliases & own and taxon.at(rank):
+            notes.append(
+                f"The given {rank} {name.capitalize()} does not fit: this model has {taxon.name} in "
+                f"{taxon.at(rank)}."
+            )
+    return notes
+
+
+def _is_authorship(words: list[str], text: str) -> bool:
+    """Tell whether all words can be authors and a year, and at least one sign says so."""
+    if text.islower() or text.isupper():
+        return False
+    if not all(w[0].isupper() or w == "&" or w[0].isdigit() or _bare(w) in _PARTICLES for w in words):
+        return False
+    return any(w.endswith(".") or w == "&" or re.fullmatch(r"1[789]\d\d|20\d\d", w) for w in words)
+
+
+def _only(text: str, hits: list[Taxon], rule: str) -> Taxon:
+    """Return the one hit; raise with the list of candidates where there are more."""
+    if len(hits) == 1:
+        return hits[0]
+    listed = ", ".join(t.label for t in hits[:MAX_LISTED]) + (", …" if len(hits) > MAX_LISTED else "")
+    raise SpeciesNameError(f"{shown(text)} {rule}: {listed}. Give the scientific name of the one you mean.")
+
+
+def _unknown(table: TaxonTable, text: str, near: list[Taxon]) -> SpeciesNameError:
+    """Return the error for a name the model does not know, with the nearest names."""
+    near = near or table.nearest(text, 5)
+    if near:
+        return SpeciesNameError(
+            f"Unknown species {shown(text)}; the nearest names this model knows are: "
+            f"{', '.join(t.label for t in near)}. Use one of them, or look for others with --search."
+        )
+    return SpeciesNameError(
+        f"Unknown species {shown(text)}; this model knows {len(table)} species and none is spelled like it. "
+        "Look for a name with --search."
+    )
+
+
+def _pair(genus: str, epithet: str) -> str:
+    """Return the key of a binomial."""
+    return f"{fold(genus)} {fold(epithet)}"
+
+
+def _bare(word: str) -> str:
+    """Return a word in lower case without the points of an abbreviation."""
+    return word.lower().rstrip(".") or word

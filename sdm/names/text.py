@@ -1,0 +1,104 @@
+"""What a user typed, made safe and comparable: cleaning, folding, keys of common names."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+
+from sdm.errors import SpeciesNameError
+
+MAX_QUERY = 200
+
+_QUOTES = str.maketrans(
+    dict.fromkeys("‘’‛ʼ`´′", "'") | dict.fromkeys("“”„«»", '"') | dict.fromkeys("‐‒–—−", "-")
+)
+_IRREGULAR = {"mice": "mouse", "geese": "goose", "oxen": "ox", "wolves": "wolf", "calves": "calf"}
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """Return `value` as Python would write it, shortened; terminal escapes never come out raw."""
+    if isinstance(value, str):
+        text = repr(value[:limit] + "…" if len(value) > limit else value)
+    else:
+        text = repr(value)[: limit + 2]
+    # repr leaves printable characters of all scripts; a terminal that cannot encode them copes on its own.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def clean(query: str) -> str:
+    """Return the query as plain text: NFKC, single spaces, simple quotes and hyphens, no hidden characters.
+
+    Raises SpeciesNameError for what cannot be a name: no text, no letters, more than 200 characters, control
+    characters, path separators.
+    """
+    if not isinstance(query, str):
+        raise SpeciesNameError(f"A species name must be text, not {type(query).__name__}: {shown(query)}.")
+    if len(query) > MAX_QUERY:
+        raise SpeciesNameError(
+            f"The species name {shown(query)} has {len(query)} characters; the limit is {MAX_QUERY}."
+        )
+    text = unicodedata.normalize("NFKC", query.strip())
+    if not text:
+        raise SpeciesNameError(
+            f"The species name {shown(query)} is empty; give a name such as 'Ursus arctos'."
+        )
+    kept = []
+    for char in text:
+        category = unicodedata.category(char)
+        if char == "\t" or category.startswith("Z"):
+            kept.append(" ")
+        elif category in {"Cc", "Cs", "Co", "Cn"}:
+            raise SpeciesNameError(
+                f"The species name {shown(query)} holds a control or unassigned character "
+                f"(U+{ord(char):04X}); remove it."
+            )
+        elif category != "Cf":  # soft hyphens, zero-width spaces and marks of direction say nothing here
+            kept.append(char)
+    text = "".join(kept).translate(_QUOTES)
+    if "/" in text or "\\" in text:
+        raise SpeciesNameError(
+            f"The species name {shown(query)} holds a path separator; give a name such as 'Ursus arctos'."
+        )
+    text = " ".join(text.replace("_", " ").split()).strip("\"' ,;")
+    if not any(c.isalpha() for c in text):
+        raise SpeciesNameError(
+            f"The species name {shown(query)} has no letters; give a name such as 'Ursus arctos' "
+            "(database ids are not names)."
+        )
+    if len(text) > MAX_QUERY:  # NFKC can make one character many
+        raise SpeciesNameError(f"The species name {shown(query)} is longer than {MAX_QUERY} characters.")
+    return text
+
+
+def fold(text: str) -> str:
+    """Return text without case and accents, ligatures opened: 'Vicuña' and 'vicuna' become one."""
+    if text.isascii():
+        return text.lower()
+    text = text.casefold().replace("æ", "ae").replace("œ", "oe").replace("ø", "o")
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+
+
+def common_key(name: str) -> str:
+    """Return what two spellings of a common name share: letters only, 'grey' as 'gray', no leading 'the'."""
+    return re.sub(r"[^a-z0-9]+", "", fold(name).removeprefix("the ").replace("grey", "gray").replace("'", ""))
+
+
+def common_keys(name: str) -> Iterator[str]:
+    """Yield the keys a common name may be stored under: as given, then as a singular."""
+    key = common_key(name)
+    yield key
+    for plural, singular in _IRREGULAR.items():
+        if key.endswith(plural):
+            yield key.removesuffix(plural) + singular
+    if key.endswith("ies"):
+        yield key[:-3] + "y"
+    if key.endswith("es"):
+        yield key[:-2]
+    if key.endswith("s") and not key.endswith("ss"):
+        yield key[:-1]
+
+
+def stem(epithet: str) -> str:
+    """Return an epithet without what grammar changes: 'niger', 'nigra', 'nigrum'; '-ii' for '-i'."""
+    return re.sub(r"(us|um|a|is|e)$", "", re.sub(r"er$", "r", re.sub(r"ii$", "i", epithet)))

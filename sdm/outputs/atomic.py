@@ -1,0 +1,306 @@
+"""All-or-nothing outputs: a staging folder, one publication, and disk errors in plain words.
+
+A map is several files and a Zarr folder. All of them are written into a hidden staging folder beside their
+final place (same file system, so that a rename is enough), and moved only when every one is complete::
+
+    with Staging(folder, ["bear.tif", "bear.zarr"], overwrite=False) as staging:
+        write_cog(staging.path("bear.tif"), ...)
+        ...
+        staging.publish()
+
+Leaving the block without `publish` - error, Ctrl-C, SIGTERM - removes the staging folder. After SIGKILL or a
+power cut it stays, hidden, and the next `Staging` in that folder removes it: it holds a lock that dies with
+its process. Older outputs are set aside during publication and return if publication fails.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from sdm.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: stale staging folders are then left for the user to remove.
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX = ".sdm-staging-"
+"""How the names of staging folders begin."""
+
+_COMPANIONS = (".aux.xml", ".ovr", ".msk")
+"""What GIS programs put beside a .tif; left behind, it would describe the map that was replaced."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NEARLY_FULL = 1 << 20  # bytes left on a disk that counts as full: GDAL does not pass on the reason
+_ABANDONED = 3600.0  # seconds after which a staging folder without a lock file is left over, not just begun
+
+
+def check_targets(folder: Path, names: Iterable[str], *, overwrite: bool = False) -> None:
+    """Raise OutputError unless the outputs `names` can be published in `folder`. Changes nothing.
+
+    Refused: a folder that cannot be made or written to, names with separators, outputs that exist already
+    (unless `overwrite`), and - overwriting or not - symbolic links, a folder where a file should be or the
+    reverse, and a folder named like a Zarr output that is not a Zarr store.
+    """
+    folder = Path(folder)
+    _check_folder(folder)
+    seen: set[str] = set()
+    for name in names:
+        if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
+            raise OutputError(f"Output name {name!r} must be a plain file name.")
+        if name.casefold() in seen:
+            raise OutputError(f"Output name {name!r} is used twice.")
+        seen.add(name.casefold())
+        for path in (folder / name, *_companions(folder / name)):
+            _check_target(path, overwrite)
+
+
+def _check_folder(folder: Path) -> None:
+    nearest = folder
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.exists():
+        raise OutputError(f"Output folder {folder}: {nearest} is a symbolic link that leads nowhere.")
+    if not nearest.is_dir():
+        raise OutputError(f"Output folder {folder}: {nearest} is a file, not a folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(f"Output folder {folder}: no permission to write in {nearest}.")
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:  # a name too long for the file system, for example
+        raise OutputError(f"{path} cannot be an output: {error.strerror}.") from error
+    if stat.S_ISLNK(mode):
+        raise OutputError(f"{path} is a symbolic link; remove it or choose another output name.")
+    if not overwrite:
+        raise OutputError(f"{path} exists already; give --overwrite to replace it, or another output name.")
+    if path.suffix == ".zarr":
+        if not stat.S_ISDIR(mode):
+            raise OutputError(f"{path} is not a folder, so it cannot be replaced by a Zarr store; remove it.")
+        markers = (".zgroup", ".zarray", ".zmetadata", "zarr.json")
+        if not any((path / marker).is_file() for marker in markers) and any(path.iterdir()):
+            raise OutputError(f"{path} is a folder but not a Zarr store; it is not replaced, remove it yourself.")
+    elif not stat.S_ISREG(mode):
+        raise OutputError(f"{path} is not a regular file, so it cannot be replaced; remove it.")
+
+
+def _companions(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in _COMPANIONS] if path.suffix == ".tif" else []
+
+
+class Staging:
+    """A hidden folder in `folder` where the outputs `names` are made, then published together.
+
+    Raises OutputError where `check_targets` does, on entering and again on publishing. While it is open in
+    the main thread, SIGTERM ends the program through SystemExit(143), so that cleaning up happens.
+    """
+
+    def __init__(self, folder: Path, names: Iterable[str], *, overwrite: bool = False) -> None:
+        self.folder = Path(folder)
+        self.names = tuple(names)
+        self.overwrite = overwrite
+        self._root: Path | None = None
+        self._lock: int | None = None
+        self._restore_signal = False
+
+    def __enter__(self) -> Self:
+        _check_folder(self.folder)
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _remove_stale(self.folder)
+        check_targets(self.folder, self.names, overwrite=self.overwrite)
+        self._catch_sigterm()
+        try:
+            with disk_errors(self.folder):
+                self._root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.folder))
+                self._lock = _take_lock(self._root)
+                (self._root / "new").mkdir()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def path(self, name: str) -> Path:
+        """Where to write the output `name` until it is published."""
+        if self._root is None:
+            raise RuntimeError("Staging.path is only for use inside its with block")
+        if name not in self.names:
+            raise ValueError(f"{name!r} is not among the outputs {self.names!r}")
+        return self._root / "new" / name
+
+    def publish(self) -> list[Path]:
+        """Move every output to its final place and return the final paths, in the order of `names`.
+
+        Either all are moved or, after any error or interruption, none is and earlier outputs are back.
+        (A SIGKILL in these few renames can leave new outputs beside old ones; none is lost or partial.)
+        Raises OutputError if an output was not made, or a target appeared meanwhile.
+        """
+        staged = [self.path(name) for name in self.names]
+        for path in staged:
+            if not path.exists():
+                raise OutputError(f"Output {path.name} was not written; nothing is published.")
+        assert self._root is not None
+        with disk_errors(self.folder):
+            for path in staged:
+                _flush(path)
+            check_targets(self.folder, self.names, overwrite=self.overwrite)
+            aside = self._root / "old"
+            aside.mkdir()
+            try:
+                for path in staged:
+                    final = self.folder / path.name
+                    for old in (final, *_companions(final)):
+                        if old.exists():
+                            old.rename(aside / old.name)
+                    path.rename(final)
+            except BaseException:
+                # What was moved is read off the disk, not remembered: a signal may strike between two lines.
+                for path in staged:
+                    if not path.exists():
+                        (self.folder / path.name).rename(path)
+                _put_back(aside, self.folder)
+                raise
+            _flush_folder(self.folder)
+        return [self.folder / name for name in self.names]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        try:
+            if self._root is not None:
+                shutil.rmtree(self._root, ignore_errors=True)
+                self._root = None
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+        finally:
+            if self._restore_signal:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                self._restore_signal = False
+
+    def _catch_sigterm(self) -> None:
+        # Someone else's handler (the command line's, a job scheduler's) is theirs to decide about.
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _terminate)
+            self._restore_signal = True
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(143)
+
+
+def _take_lock(root: Path) -> int | None:
+    """Lock the staging folder for the life of this process; None where locks are not to be had."""
+    if fcntl is None:
+        return None
+    # Locked before it gets its name: a file called "lock" that nobody holds is stale beyond doubt.
+    descriptor = os.open(root / "locking", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    (root / "locking").rename(root / "lock")
+    return descriptor
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove staging folders of processes that are gone, first putting back outputs they had set aside."""
+    if fcntl is None:
+        return
+    for root in folder.glob(PREFIX + "*"):
+        try:
+            descriptor = os.open(root / "lock", os.O_RDWR)
+        except FileNotFoundError:
+            with contextlib.suppress(OSError):
+                if time.time() - root.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(root, ignore_errors=True)
+            continue
+        except OSError:  # another user's
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _put_back(root / "old", folder)
+            shutil.rmtree(root, ignore_errors=True)
+        except OSError:  # held: its process is alive
+            pass
+        finally:
+            os.close(descriptor)
+
+
+def _put_back(aside: Path, folder: Path) -> None:
+    if aside.is_dir():
+        for old in aside.iterdir():
+            if not os.path.lexists(folder / old.name):
+                old.rename(folder / old.name)
+
+
+def _flush(path: Path) -> None:
+    """Make the content durable before the rename is: else a power cut leaves a final name on no content."""
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            # Some network file systems refuse; the files are in place all the same.
+            with contextlib.suppress(OSError):
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk, GDAL or rasterio raises while `path` is written into OutputError."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except Exception as error:
+        # GDAL's own errors derive from nothing but Exception, so they are known by where they are defined.
+        from_gdal = any(base.__module__.startswith("rasterio.") for base in type(error).__mro__)
+        if not (isinstance(error, OSError) or from_gdal):
+            raise
+        name = path.name or str(path)
+        if _is_full(error, path):
+            raise OutputError(
+                f"No space left on the disk (or quota) that holds {path.parent} while writing {name}."
+            ) from error
+        raise OutputError(f"{name} could not be written: {error}") from error
+
+
+def _is_full(error: BaseException, path: Path) -> bool:
+    chain: BaseException | None = error
+    while chain is not None:
+        if getattr(chain, "errno", None) in _FULL or "no space left" in str(chain).lower():
+            return True
+        chain = chain.__cause__ or chain.__context__
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(path.parent).free < _NEARLY_FULL
+    return False

@@ -1,0 +1,63 @@
+"""A raster as a sequence of blocks of bounded size, so that no writer holds the whole map."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import xarray as xr
+
+Source = xr.DataArray | np.ndarray
+"""A map: float values, shape (y, x), NaN = not modelled; in memory, or lazy (Dask or Zarr behind it)."""
+
+_STRIP = 512
+"""Rows per strip when the source has no chunks of its own: the block height of the GeoTIFF."""
+
+
+def iter_blocks(source: Source, max_pixels: int = 1 << 20) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """Yield (rows, columns, values) covering the source once, from top left to bottom right.
+
+    Values are float32 of shape (rows, columns), freshly allocated or a view: do not write to them.
+    Blocks follow the chunks of the source and join neighbours up to `max_pixels`, unless a single chunk is
+    larger. NaNs all carry the same bits, so that equal maps have equal bytes.
+    """
+    row_edges, column_edges = _chunk_edges(source)
+    width = column_edges[-1]
+    for top, bottom in _joined(row_edges, max(1, max_pixels // max(1, min(width, max_pixels)))):
+        for left, right in _joined(column_edges, max(1, max_pixels // (bottom - top))):
+            rows, columns = slice(top, bottom), slice(left, right)
+            yield rows, columns, _load(source, rows, columns)
+
+
+def _load(source: Source, rows: slice, columns: slice) -> np.ndarray:
+    part = source[rows, columns]
+    if isinstance(part, xr.DataArray):
+        if part.chunks is not None:
+            # Threads here, even when a cluster is active: the bytes are needed in this process.
+            part = part.compute(scheduler="threads")
+        part = part.values
+    values = np.ascontiguousarray(part, dtype=np.float32)
+    holes = np.isnan(values)
+    if holes.any():
+        values = np.where(holes, np.float32(np.nan), values)
+    return values
+
+
+def _chunk_edges(source: Source) -> tuple[list[int], list[int]]:
+    chunks = getattr(source, "chunks", None)
+    if chunks is None:
+        height, width = source.shape
+        preferred = getattr(source, "encoding", {}).get("chunks") or (_STRIP, width)
+        chunks = tuple(
+            (size,) * (length // size) + ((length % size,) if length % size else ())
+            for length, size in zip((height, width), preferred, strict=True)
+        )
+    rows, columns = (np.cumsum((0, *sizes)).tolist() for sizes in chunks)
+    return rows, columns
+
+
+def _joined(edges: list[int], limit: int) -> Iterator[tuple[int, int]]:
+    """Neighbouring intervals joined while their total length stays within `limit`."""
+    start = edges[0]
+    for previous, edge in zip(edges[1:], [*edges[2:], None], strict=True):
+        if edge is None or edge - start > limit:
+            yield start, previous
+            start = previous

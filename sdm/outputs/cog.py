@@ -1,0 +1,177 @@
+"""The map as a Cloud-Optimized GeoTIFF: streamed, tagged, and read back in full before it counts.
+
+The route is a plain tiled GeoTIFF first, then GDAL's COG driver. Direct routes either load the whole map or
+write empty overviews; and GDAL refuses to add tags to a finished COG, so they are set before the copy.
+"""
+
+import contextlib
+import re
+import uuid
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from odc.geo.geobox import GeoBox
+
+from sdm.errors import OutputError
+from sdm.outputs.atomic import disk_errors
+from sdm.outputs.blocks import Source, iter_blocks
+from sdm.outputs.metadata import MapMetadata, one_line
+from sdm.outputs.statistics import Accumulator, Summary
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
+BLOCK = 512
+"""Pixels per side of an internal tile; maps smaller than this have no overviews."""
+
+_RESERVED = re.compile(r"AREA_OR_POINT|TIFFTAG_.*|STATISTICS_.*|OVR_.*", re.IGNORECASE)
+_MAX_PIXELS = 1 << 20  # streamed at a time: 4 MB
+_CACHE_MB = 64  # GDAL's block cache while writing; its default is 5 % of the machine's memory
+
+_Checks = dict[tuple[int, int, int, int], int]
+
+
+def write_cog(path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata) -> Summary:
+    """Write `source`, shape (y, x), on `geobox` to `path` and return its exact statistics.
+
+    The file has float32 values with nodata NaN, overviews of averages over modelled pixels, DEFLATE with the
+    floating-point predictor, band description and unit, exact STATISTICS_* tags and the tags of `metadata`.
+    It appears at `path` only after its layout was validated, every block of every level decoded, and every
+    pixel found equal to the source. Memory stays bounded whatever the size of the map.
+
+    Raises OutputError if the disk refuses or the finished file fails its check, ValueError if the shapes of
+    `source` and `geobox` differ.
+    """
+    import rasterio
+    from rasterio.shutil import copy
+
+    if tuple(source.shape) != tuple(geobox.shape):
+        raise ValueError(f"map of shape {tuple(source.shape)} does not fit grid of shape {tuple(geobox.shape)}")
+    unique = uuid.uuid4().hex[:8]
+    staged, finished = (path.with_name(f".{path.name}.{unique}.{part}.tif") for part in ("plain", "cog"))
+    try:
+        with disk_errors(path), rasterio.Env(GDAL_CACHEMAX=_CACHE_MB, GDAL_PAM_ENABLED="NO"):
+            summary, checks = _write_plain(staged, source, geobox, metadata)
+            copy(
+                staged, finished, driver="COG", COMPRESS="DEFLATE", PREDICTOR="YES", LEVEL=6, BLOCKSIZE=BLOCK,
+                NUM_THREADS="ALL_CPUS", OVERVIEW_RESAMPLING="AVERAGE", BIGTIFF="IF_SAFER",
+                # AUTO copies our exact statistics; YES would compute them again, and fail on an empty map.
+                STATISTICS="AUTO",
+            )  # fmt: skip
+            staged.unlink()
+            _verify(finished, path.name, geobox, summary, checks)
+            finished.replace(path)
+    finally:
+        for file in path.parent.glob(f".{path.name}.{unique}.*"):
+            with contextlib.suppress(OSError):
+                file.unlink()
+    return summary
+
+
+def _write_plain(path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata) -> tuple[Summary, _Checks]:
+    import rasterio
+    from rasterio.enums import ColorInterp
+    from rasterio.windows import Window
+
+    accumulator = Accumulator(geobox, metadata.valid_range)
+    checks: _Checks = {}
+    with rasterio.open(
+        path, "w", driver="GTiff", dtype="float32", count=1, height=geobox.height, width=geobox.width,
+        crs=str(geobox.crs), transform=geobox.affine, nodata=float("nan"), tiled=True, blockxsize=BLOCK,
+        blockysize=BLOCK, BIGTIFF="IF_SAFER", SPARSE_OK=True,
+    ) as file:  # fmt: skip
+        for rows, columns, values in iter_blocks(source, _MAX_PIXELS):
+            window = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+            file.write(values, 1, window=Window(*window))
+            checks[window] = zlib.crc32(values)
+            accumulator.update(rows, columns, values)
+        summary = accumulator.result()
+        file.colorinterp = [ColorInterp.gray]
+        file.set_band_description(1, one_line(metadata.quantity))
+        file.set_band_unit(1, one_line(metadata.unit))
+        file.update_tags(**_tags(metadata, summary))
+        file.update_tags(1, **_band_tags(summary))
+    return summary, checks
+
+
+def _tags(metadata: MapMetadata, summary: Summary) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for key, value in metadata.tags.items():
+        # GDAL keeps tags as KEY=VALUE lines, and gives some keys a meaning of their own.
+        safe = re.sub(r"[^A-Za-z0-9_.-]", "_", key) or "_"
+        tags[f"tag_{safe}" if _RESERVED.fullmatch(safe) else safe] = one_line(value)
+    tags |= {
+        "AREA_OR_POINT": "Area",
+        "TIFFTAG_IMAGEDESCRIPTION": one_line(f"{metadata.title}. {metadata.quantity}. {metadata.description}"),
+        "not_modelled": "NaN",
+        "modelled_pixels": str(summary.count),
+        "modelled_area_km2": f"{summary.modelled_area_km2:.6g}",
+        "expected_area_km2": f"{summary.expected_area_km2:.6g}",
+    }
+    if metadata.attribution:
+        tags["TIFFTAG_COPYRIGHT"] = one_line("; ".join(metadata.attribution))
+    return tags
+
+
+def _band_tags(summary: Summary) -> dict[str, str]:
+    if not summary.count:
+        return {"STATISTICS_VALID_PERCENT": "0"}
+    share = 100 * summary.count / (summary.count + summary.nodata_count)
+    return {
+        "STATISTICS_MINIMUM": repr(summary.min),
+        "STATISTICS_MAXIMUM": repr(summary.max),
+        "STATISTICS_MEAN": repr(summary.mean),
+        "STATISTICS_STDDEV": repr(summary.std),
+        "STATISTICS_VALID_PERCENT": f"{share:.4g}",
+    }
+
+
+def _verify(path: Path, name: str, geobox: GeoBox, summary: Summary, checks: _Checks) -> None:
+    """Raise OutputError unless the file at `path` is a valid COG that holds exactly what was streamed."""
+    import rasterio
+    from rasterio.windows import Window
+    from rio_cogeo.cogeo import cog_validate
+
+    # Valid says nothing about the pixels: a file cut to a twentieth still passes.
+    _, errors, _ = cog_validate(path, quiet=True)
+    # It takes an image as wide as one tile for untiled; whether it is tiled is looked up below instead.
+    errors = [error for error in errors if "not tiled" not in error]
+    if errors:
+        raise OutputError(f"{name} failed its check: {'; '.join(errors)}.")
+    with rasterio.open(path) as file:
+        _verify_tiled(file, name)
+        same_grid = file.shape == tuple(geobox.shape) and file.transform.almost_equals(geobox.affine)
+        if not same_grid or file.nodata is None or not np.isnan(file.nodata):
+            raise OutputError(f"{name} failed its check: grid or nodata differ after writing.")
+        for window, check in checks.items():
+            if zlib.crc32(np.ascontiguousarray(file.read(1, window=Window(*window)))) != check:
+                raise OutputError(f"{name} failed its check: pixels differ after writing, at {Window(*window)}.")
+        levels = len(file.overviews(1))
+    for level in range(levels):
+        with rasterio.open(path, overview_level=level) as overview:
+            _verify_overview(overview, name, summary)
+
+
+def _verify_tiled(file: "DatasetReader", name: str) -> None:
+    if file.block_shapes[0] != (BLOCK, BLOCK):
+        raise OutputError(f"{name} failed its check: it is stored in blocks of {file.block_shapes[0]}.")
+
+
+def _verify_overview(overview: "DatasetReader", name: str, summary: Summary) -> None:
+    """Averages lie between the extremes of what they average, and exist if anything does."""
+    _verify_tiled(overview, name)
+    low, high = np.inf, -np.inf
+    for _, window in overview.block_windows(1):
+        values = overview.read(1, window=window)
+        values = values[~np.isnan(values)]
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if summary.count == 0:
+        wrong = low <= high
+    else:
+        margin = 1e-5 * max(abs(summary.min), abs(summary.max))
+        wrong = low > high or low < summary.min - margin or high > summary.max + margin
+    if wrong:
+        raise OutputError(f"{name} failed its check: an overview does not average the map.")

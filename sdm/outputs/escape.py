@@ -1,0 +1,34 @@
+"""Foreign text made inert for a web page. Nothing from outside enters a page except through here."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from sdm.outputs.metadata import one_line
+
+# Beyond what html.escape covers. Folium puts some texts into JavaScript template literals, where ` and ${ are
+# live, and renders its scripts a second time as Jinja templates, where {{, {% and {# are.
+_LIVE = "&<>\"'`${}=%#"
+_HTML = str.maketrans({character: f"&#{ord(character)};" for character in _LIVE})
+_SCRIPT = str.maketrans({character: f"\\u{ord(character):04x}" for character in _LIVE if character != '"'})
+
+
+def html_text(text: object) -> str:
+    """Text for HTML content, quoted attributes, and HTML inside JavaScript strings."""
+    return one_line(text).translate(_HTML)
+
+
+def script_value(value: Any) -> str:
+    """A JSON-like value as a JavaScript literal that no HTML parser and no template can leave."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{script_value(str(key))}:{script_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(script_value(item) for item in value) + "]"
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
+    return text.translate(_SCRIPT)
+
+
+def relative_link(name: str) -> str:
+    """URL of the file `name` beside the page; a scheme such as javascript: or https: loses its meaning."""
+    return "./" + quote(name, safe="/")

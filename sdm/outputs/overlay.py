@@ -1,0 +1,194 @@
+"""The map as a picture in Web Mercator, the projection of web maps.
+
+Leaflet stretches a picture between the Mercator positions of its corners: an unwarped geographic grid
+would show 60 N at 72 N. So the warping is done here, into a continuous strip of longitudes that may run past
+180, with one byte per pixel: 0 for not modelled, 1 to 251 for the valid range from low to high.
+"""
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from sdm.outputs.blocks import Source, iter_blocks
+from sdm.outputs.style import colours
+
+MAX_LATITUDE = 85.0511287798066
+"""Where the square of Web Mercator ends, in degrees."""
+
+LEVELS = 251
+"""Bytes for the valid range: 250 intervals, 0.004 of a probability each, all of different colours."""
+
+_RADIUS = 6378137.0  # of the Mercator sphere, metres
+_MIN_SIZE = 1000  # pixels: smaller maps are enlarged, or their rows would land up to half a pixel off
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A picture of shape (y, x) and its bounds in degrees; `east` may exceed 180, east - west <= 360."""
+
+    levels: npt.NDArray[np.uint8]
+    west: float
+    south: float
+    east: float
+    north: float
+
+    def png_url(self) -> str:
+        """The picture as a data URL: PNG with a palette whose entry 0 is transparent."""
+        from PIL import Image
+
+        picture = Image.fromarray(self.levels)
+        picture.putpalette(palette().tobytes())
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", transparency=0, compress_level=7)
+        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def palette() -> npt.NDArray[np.uint8]:
+    """RGB of each byte value, shape (256, 3); 0 and those above LEVELS are never seen."""
+    table = np.zeros((256, 3), np.uint8)
+    table[1 : LEVELS + 1] = colours(np.linspace(0, 1, LEVELS))
+    return table
+
+
+def warp(
+    source: Source, geobox: GeoBox, valid_range: tuple[float, float] = (0.0, 1.0), max_size: int = 2000
+) -> Overlay | None:
+    """Warp a map of shape (y, x) to Web Mercator, at most `max_size` pixels on a side.
+
+    Larger maps are averaged over their modelled pixels, block by block. None if the map lies entirely
+    beyond the latitudes of Web Mercator.
+    """
+    import rasterio
+    from rasterio.warp import Resampling, reproject
+
+    place = _place(geobox)
+    if place is None:
+        return None
+    centre, west, south, east, north = place
+    values, grid = _coarsened(source, geobox, max_size)
+
+    # Mercator metres from the central longitude. A geographic grid is moved so that this is zero; any
+    # other is warped into a Mercator whose origin is there. Either way nothing wraps in between.
+    left, right = (math.radians(edge - centre) * _RADIUS for edge in (west, east))
+    bottom, top = (_mercator(edge) for edge in (south, north))
+    transform, target = grid.affine, _mercator_crs(centre)
+    if geobox.crs.geographic:
+        transform, target = Affine(*transform[:2], transform.c - centre, *transform[3:6]), _mercator_crs(0)
+
+    scale = _scale(grid, right - left, top - bottom, max_size)
+    width, height = (max(1, round(length * scale)) for length in (right - left, top - bottom))
+    target_transform = Affine((right - left) / width, 0, left, 0, (bottom - top) / height, top)
+    # Averages where pixels merge; where one pixel becomes several, its own value and nothing invented.
+    shrinks = width * height < 0.9 * grid.width * grid.height
+    warped = np.full((height, width), np.nan, dtype=np.float32)
+    with rasterio.Env():
+        reproject(
+            values, warped, src_transform=transform, src_crs=str(grid.crs), src_nodata=np.nan,
+            dst_transform=target_transform, dst_crs=target, dst_nodata=np.nan,
+            resampling=Resampling.average if shrinks else Resampling.nearest, warp_mem_limit=64,
+        )  # fmt: skip
+    return Overlay(_levels(warped, valid_range), west, south, east, north)
+
+
+def _levels(values: npt.NDArray[np.float32], valid_range: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    low, high = valid_range
+    steps = 1 + np.rint(np.clip((values - low) / (high - low), 0, 1) * (LEVELS - 1))
+    return np.where(np.isnan(values), 0, steps).astype(np.uint8)
+
+
+def _mercator(latitude: float) -> float:
+    return _RADIUS * math.asinh(math.tan(math.radians(latitude)))
+
+
+def _mercator_crs(centre: float) -> str:
+    if centre == 0:
+        return "EPSG:3857"
+    # "EPSG:3857 with another origin" cannot be said to GDAL, which drops the origin; this it takes literally.
+    return f"+proj=merc +R={_RADIUS:.0f} +lon_0={centre} +units=m +nadgrids=@null +wktext +no_defs"
+
+
+def _scale(grid: GeoBox, width: float, height: float, max_size: int) -> float:
+    """Output pixels per Mercator metre: about one per source pixel, a whole multiple for small maps."""
+    # Columns of a geographic grid stay columns, so they are matched; any other grid keeps its diagonal.
+    if grid.crs.geographic:
+        scale = grid.width / width
+    else:
+        scale = math.hypot(*grid.shape) / math.hypot(width, height)
+    scale *= math.ceil(_MIN_SIZE / max(width * scale, height * scale))
+    return min(scale, max_size / max(width, height))
+
+
+def _coarsened(source: Source, geobox: GeoBox, max_size: int) -> tuple[npt.NDArray[np.float32], GeoBox]:
+    """Means over squares of pixels, so that less than twice `max_size` remain on a side, and their grid."""
+    factor = max(1, max(geobox.shape) // max_size)
+    height, width = (-(-length // factor) for length in geobox.shape)
+    if factor == 1:
+        result = np.empty((height, width), dtype=np.float32)
+        for rows, columns, values in iter_blocks(source):
+            result[rows, columns] = values
+        return result, geobox
+    total = np.zeros((height, width), dtype=np.float32)
+    count = np.zeros((height, width), dtype=np.float32)
+    for rows, columns, values in iter_blocks(source):
+        valid = ~np.isnan(values)
+        where, cells = [], []
+        for part in (rows, columns):
+            first, last = part.start // factor, (part.stop - 1) // factor
+            where.append(slice(first, last + 1))
+            starts = np.arange(first, last + 1) * factor - part.start
+            cells.append(np.maximum(starts, 0))
+        for target, addend in ((total, np.where(valid, values, 0)), (count, valid.astype(np.float32))):
+            summed = np.add.reduceat(np.add.reduceat(addend, cells[0], axis=0), cells[1], axis=1)
+            target[tuple(where)] += summed
+    with np.errstate(invalid="ignore"):
+        means = total / count  # 0 / 0 where nothing is modelled: NaN, as it should be
+    a, b, left, d, e, top = geobox.affine[:6]
+    coarse = Affine(a * factor, b * factor, left, d * factor, e * factor, top)
+    return means, GeoBox((height, width), coarse, geobox.crs)
+
+
+def _place(geobox: GeoBox) -> tuple[float, float, float, float, float] | None:
+    """Central longitude (0 unless the map crosses 180), west, south, east, north in degrees."""
+    if geobox.crs.geographic:
+        box = geobox.extent.boundingbox
+        west, south, east, north = box.left, box.bottom, box.right, box.top
+    else:
+        west, south, east, north = _projected_bounds(geobox)
+    south, north = max(south, -MAX_LATITUDE), min(north, MAX_LATITUDE)
+    if not south < north:
+        return None
+    crosses = west < -180 or east > 180
+    return (round((west + east) / 2) if crosses else 0), west, south, east, north
+
+
+def _projected_bounds(geobox: GeoBox) -> tuple[float, float, float, float]:
+    from pyproj import Transformer
+
+    geographic = Transformer.from_crs(geobox.crs.proj, "EPSG:4326", always_xy=True)
+    columns, rows = np.meshgrid(np.linspace(0, geobox.width, 257), np.linspace(0, geobox.height, 257))
+    longitudes, latitudes = geographic.transform(*geobox.pix2wld(columns, rows))
+    known = np.isfinite(longitudes) & np.isfinite(latitudes)
+    longitudes, latitudes = np.sort(longitudes[known] % 360), latitudes[known]
+    if not longitudes.size:
+        return -180.0, 0.0, 180.0, 0.0
+    south, north = float(latitudes.min()), float(latitudes.max())
+    for pole in (-90.0, 90.0):
+        column, row = geobox.wld2pix(*geographic.transform(0.0, pole, direction="INVERSE"))
+        if 0 <= column <= geobox.width and 0 <= row <= geobox.height:
+            return -180.0, min(south, pole), 180.0, max(north, pole)
+    # The map lies opposite the widest gap between its longitudes.
+    gaps = np.diff(longitudes, append=longitudes[0] + 360)
+    widest = int(gaps.argmax())
+    if gaps[widest] < 5:
+        return -180.0, south, 180.0, north
+    west = float(longitudes[(widest + 1) % longitudes.size])
+    east = west + 360 - float(gaps[widest])
+    if west > 180 or (west + east) / 2 > 180:
+        west, east = west - 360, east - 360
+    return west, south, east, north

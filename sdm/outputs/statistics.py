@@ -1,0 +1,203 @@
+"""Exact statistics of a map in one pass, and the true area behind each pixel.
+
+Areas are on the WGS 84 ellipsoid whatever the CRS of the grid, so that Web Mercator, geographic and
+equal-area grids of one region report the same square kilometres.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from odc.geo.geobox import GeoBox
+
+from sdm.outputs.blocks import Source, iter_blocks
+
+_A = 6378137.0  # WGS 84 semi-major axis in metres
+_E = math.sqrt(0.0066943799901413165)  # WGS 84 eccentricity
+BINS = 20
+_NODES = 129  # per axis, where the area of a projected pixel is computed; between them it is interpolated
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Statistics over the modelled pixels of one map; None where there are none."""
+
+    count: int
+    """Pixels with a value."""
+    nodata_count: int
+    """Pixels not modelled."""
+    min: float | None
+    max: float | None
+    mean: float | None
+    std: float | None
+    """Population standard deviation."""
+    histogram: tuple[int, ...]
+    """Pixels per equal-width bin over `histogram_range`; the last bin includes its upper end."""
+    histogram_range: tuple[float, float]
+    modelled_area_km2: float
+    """True area of the pixels with a value."""
+    expected_area_km2: float
+    """Sum of value x pixel area: the expected size of the range if the values are probabilities."""
+    area_method: str
+    """How pixel areas were found."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values for the JSON sidecar."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def summarise(source: Source, geobox: GeoBox, valid_range: tuple[float, float] = (0.0, 1.0)) -> Summary:
+    """Compute the exact statistics of a map of shape (y, x) on `geobox`, one block at a time."""
+    accumulator = Accumulator(geobox, valid_range)
+    for rows, columns, values in iter_blocks(source):
+        accumulator.update(rows, columns, values)
+    return accumulator.result()
+
+
+class Accumulator:
+    """Running statistics; feed each block of the map once, in any order."""
+
+    def __init__(self, geobox: GeoBox, valid_range: tuple[float, float] = (0.0, 1.0)) -> None:
+        self._area = PixelArea(geobox)
+        self._range = valid_range
+        self._pixels = self._count = 0
+        self._min, self._max = math.inf, -math.inf
+        self._mean = self._squares = 0.0  # squares: sum of squared deviations from the mean
+        self._histogram = np.zeros(BINS, dtype=np.int64)
+        self._modelled = self._expected = 0.0  # m2
+
+    def update(self, rows: slice, columns: slice, values: npt.NDArray[np.float32]) -> None:
+        """Add the block at `rows`, `columns`; NaN pixels only count as not modelled."""
+        self._pixels += values.size
+        valid = ~np.isnan(values)
+        count = int(np.count_nonzero(valid))
+        if not count:
+            return
+        area = self._area.block(rows, columns)
+        if count == values.size:
+            sample, weights = values.ravel(), None
+        else:
+            sample, weights = values[valid], valid
+        self._min, self._max = min(self._min, float(sample.min())), max(self._max, float(sample.max()))
+        # Means of blocks are merged (Chan et al.), not sums of squares, which would cancel digits.
+        wide = sample.astype(np.float64)
+        mean = float(wide.mean())
+        squares = float(np.square(wide - mean).sum())
+        total, delta = self._count + count, mean - self._mean
+        self._squares += squares + delta * delta * self._count * count / total
+        self._mean += delta * count / total
+        self._count = total
+        low, high = self._range
+        bins = np.clip((wide - low) * (BINS / (high - low)), 0, BINS - 1).astype(np.int64)
+        self._histogram += np.bincount(bins, minlength=BINS)
+        if weights is None:
+            pixel_area = np.broadcast_to(area, values.shape).ravel()
+        else:
+            pixel_area = np.broadcast_to(area, values.shape)[weights]
+        self._modelled += float(pixel_area.sum())
+        self._expected += float(pixel_area @ wide)
+
+    def result(self) -> Summary:
+        """Return the statistics of everything fed so far."""
+        some = self._count > 0
+        return Summary(
+            count=self._count,
+            nodata_count=self._pixels - self._count,
+            min=self._min if some else None,
+            max=self._max if some else None,
+            mean=self._mean if some else None,
+            std=math.sqrt(self._squares / self._count) if some else None,
+            histogram=tuple(self._histogram.tolist()),
+            histogram_range=self._range,
+            modelled_area_km2=self._modelled / 1e6,
+            expected_area_km2=self._expected / 1e6,
+            area_method=self._area.method,
+        )
+
+
+class PixelArea:
+    """True area of the pixels of a grid in square metres."""
+
+    method: str
+
+    def __init__(self, geobox: GeoBox) -> None:
+        if geobox.crs is None:
+            raise ValueError("the grid has no CRS, so its pixels have no area")
+        if geobox.crs.geographic and geobox.axis_aligned:
+            self.method = "exact area between parallels on the WGS 84 ellipsoid"
+            self._rows = _row_areas(geobox)
+        else:
+            self.method = "Jacobian of the projection on the WGS 84 ellipsoid, interpolated between pixels"
+            self._rows = None
+            self._node_rows, self._node_columns, self._nodes = _node_areas(geobox)
+
+    def block(self, rows: slice, columns: slice) -> npt.NDArray[np.float64]:
+        """Areas of shape (rows, columns), or (rows, 1) where they are equal along a row."""
+        if self._rows is not None:
+            return self._rows[rows, None]
+        down = _interpolation(np.arange(rows.start, rows.stop), self._node_rows)
+        across = _interpolation(np.arange(columns.start, columns.stop), self._node_columns)
+        return down @ self._nodes @ across.T
+
+
+def _zone(latitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Area in m2 between the equator and `latitude` (radians), per radian of longitude."""
+    sine = np.sin(latitude)
+    b_squared = _A * _A * (1 - _E * _E)
+    return 0.5 * b_squared * (sine / (1 - (_E * sine) ** 2) + np.arctanh(_E * sine) / _E)
+
+
+def _row_areas(geobox: GeoBox) -> npt.NDArray[np.float64]:
+    transform = geobox.affine
+    edges = transform.f + transform.e * np.arange(geobox.height + 1)
+    # Geographic CRSs in grads exist; their unit is a fraction of a radian like any other.
+    to_radians = geobox.crs.proj.axis_info[0].unit_conversion_factor
+    return np.abs(np.diff(_zone(np.clip(edges * to_radians, -math.pi / 2, math.pi / 2)))) * abs(
+        transform.a * to_radians
+    )
+
+
+def _node_areas(geobox: GeoBox) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray[np.float64]]:
+    """Pixel areas at up to 129 x 129 pixel centres: rows (n,), columns (m,), areas (n, m)."""
+    from pyproj import Transformer
+
+    def nodes(length: int) -> npt.NDArray[np.float64]:
+        return np.linspace(0, length - 1, min(length, _NODES))
+
+    rows, columns = nodes(geobox.height), nodes(geobox.width)
+    x, y = np.meshgrid(columns + 0.5, rows + 0.5)
+    to_wgs84 = Transformer.from_crs(geobox.crs.proj, "EPSG:4326", always_xy=True)
+
+    def flat(column_shift: float, row_shift: float) -> tuple[npt.NDArray, npt.NDArray]:
+        """Longitude in radians and equal-area northing of the shifted nodes."""
+        longitude, latitude = to_wgs84.transform(*geobox.pix2wld(x + column_shift, y + row_shift))
+        return np.radians(longitude), _zone(np.radians(latitude))
+
+    def difference(column_shift: float, row_shift: float) -> tuple[npt.NDArray, npt.NDArray]:
+        end, start = flat(column_shift, row_shift), flat(-column_shift, -row_shift)
+        turn = 2 * math.pi
+        with np.errstate(invalid="ignore"):
+            return (end[0] - start[0] + math.pi) % turn - math.pi, end[1] - start[1]
+
+    # From edge to edge of the pixel, across and down: the two sides of a parallelogram.
+    (across_x, across_y), (down_x, down_y) = difference(0.5, 0), difference(0, 0.5)
+    with np.errstate(invalid="ignore"):
+        areas = np.abs(across_x * down_y - across_y * down_x)
+    # Outside the domain of the projection there is no place, hence no area.
+    return rows, columns, np.nan_to_num(areas, nan=0.0, posinf=0.0)
+
+
+def _interpolation(at: npt.NDArray, nodes: npt.NDArray) -> npt.NDArray[np.float64]:
+    """Matrix (len(at), len(nodes)) that interpolates values at `nodes` linearly to `at`."""
+    matrix = np.zeros((len(at), len(nodes)))
+    if len(nodes) == 1:
+        matrix[:] = 1.0
+        return matrix
+    place = np.clip(np.searchsorted(nodes, at, side="right") - 1, 0, len(nodes) - 2)
+    fraction = (at - nodes[place]) / (nodes[place + 1] - nodes[place])
+    index = np.arange(len(at))
+    matrix[index, place] = 1 - fraction
+    matrix[index, place + 1] += fraction
+    return matrix

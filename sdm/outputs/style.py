@@ -1,0 +1,103 @@
+"""One colour ramp for every view of a map, and the QGIS style that applies it.
+
+Pale yellow is low, dark indigo is high: on a light base map, ink grows with the value. Lightness falls in
+even steps, so equal differences look equal, also in grey print and to colour-blind eyes.
+"""
+
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+import numpy.typing as npt
+
+from sdm.outputs.atomic import disk_errors
+from sdm.outputs.metadata import MapMetadata
+
+RAMP = (
+    "#faf3b1", "#e3e99f", "#c9df90", "#acd58b", "#8fca8c", "#74bf8d", "#5cb18f", "#46a391", "#349592",
+    "#2a8590", "#26768b", "#256686", "#28567d", "#284679", "#2a3670", "#2a2664", "#281657",
+)  # fmt: skip
+"""Colours at equal steps from the low end of the valid range to the high end.
+
+Made in OKLCH: lightness linear from 0.955 to 0.27, hue from yellow over green and teal to indigo.
+"""
+
+CLASSES = 10
+"""Labelled steps in the QGIS legend."""
+
+
+def colours(fractions: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    """RGB of shape (..., 3) for fractions of the valid range; outside 0..1 the end colours."""
+    anchors = np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in RAMP], dtype=float)
+    places = np.linspace(0, 1, len(RAMP))
+    fractions = np.asarray(fractions, dtype=float)
+    channels = [np.interp(fractions, places, anchors[:, channel]) for channel in range(3)]
+    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def write_qml(path: Path, metadata: MapMetadata, opacity: float = 1.0) -> None:
+    """Write a QGIS 3 style: single-band pseudocolour over the valid range, not modelled transparent.
+
+    QGIS applies it by itself to the raster of the same base name. Raises OutputError if the disk refuses.
+    """
+    low, high = metadata.valid_range
+    fractions = np.linspace(0, 1, CLASSES + 1)
+    unit = "" if metadata.unit in ("", "1") else f" {metadata.unit}"
+    items = "\n".join(
+        f"          <item value={_attribute(low + fraction * (high - low))} color={_attribute(_hex(colour))} "
+        f'alpha="255" label={_attribute(f"{low + fraction * (high - low):.3g}{unit}")}/>'
+        for fraction, colour in zip(fractions, colours(fractions), strict=True)
+    )
+    first, *between, last = colours(np.linspace(0, 1, len(RAMP)))
+    stops = ":".join(f"{(index + 1) / (len(RAMP) - 1):.6g};{_rgba(colour)}" for index, colour in enumerate(between))
+    text = f"""<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
+<qgis version="3.22" styleCategories="AllStyleCategories" maxScale="0" minScale="1e+08" hasScaleBasedVisibilityFlag="0">
+  <pipe>
+    <provider>
+      <resampling enabled="false" zoomedInResamplingMethod="nearestNeighbour" zoomedOutResamplingMethod="nearestNeighbour" maxOversampling="2"/>
+    </provider>
+    <rasterrenderer type="singlebandpseudocolor" band="1" opacity={_attribute(opacity)} alphaBand="-1" nodataColor="" classificationMin={_attribute(low)} classificationMax={_attribute(high)}>
+      <rasterTransparency/>
+      <minMaxOrigin>
+        <limits>None</limits>
+        <extent>WholeRaster</extent>
+        <statAccuracy>Exact</statAccuracy>
+      </minMaxOrigin>
+      <rastershader>
+        <colorrampshader colorRampType="INTERPOLATED" classificationMode="2" clip="0" minimumValue={_attribute(low)} maximumValue={_attribute(high)} labelPrecision="2">
+          <colorramp type="gradient" name="[source]">
+            <Option type="Map">
+              <Option name="color1" type="QString" value="{_rgba(first)}"/>
+              <Option name="color2" type="QString" value="{_rgba(last)}"/>
+              <Option name="discrete" type="QString" value="0"/>
+              <Option name="rampType" type="QString" value="gradient"/>
+              <Option name="stops" type="QString" value="{stops}"/>
+            </Option>
+          </colorramp>
+{items}
+          <rampLegendSettings orientation="2" direction="0" useContinuousLegend="0" prefix="" suffix="" minimumLabel="" maximumLabel=""/>
+        </colorrampshader>
+      </rastershader>
+    </rasterrenderer>
+    <brightnesscontrast brightness="0" contrast="0" gamma="1"/>
+    <huesaturation saturation="0" grayscaleMode="0" colorizeOn="0"/>
+    <rasterresampler maxOversampling="2"/>
+    <resamplingStage>resamplingFilter</resamplingStage>
+  </pipe>
+  <blendMode>0</blendMode>
+</qgis>
+"""  # noqa: E501
+    with disk_errors(path):
+        path.write_text(text, encoding="utf-8")
+
+
+def _attribute(value: object) -> str:
+    return quoteattr(f"{value:.12g}" if isinstance(value, float) else str(value))
+
+
+def _hex(colour: npt.NDArray[np.uint8]) -> str:
+    return "#" + bytes(colour).hex()
+
+
+def _rgba(colour: npt.NDArray[np.uint8]) -> str:
+    return ",".join(str(channel) for channel in (*colour, 255))

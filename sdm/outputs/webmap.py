@@ -1,0 +1,257 @@
+"""The map as one HTML file that opens without a network: Folium with everything inlined.
+
+A content security policy in the page states it to the browser too: no scripts but ours, no requests but
+the tiles of OpenStreetMap, which are asked for only when the reader switches that layer on.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import folium
+import xarray as xr
+from branca.element import Element, MacroElement
+from folium.map import Layer
+from folium.template import Template
+from odc.geo.geobox import GeoBox
+
+from sdm.outputs.atomic import disk_errors
+from sdm.outputs.basemap import land_and_borders
+from sdm.outputs.escape import html_text, relative_link, script_value
+from sdm.outputs.metadata import MapMetadata, one_line
+from sdm.outputs.overlay import LEVELS, MAX_LATITUDE, Overlay, palette, warp
+from sdm.outputs.style import RAMP
+from sdm.outputs.zarr_store import open_map
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+_OSM_URL = "https://tile.openstreetmap.org/{z}/{x}/{y}.png"
+_OSM_HOST = "https://tile.openstreetmap.org"
+_OSM_CREDIT = '&copy; <a href="https://www.openstreetmap.org/copyright">OpenStreetMap</a> contributors'
+_TICKS = 5
+
+
+def write_html(
+    path: Path,
+    source: xr.DataArray | Path,
+    metadata: MapMetadata,
+    countries: "GeoDataFrame | None" = None,
+    links: Mapping[str, str] | None = None,
+    *,
+    geobox: GeoBox | None = None,
+) -> None:
+    """Write a self-contained interactive map to `path`.
+
+    `source` is a map as `open_map` returns it, or the path of its Zarr store; `geobox` is needed only for
+    an array without georeference. `countries` are polygons in any CRS, drawn as land and borders. `links`
+    maps a label to the name of a file beside the page. A click tells longitude, latitude and the value,
+    rounded to the 250 steps of the picture. Raises OutputError if the disk refuses.
+    """
+    if isinstance(source, Path):
+        source = open_map(source)
+    if geobox is None:
+        import odc.geo.xr  # noqa: F401  the .odc accessor
+
+        geobox = source.odc.geobox
+    overlay = warp(source, geobox, metadata.valid_range)
+    page = _page(overlay, metadata, countries, links or {})
+    with disk_errors(path):
+        path.write_text(page, encoding="utf-8")
+
+
+def _page(
+    overlay: Overlay | None, metadata: MapMetadata, countries: "GeoDataFrame | None", links: Mapping[str, str]
+) -> str:
+    bounds = (overlay.west, overlay.south, overlay.east, overlay.north) if overlay else (-180.0, -60.0, 180.0, 75.0)
+    window, extent = _window(bounds)
+    shapes = land_and_borders(countries, window, extent) if countries is not None else None
+
+    figure_map = _named(
+        _OfflineMap(
+            location=[(bounds[1] + bounds[3]) / 2, (bounds[0] + bounds[2]) / 2], zoom_start=3, tiles=None,
+            control_scale=True, zoom_snap=0.25, max_bounds_viscosity=1.0, world_copy_jump=False,
+        ),
+        "sdm",
+    )  # fmt: skip
+    figure = figure_map.get_root()
+    figure.title = html_text(metadata.title)
+    figure.header.add_child(_Inline("style", _leaflet_css() + _asset("webmap.css")), name="style")
+    figure.header.add_child(_Inline("script", _leaflet_js() + _asset("webmap.js")), name="library")
+
+    land = shapes[0] if shapes else '{"type":"GeometryCollection","geometries":[]}'
+    _named(_Land("Plain, no network needed", land), "land").add_to(figure_map)
+    _named(
+        folium.TileLayer(
+            tiles=_OSM_URL, attr=_OSM_CREDIT, name="OpenStreetMap, needs a network", overlay=False,
+            show=False, max_zoom=19,
+        ),
+        "osm",
+    ).add_to(figure_map)  # fmt: skip
+    picture = None
+    if overlay is not None:
+        picture = _named(
+            folium.raster_layers.ImageOverlay(
+                image=overlay.png_url(), bounds=[[overlay.south, overlay.west], [overlay.north, overlay.east]],
+                name=html_text(metadata.title), pixelated=False, opacity=0.85, zindex=1,
+                alt=one_line(metadata.quantity),
+                attribution="<br>".join(html_text(line) for line in metadata.attribution),
+            ),
+            "map",
+        ).add_to(figure_map)  # fmt: skip
+        # An <img> attribute in the page; its text goes through JSON, which alone does not stop </script>.
+        picture.options["alt"] = html_text(metadata.quantity)
+    if shapes:
+        _named(_Borders("Coasts and borders", shapes[1]), "borders").add_to(figure_map)
+    _named(folium.LayerControl(position="topright"), "layers").add_to(figure_map)
+    config = _config(bounds, window, metadata, links)
+    _named(_Controls(config, picture.get_name() if picture else "null"), "controls").add_to(figure_map)
+    return _sealed(figure.render())
+
+
+def _window(bounds: tuple[float, float, float, float]) -> tuple[tuple[float, float, float, float], float]:
+    """What can be looked at - the map and a margin - and the larger side of the map, in degrees."""
+    west, south, east, north = bounds
+    extent = max(east - west, north - south)
+    margin = max(1.0, 0.6 * extent)
+    if east - west + 2 * margin >= 360:
+        middle = (west + east) / 2
+        left, right = middle - 180, middle + 180
+    else:
+        left, right = west - margin, east + margin
+    return (left, max(south - margin, -MAX_LATITUDE), right, min(north + margin, MAX_LATITUDE)), extent
+
+
+def _config(
+    bounds: tuple[float, float, float, float],
+    window: tuple[float, float, float, float],
+    metadata: MapMetadata,
+    links: Mapping[str, str],
+) -> dict[str, Any]:
+    """Everything the page's own script needs. It puts texts into the page as text, never as HTML."""
+    low, high = metadata.valid_range
+    unit = "" if metadata.unit in ("", "1") else one_line(metadata.unit)
+    return {
+        "title": one_line(metadata.title),
+        "quantity": one_line(metadata.quantity),
+        "name": one_line(metadata.variable.replace("_", " ")),
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "steps": LEVELS,
+        "ticks": [f"{low + (high - low) * step / (_TICKS - 1):.3g}" for step in range(_TICKS)],
+        "ramp": list(RAMP),
+        "palette": [red << 16 | green << 8 | blue for red, green, blue in palette()[: LEVELS + 1].tolist()],
+        "bounds": [[bounds[1], bounds[0]], [bounds[3], bounds[2]]],
+        "window": [[window[1], window[0]], [window[3], window[2]]],
+        "links": [[one_line(label), relative_link(name)] for label, name in links.items()],
+    }
+
+
+class _OfflineMap(folium.Map):
+    """Folium's map without the four content delivery networks it links to by default."""
+
+    default_js: list[tuple[str, str]] = []  # noqa: RUF012  Folium's own interface
+    default_css: list[tuple[str, str]] = []  # noqa: RUF012
+
+
+class _Inline(Element):
+    """A style or script of our own. As a value, not as a template: CSS and JS are full of braces."""
+
+    _template = Template("<{{ this.tag }}>{{ this.code }}</{{ this.tag }}>")
+
+    def __init__(self, tag: str, code: str) -> None:
+        super().__init__()
+        self.tag, self.code = tag, code
+
+
+class _Land(Layer):
+    """Areas under the map, as a base layer."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}"
+        "var {{ this.get_name() }} = sdmLand({{ this._parent.get_name() }}, {{ this.shapes }});"
+        "{% endmacro %}"
+    )
+
+    def __init__(self, name: str, shapes: str) -> None:
+        super().__init__(name=name, overlay=False, show=True)
+        self._name = "Land"
+        self.shapes = shapes  # GeoJSON made of numbers by shapely: no foreign text in it
+
+
+class _Borders(Layer):
+    """Lines over the map."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}"
+        "var {{ this.get_name() }} = sdmBorders({{ this._parent.get_name() }}, {{ this.shapes }});"
+        "{% endmacro %}"
+    )
+
+    def __init__(self, name: str, shapes: str) -> None:
+        super().__init__(name=name, overlay=True, show=True)
+        self._name = "Borders"
+        self.shapes = shapes  # GeoJSON made of numbers by shapely: no foreign text in it
+
+
+class _Controls(MacroElement):
+    """Legend, opacity, links and the answer to a click."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}"
+        "sdmControls({{ this._parent.get_name() }}, {{ this.picture }}, {{ this.config }});"
+        "{% endmacro %}"
+    )
+
+    def __init__(self, config: dict[str, Any], picture: str) -> None:
+        super().__init__()
+        self._name = "Controls"
+        self.config, self.picture = script_value(config), picture
+
+
+def _named(element: Any, name: str) -> Any:
+    """Fixed names instead of Folium's random ones: the same map gives the same bytes."""
+    element._id = name
+    return element
+
+
+def _asset(name: str) -> str:
+    return (files("sdm.outputs") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _leaflet_js() -> str:
+    # Without its last comment, which makes developer tools look for a source map.
+    return re.sub(r"//# sourceMappingURL=.*", "", _asset("leaflet.js"))
+
+
+def _leaflet_css() -> str:
+    def inlined(match: re.Match[str]) -> str:
+        name = match[1]
+        if not name.startswith("layers"):
+            return "none"  # the marker icon: this page has no markers
+        picture = (files("sdm.outputs") / "assets" / name).read_bytes()
+        return f"url(data:image/png;base64,{base64.b64encode(picture).decode('ascii')})"
+
+    return re.sub(r"url\(images/([\w.-]+)\)", inlined, _asset("leaflet.css"))
+
+
+def _sealed(page: str) -> str:
+    """Allow the scripts that are in the page now, by their hashes, and nothing that anyone smuggles in."""
+    scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode('ascii')}'" for code in scripts
+    )
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
+        f"img-src data: {_OSM_HOST}; base-uri 'none'; form-action 'none'"
+    )
+    head = (
+        '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    )
+    return page.replace("<html>\n<head>", head, 1)

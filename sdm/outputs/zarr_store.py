@@ -1,0 +1,174 @@
+"""The map as a Zarr store: written tile by tile, read lazily.
+
+Zarr format 2, consolidated, with the CRS in three dialects - CF `grid_mapping` (xarray, rioxarray, odc-geo),
+`GeoTransform` in it (rioxarray) and `_CRS` (GDAL, QGIS) - because no single one is read by all.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+import zarr
+from odc.geo.geobox import GeoBox
+
+from sdm.errors import OutputError
+from sdm.outputs.atomic import disk_errors
+from sdm.outputs.metadata import MapMetadata, one_line
+
+GRID_MAPPING = "spatial_ref"
+
+
+def create(
+    path: Path,
+    geobox: GeoBox,
+    tile_shape: tuple[int, int],
+    metadata: MapMetadata,
+    dtype: npt.DTypeLike = "float32",
+) -> None:
+    """Make an empty store at `path`: every pixel of `geobox` not modelled, chunks of `tile_shape` (y, x).
+
+    Raises ValueError for a grid without CRS or rotated against it, OutputError if the disk refuses or
+    `path` exists.
+    """
+    if geobox.crs is None or not geobox.axis_aligned:
+        raise ValueError(f"a map needs a grid with a CRS and without rotation, not {geobox!r}")
+    chunks = tuple(min(int(tile), length) for tile, length in zip(tile_shape, geobox.shape, strict=True))
+    if min(chunks) < 1:
+        raise ValueError(f"tile_shape {tile_shape!r} must be positive")
+    if path.exists():
+        raise OutputError(f"{path} exists already.")
+    with disk_errors(path):
+        # The root's attributes first, the consolidated copy of all metadata last.
+        root = zarr.create_group(path, zarr_format=2, attributes=_root_attributes(metadata))
+        for name, (values, attributes) in _coordinates(geobox).items():
+            array = root.create_array(
+                name, shape=values.shape, chunks=values.shape, dtype=values.dtype, fill_value=None,
+                compressors=None, attributes={"_ARRAY_DIMENSIONS": [name], **attributes},
+            )  # fmt: skip
+            array[...] = values
+        reference = root.create_array(
+            GRID_MAPPING, shape=(), dtype="int64", fill_value=None, compressors=None,
+            attributes={"_ARRAY_DIMENSIONS": [], **_grid_mapping(geobox)},
+        )  # fmt: skip
+        reference[...] = 0
+        dtype = np.dtype(dtype)
+        root.create_array(
+            metadata.variable, shape=tuple(geobox.shape), chunks=chunks, dtype=dtype, fill_value=dtype.type("nan"),
+            compressors=_compressor(), attributes=_variable_attributes(geobox, metadata),
+        )  # fmt: skip
+        zarr.consolidate_metadata(path, zarr_format=2)
+
+
+def write_tile(path: Path, rows: slice, cols: slice, values: npt.ArrayLike, variable: str | None = None) -> None:
+    """Write `values` of shape (rows, cols) at pixel rows `rows` and columns `cols` of the store at `path`.
+
+    Whole chunks only: two workers that write parts of one chunk would lose one part. So both slices must
+    begin on a chunk boundary and end on one or at the edge of the map; ValueError otherwise. Safe to call
+    from many threads, processes and machines for different chunks. `variable` is found if not given.
+    """
+    with disk_errors(path):
+        array = zarr.open_array(path / (variable or _variable_of(path)), mode="r+", zarr_format=2)
+        for axis, part, length, chunk in zip("yx", (rows, cols), array.shape, array.chunks, strict=True):
+            if part.step not in (None, 1) or part.start is None or part.stop is None:
+                raise ValueError(f"{axis}: {part} must have a start, a stop and no step")
+            inside = 0 <= part.start < part.stop <= length
+            if not inside or part.start % chunk or (part.stop % chunk and part.stop != length):
+                raise ValueError(f"{axis}: pixels {part.start}:{part.stop} are not whole chunks of {chunk} in {length}")
+        values = np.asarray(values, dtype=array.dtype)
+        expected = (rows.stop - rows.start, cols.stop - cols.start)
+        if values.shape != expected:
+            raise ValueError(f"values have shape {values.shape}, the region has {expected}")
+        array[rows, cols] = values
+
+
+def open_map(path: Path, variable: str | None = None) -> xr.DataArray:
+    """Open the map at `path` lazily: DataArray (y, x), Dask chunks equal to the chunks on disk.
+
+    It has `.odc.geobox`, `.rio.crs`, nodata NaN and the attributes of the store. Raises OutputError if there
+    is no such map.
+    """
+    import odc.geo.xr
+    import rioxarray  # noqa: F401  the .odc and .rio accessors
+
+    path = Path(path)
+    name = variable or _variable_of(path)
+    try:
+        dataset = xr.open_zarr(path, consolidated=True, decode_coords="all", chunks={})
+        return dataset[name]
+    except (OSError, KeyError, ValueError) as error:
+        raise OutputError(f"{path} is not a readable map: {error}") from error
+
+
+def _variable_of(path: Path) -> str:
+    """Name of the map's variable, from the root's attributes."""
+    try:
+        return json.loads((path / ".zattrs").read_text(encoding="utf-8"))["map_variable"]
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(f"{path} is not a map written by this program.") from error
+
+
+def _compressor() -> Any:
+    from numcodecs import Blosc
+
+    # Shuffled bytes of neighbouring floats compress well and fast; level 1 is near the best ratio here.
+    return Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE)
+
+
+def _coordinates(geobox: GeoBox) -> dict[str, tuple[npt.NDArray[np.float64], dict[str, Any]]]:
+    """Pixel-centre coordinates y and x in CRS units; longitudes run past 180 where the grid does."""
+    transform = geobox.affine
+    centres = {
+        "y": transform.f + transform.e * (np.arange(geobox.height) + 0.5),
+        "x": transform.c + transform.a * (np.arange(geobox.width) + 0.5),
+    }
+    described = {axis["axis"].lower(): axis for axis in geobox.crs.proj.cs_to_cf()}
+    return {name: (values, dict(described[name])) for name, values in centres.items()}
+
+
+def _grid_mapping(geobox: GeoBox) -> dict[str, Any]:
+    attributes = {key: _json_value(value) for key, value in geobox.crs.proj.to_cf().items()}
+    attributes["spatial_ref"] = attributes["crs_wkt"]
+    attributes["GeoTransform"] = " ".join(repr(float(number)) for number in geobox.affine.to_gdal())
+    return attributes
+
+
+def _variable_attributes(geobox: GeoBox, metadata: MapMetadata) -> dict[str, Any]:
+    # No _FillValue attribute: in Zarr 2 the fill value of the array is it, and NaN is not valid JSON.
+    return {
+        "_ARRAY_DIMENSIONS": ["y", "x"],
+        "_CRS": {"wkt": geobox.crs.proj.to_wkt()},
+        "grid_mapping": GRID_MAPPING,
+        "coordinates": GRID_MAPPING,
+        "long_name": one_line(metadata.quantity),
+        "units": one_line(metadata.unit),
+        # Not CF's `valid_range`: GDAL and others then mask what lies outside, silently.
+        "valid_min": float(metadata.valid_range[0]),
+        "valid_max": float(metadata.valid_range[1]),
+    }
+
+
+def _root_attributes(metadata: MapMetadata) -> dict[str, Any]:
+    attributes = {one_line(key): _text(value) for key, value in metadata.tags.items()}
+    return attributes | {
+        "Conventions": "CF-1.8",
+        "title": _text(metadata.title),
+        "summary": _text(metadata.description),
+        "attribution": [_text(line) for line in metadata.attribution],
+        "map_variable": metadata.variable,
+    }
+
+
+def _text(text: str) -> str:
+    """Any text JSON and UTF-8 can hold; unlike elsewhere, line breaks are fine here."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _json_value(value: Any) -> Any:
+    """CF parameters are numbers, texts and lists of them; infinities (inverse flattening) are not JSON."""
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else str(value)

@@ -1,0 +1,35 @@
+"""From embeddings to a score: normalise, sum, cosine, probability. Pure functions on tensors.
+
+TaxaBind (arXiv 2411.00683, section 3) combines modalities by adding their L2-normalised
+embeddings; the score of a species is the cosine between that sum and the species embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def normalise(x: Tensor) -> Tensor:
+    """L2-normalise the last axis: (..., dim) -> (..., dim)."""
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+def combine(embeddings: Sequence[Tensor]) -> Tensor:
+    """Normalised sum of the normalised embeddings of several modalities: each (..., dim) -> (..., dim)."""
+    total = normalise(embeddings[0])
+    for embedding in embeddings[1:]:
+        total = total + normalise(embedding)
+    return normalise(total)
+
+
+def cosine(places: Tensor, species: Tensor) -> Tensor:
+    """Cosine of unit vectors: (N, dim), (S, dim) -> (N, S)."""
+    return places @ species.T
+
+
+def probability(cos: Tensor, scale: float, bias: float) -> Tensor:
+    """`sigmoid(scale * cos + bias)`: the calibrated probability, same shape as `cos`."""
+    return torch.sigmoid(cos * scale + bias)

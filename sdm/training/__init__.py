@@ -1,0 +1,1 @@
+"""Training: from range data and layers to a model folder, by a recipe."""

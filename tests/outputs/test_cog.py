@@ -1,0 +1,159 @@
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from rasterio.windows import Window
+from rio_cogeo.cogeo import cog_validate
+
+from sdm.errors import OutputError
+from sdm.outputs import cog, zarr_store
+
+from .conftest import GRIDS, field
+
+
+def test_round_trip(grid, store, tmp_path, metadata):
+    zarr, values = store(grid)
+    path = tmp_path / "map.tif"
+    summary = cog.write_cog(path, zarr_store.open_map(zarr), grid, metadata)
+    assert cog_validate(path)[0]
+    with rasterio.open(path) as file:
+        assert file.crs.to_epsg() == grid.crs.epsg and file.transform.almost_equals(grid.affine)
+        assert np.isnan(file.nodata) and file.dtypes == ("float32",)
+        np.testing.assert_array_equal(file.read(1), values)
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert file.tags(ns="IMAGE_STRUCTURE")["PREDICTOR"] == "3"
+        assert file.descriptions == (metadata.quantity,) and file.units == ("1",)
+        assert file.colorinterp[0].name == "gray"
+        tags, band = file.tags(), file.tags(1)
+    assert tags["AREA_OR_POINT"] == "Area" and tags["tag_AREA_OR_POINT"] == "Point"
+    assert tags["species"] == "Ursus arctos" and tags["odd_key__"] == "a b"
+    assert tags["TIFFTAG_IMAGEDESCRIPTION"].endswith("A test. Second line.")
+    valid = values[~np.isnan(values)].astype(np.float64)
+    assert float(band["STATISTICS_MINIMUM"]) == valid.min() and float(band["STATISTICS_MAXIMUM"]) == valid.max()
+    assert float(band["STATISTICS_MEAN"]) == pytest.approx(valid.mean(), rel=1e-12) == summary.mean
+    assert float(band["STATISTICS_STDDEV"]) == pytest.approx(valid.std(), rel=1e-10)
+    assert summary.nodata_count == np.count_nonzero(np.isnan(values))
+    assert [item.name for item in tmp_path.iterdir() if item.suffix != ".zarr"] == ["map.tif"]
+
+
+def test_overviews_average_what_is_modelled(tmp_path, metadata):
+    grid = GeoBox((2048, 1024), Affine(0.01, 0, 0, 0, -0.01, 60), "EPSG:4326")
+    values = np.random.default_rng(0).random(grid.shape, dtype=np.float32)
+    values[:300, :300] = np.nan
+    values[301, 100:200:2] = np.nan
+    cog.write_cog(tmp_path / "map.tif", values, grid, metadata)
+    with rasterio.open(tmp_path / "map.tif", overview_level=0) as overview:
+        found = overview.read(1)
+    squares = values.reshape(1024, 2, 512, 2)
+    with np.errstate(invalid="ignore"), pytest.warns(RuntimeWarning, match="empty slice"):
+        expected = np.nanmean(squares, axis=(1, 3))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.isnan(found[:150, :150]).all() and not np.isnan(found[151:]).any()
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0, 1.0, 0.3])
+def test_constant_maps(tmp_path, metadata, value):
+    grid = GRIDS["geographic"]
+    values = np.full(grid.shape, value, np.float32)
+    summary = cog.write_cog(tmp_path / "map.tif", values, grid, metadata)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        np.testing.assert_array_equal(file.read(1), values)
+        assert ("STATISTICS_MINIMUM" in file.tags(1)) == (not np.isnan(value))
+    assert summary.count == (0 if np.isnan(value) else values.size)
+
+
+def test_one_pixel(tmp_path, metadata):
+    grid = GeoBox((1, 1), Affine(1, 0, 0, 0, -1, 3), "EPSG:4326")
+    cog.write_cog(tmp_path / "map.tif", np.array([[0.25]], np.float32), grid, metadata)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert file.read(1) == 0.25
+
+
+def test_lazy_source_with_ragged_chunks(tmp_path, metadata):
+    grid = GRIDS["geographic"]
+    values = field(grid)
+    source = xr.DataArray(values, dims=("y", "x")).chunk({"y": (100, 7, 513), "x": (699, 1)})
+    cog.write_cog(tmp_path / "map.tif", source, grid, metadata)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        np.testing.assert_array_equal(file.read(1), values)
+
+
+def test_wrong_shape(tmp_path, metadata):
+    with pytest.raises(ValueError, match="does not fit"):
+        cog.write_cog(tmp_path / "map.tif", np.zeros((3, 3)), GRIDS["alaska"], metadata)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "pixels"])
+def test_damaged_file_is_noticed_and_removed(tmp_path, metadata, monkeypatch, damage):
+    import rasterio.shutil
+
+    grid = GRIDS["geographic"]
+    (tmp_path / "map.tif").write_text("old")
+    real = rasterio.shutil.copy
+
+    def damaging(source, target, **options):
+        if damage == "pixels":
+            with rasterio.open(source, "r+") as file:
+                file.write(np.full((1, 1), 0.123, np.float32), 1, window=Window(0, 0, 1, 1))
+        real(source, target, **options)
+        content = bytearray(target.read_bytes())
+        if damage == "cut":
+            content = content[: len(content) // 5]
+        elif damage == "flip":
+            middle = len(content) // 2
+            content[middle : middle + 400] = bytes(400)
+        target.write_bytes(content)
+
+    monkeypatch.setattr(rasterio.shutil, "copy", damaging)
+    with pytest.raises(OutputError, match=r"map\.tif"):
+        cog.write_cog(tmp_path / "map.tif", field(grid), grid, metadata)
+    assert [path.name for path in tmp_path.iterdir()] == ["map.tif"]
+    assert (tmp_path / "map.tif").read_text() == "old"
+
+
+def test_overviews_that_do_not_average_are_noticed(tmp_path, metadata, monkeypatch):
+    import rasterio.shutil
+
+    real = rasterio.shutil.copy
+    monkeypatch.setattr(
+        rasterio.shutil, "copy", lambda *names, **options: real(*names, **options | {"OVERVIEW_RESAMPLING": "LANCZOS"})
+    )
+    grid = GRIDS["geographic"]
+    step = np.zeros(grid.shape, np.float32)
+    step[:, 301:] = 1  # Lanczos overshoots at the edge
+    with pytest.raises(OutputError, match="overview"):
+        cog.write_cog(tmp_path / "map.tif", step, grid, metadata)
+
+
+@pytest.mark.slow
+def test_memory_stays_bounded(tmp_path):
+    script = textwrap.dedent("""
+        import resource, sys
+        from pathlib import Path
+        import dask.array as da, numpy as np, xarray as xr
+        from affine import Affine
+        from odc.geo.geobox import GeoBox
+        from sdm.outputs.cog import write_cog
+        from sdm.outputs.metadata import MapMetadata
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        def grid(n):
+            return GeoBox((n, n), Affine(40 / n, 0, 0, 0, -40 / n, 60), "EPSG:4326")
+        write_cog(Path(sys.argv[1]), np.zeros((600, 600), "f4"), grid(600), MapMetadata("t", "q"))
+        before = peak()
+        n = 8192
+        rows = da.arange(n, chunks=512, dtype="f4") / n
+        source = xr.DataArray(rows[:, None] * rows[None, :], dims=("y", "x"))
+        write_cog(Path(sys.argv[1]), source, grid(n), MapMetadata("t", "q"))
+        print(peak() - before)
+    """)
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "map.tif")], capture_output=True, text=True, check=True
+    )
+    assert int(run.stdout) < 220  # MB; the map itself has 256 MB

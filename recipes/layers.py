@@ -535,7 +535,7 @@ def make_countries(cache: Path, out: Path) -> None:
     countries = countries.rename(columns={"id": "iso_n3"})[["iso_n3", "name", "geometry"]]
     countries["geometry"] = [flatten(shape) for shape in countries.geometry]
     with new_file(out / "countries.fgb") as partial:
-        countries.to_file(partial, driver="FlatGeobuf", SPATIAL_INDEX="YES")
+        countries.to_file(partial, driver="FlatGeobuf", layer="countries", SPATIAL_INDEX="YES")
 
 
 def flatten(shape: shapely.Geometry) -> shapely.MultiPolygon:

@@ -46,6 +46,8 @@ class Plan:
     """(S, dim) float32 unit vectors."""
     masks: tuple[str, ...]
     """Per species: "land", "sea" or "none"."""
+    extents: tuple[tuple[float, float, float, float] | None, ...] = ()
+    """Per species: (west, south, east, north) outside which nothing is known of it, or None."""
     device: str = "cpu"
     environment: tuple[str, ...] = ()
     satellite: str | None = None
@@ -105,7 +107,12 @@ def _shown(plan: Plan, tile: Tile, lon: np.ndarray, lat: np.ndarray) -> np.ndarr
     if not common.any():
         return np.zeros((len(plan.masks), *common.shape), dtype=bool)
     by_kind = {kind: common & _land_mask().keep(kind, lon, lat) for kind in set(plan.masks)}
-    return np.stack([by_kind[kind] for kind in plan.masks])
+    shown = np.stack([by_kind[kind] for kind in plan.masks])
+    for k, extent in enumerate(plan.extents):
+        if extent is not None:
+            west, south, east, north = extent
+            shown[k] &= (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
+    return shown
 
 
 def _logits_on_lattice(plan: Plan, tile: Tile, needed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

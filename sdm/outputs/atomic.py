@@ -93,7 +93,7 @@ def _check_target(path: Path, overwrite: bool) -> None:
             raise OutputError(f"{path} is not a folder, so it cannot be replaced by a Zarr store; remove it.")
         markers = (".zgroup", ".zarray", ".zmetadata", "zarr.json")
         if not any((path / marker).is_file() for marker in markers) and any(path.iterdir()):
-            raise OutputError(f"{path} is a folder but not a Zarr store; it is not replaced, remove it yourself.")
+            raise OutputError(f"{path} is a folder but not a Zarr store; remove it yourself.")
     elif not stat.S_ISREG(mode):
         raise OutputError(f"{path} is not a regular file, so it cannot be replaced; remove it.")
 

@@ -49,7 +49,7 @@ def _in_window(shapes: npt.NDArray, window: Window) -> npt.NDArray:
     for turn in (-360.0, 0.0, 360.0):
         left, bottom, right, top = shapely.bounds(shapes).T + np.array([[turn], [0.0], [turn], [0.0]])
         near = np.flatnonzero((right > west) & (left < east) & (top > south) & (bottom < north))
-        moved = shapely.transform(shapes[near], lambda points, turn=turn: points + (turn, 0.0))
+        moved = shapely.transform(shapes[near], lambda points, turn=turn: points + np.array([turn, 0.0]))
         for index, piece in zip(near, shapely.clip_by_rect(moved, west, south, east, north), strict=True):
             inside.setdefault(int(index), []).append(piece)
     whole = [found[0] if len(found) == 1 else shapely.union_all(found) for found in inside.values()]

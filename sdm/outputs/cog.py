@@ -48,7 +48,7 @@ def write_cog(path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata)
     from rasterio.shutil import copy
 
     if tuple(source.shape) != tuple(geobox.shape):
-        raise ValueError(f"map of shape {tuple(source.shape)} does not fit grid of shape {tuple(geobox.shape)}")
+        raise ValueError(f"map of shape {tuple(source.shape)} does not fit grid {tuple(geobox.shape)}")
     unique = uuid.uuid4().hex[:8]
     staged, finished = (path.with_name(f".{path.name}.{unique}.{part}.tif") for part in ("plain", "cog"))
     try:
@@ -70,7 +70,9 @@ def write_cog(path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata)
     return summary
 
 
-def _write_plain(path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata) -> tuple[Summary, _Checks]:
+def _write_plain(
+    path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata
+) -> tuple[Summary, _Checks]:
     import rasterio
     from rasterio.enums import ColorInterp
     from rasterio.windows import Window
@@ -102,9 +104,10 @@ def _tags(metadata: MapMetadata, summary: Summary) -> dict[str, str]:
         # GDAL keeps tags as KEY=VALUE lines, and gives some keys a meaning of their own.
         safe = re.sub(r"[^A-Za-z0-9_.-]", "_", key) or "_"
         tags[f"tag_{safe}" if _RESERVED.fullmatch(safe) else safe] = one_line(value)
+    texts = (metadata.title, metadata.quantity, metadata.description)
     tags |= {
         "AREA_OR_POINT": "Area",
-        "TIFFTAG_IMAGEDESCRIPTION": one_line(f"{metadata.title}. {metadata.quantity}. {metadata.description}"),
+        "TIFFTAG_IMAGEDESCRIPTION": one_line(". ".join(filter(None, texts))),
         "not_modelled": "NaN",
         "modelled_pixels": str(summary.count),
         "modelled_area_km2": f"{summary.modelled_area_km2:.6g}",
@@ -147,7 +150,7 @@ def _verify(path: Path, name: str, geobox: GeoBox, summary: Summary, checks: _Ch
             raise OutputError(f"{name} failed its check: grid or nodata differ after writing.")
         for window, check in checks.items():
             if zlib.crc32(np.ascontiguousarray(file.read(1, window=Window(*window)))) != check:
-                raise OutputError(f"{name} failed its check: pixels differ after writing, at {Window(*window)}.")
+                raise OutputError(f"{name} failed its check: pixels differ at {Window(*window)}.")
         levels = len(file.overviews(1))
     for level in range(levels):
         with rasterio.open(path, overview_level=level) as overview:

@@ -22,7 +22,8 @@ def html_text(text: object) -> str:
 def script_value(value: Any) -> str:
     """A JSON-like value as a JavaScript literal that no HTML parser and no template can leave."""
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{script_value(str(key))}:{script_value(item)}" for key, item in value.items()) + "}"
+        pairs = (f"{script_value(str(key))}:{script_value(item)}" for key, item in value.items())
+        return "{" + ",".join(pairs) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(script_value(item) for item in value) + "]"
     text = json.dumps(value, ensure_ascii=True, allow_nan=False)

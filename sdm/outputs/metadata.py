@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
 
@@ -67,5 +68,4 @@ def _rebuild(*fields: object) -> MapMetadata:
 def one_line(text: object) -> str:
     """Text without line breaks, control characters or lone surrogates, fit for any UTF-8 medium."""
     valid = str(text).encode("utf-8", "replace").decode("utf-8")
-    printable = "".join(" " if character < " " or "\x7f" <= character < "\xa0" else character for character in valid)
-    return " ".join(printable.split())
+    return " ".join(_CONTROL.sub(" ", valid).split())

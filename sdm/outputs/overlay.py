@@ -116,10 +116,8 @@ def _mercator_crs(centre: float) -> str:
 def _scale(grid: GeoBox, width: float, height: float, max_size: int) -> float:
     """Output pixels per Mercator metre: about one per source pixel, a whole multiple for small maps."""
     # Columns of a geographic grid stay columns, so they are matched; any other grid keeps its diagonal.
-    if grid.crs.geographic:
-        scale = grid.width / width
-    else:
-        scale = math.hypot(*grid.shape) / math.hypot(width, height)
+    diagonal = math.hypot(*grid.shape) / math.hypot(width, height)
+    scale = grid.width / width if grid.crs.geographic else diagonal
     scale *= math.ceil(_MIN_SIZE / max(width * scale, height * scale))
     return min(scale, max_size / max(width, height))
 

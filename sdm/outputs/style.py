@@ -49,7 +49,8 @@ def write_qml(path: Path, metadata: MapMetadata, opacity: float = 1.0) -> None:
         for fraction, colour in zip(fractions, colours(fractions), strict=True)
     )
     first, *between, last = colours(np.linspace(0, 1, len(RAMP)))
-    stops = ":".join(f"{(index + 1) / (len(RAMP) - 1):.6g};{_rgba(colour)}" for index, colour in enumerate(between))
+    places = np.linspace(0, 1, len(RAMP))[1:-1]
+    stops = ":".join(f"{at:.6g};{_rgba(colour)}" for at, colour in zip(places, between, strict=True))
     text = f"""<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
 <qgis version="3.22" styleCategories="AllStyleCategories" maxScale="0" minScale="1e+08" hasScaleBasedVisibilityFlag="0">
   <pipe>

@@ -67,7 +67,9 @@ def write_html(
 def _page(
     overlay: Overlay | None, metadata: MapMetadata, countries: "GeoDataFrame | None", links: Mapping[str, str]
 ) -> str:
-    bounds = (overlay.west, overlay.south, overlay.east, overlay.north) if overlay else (-180.0, -60.0, 180.0, 75.0)
+    bounds = (-180.0, -60.0, 180.0, 75.0)
+    if overlay is not None:
+        bounds = (overlay.west, overlay.south, overlay.east, overlay.north)
     window, extent = _window(bounds)
     shapes = land_and_borders(countries, window, extent) if countries is not None else None
 
@@ -96,15 +98,15 @@ def _page(
     if overlay is not None:
         picture = _named(
             folium.raster_layers.ImageOverlay(
-                image=overlay.png_url(), bounds=[[overlay.south, overlay.west], [overlay.north, overlay.east]],
+                image=overlay.png_url(),
+                bounds=[[overlay.south, overlay.west], [overlay.north, overlay.east]],
                 name=html_text(metadata.title), pixelated=False, opacity=0.85, zindex=1,
-                alt=one_line(metadata.quantity),
+                # The text of an <img> that Leaflet makes; on its way it is a string in a script.
+                alt=html_text(metadata.quantity),
                 attribution="<br>".join(html_text(line) for line in metadata.attribution),
             ),
             "map",
         ).add_to(figure_map)  # fmt: skip
-        # An <img> attribute in the page; its text goes through JSON, which alone does not stop </script>.
-        picture.options["alt"] = html_text(metadata.quantity)
     if shapes:
         _named(_Borders("Coasts and borders", shapes[1]), "borders").add_to(figure_map)
     _named(folium.LayerControl(position="topright"), "layers").add_to(figure_map)
@@ -243,9 +245,8 @@ def _leaflet_css() -> str:
 def _sealed(page: str) -> str:
     """Allow the scripts that are in the page now, by their hashes, and nothing that anyone smuggles in."""
     scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode('ascii')}'" for code in scripts
-    )
+    digests = (base64.b64encode(hashlib.sha256(code.encode()).digest()).decode("ascii") for code in scripts)
+    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
         f"img-src data: {_OSM_HOST}; base-uri 'none'; form-action 'none'"

@@ -57,13 +57,16 @@ def create(
         reference[...] = 0
         dtype = np.dtype(dtype)
         root.create_array(
-            metadata.variable, shape=tuple(geobox.shape), chunks=chunks, dtype=dtype, fill_value=dtype.type("nan"),
-            compressors=_compressor(), attributes=_variable_attributes(geobox, metadata),
+            metadata.variable, shape=tuple(geobox.shape), chunks=chunks, dtype=dtype,
+            fill_value=dtype.type("nan"), compressors=_compressor(),
+            attributes=_variable_attributes(geobox, metadata),
         )  # fmt: skip
         zarr.consolidate_metadata(path, zarr_format=2)
 
 
-def write_tile(path: Path, rows: slice, cols: slice, values: npt.ArrayLike, variable: str | None = None) -> None:
+def write_tile(
+    path: Path, rows: slice, cols: slice, values: npt.ArrayLike, variable: str | None = None
+) -> None:
     """Write `values` of shape (rows, cols) at pixel rows `rows` and columns `cols` of the store at `path`.
 
     Whole chunks only: two workers that write parts of one chunk would lose one part. So both slices must
@@ -77,7 +80,8 @@ def write_tile(path: Path, rows: slice, cols: slice, values: npt.ArrayLike, vari
                 raise ValueError(f"{axis}: {part} must have a start, a stop and no step")
             inside = 0 <= part.start < part.stop <= length
             if not inside or part.start % chunk or (part.stop % chunk and part.stop != length):
-                raise ValueError(f"{axis}: pixels {part.start}:{part.stop} are not whole chunks of {chunk} in {length}")
+                region = f"{part.start}:{part.stop}"
+                raise ValueError(f"{axis}: pixels {region} are not whole chunks of {chunk} in {length}")
         values = np.asarray(values, dtype=array.dtype)
         expected = (rows.stop - rows.start, cols.stop - cols.start)
         if values.shape != expected:
@@ -91,8 +95,8 @@ def open_map(path: Path, variable: str | None = None) -> xr.DataArray:
     It has `.odc.geobox`, `.rio.crs`, nodata NaN and the attributes of the store. Raises OutputError if there
     is no such map.
     """
-    import odc.geo.xr
-    import rioxarray  # noqa: F401  the .odc and .rio accessors
+    import odc.geo.xr  # noqa: F401  the .odc accessor
+    import rioxarray  # noqa: F401  the .rio accessor
 
     path = Path(path)
     name = variable or _variable_of(path)

@@ -12,7 +12,10 @@ GRIDS = {
     "mercator": GeoBox((540, 560), Affine(2000, 0, 600_000, 0, -2000, 8_500_000), "EPSG:3857"),
 }
 
-HOSTILE = "Ursus <img src=x onerror=\"window.hacked=1\"> </script><script>window.hacked=1</script> ${window.hacked=1} `{{7*7}}` {% raw %} '\"&\u2028\x00"
+HOSTILE = (
+    'Ursus <img src=x onerror="window.hacked=1"> </script><script>window.hacked=1</script> '
+    "${window.hacked=1} `{{7*7}}` {% raw %} {# '\"&\u2028\x00"
+)
 
 
 @pytest.fixture(params=GRIDS)

@@ -235,14 +235,19 @@ def test_abandoned_staging_without_lock_goes_when_old(tmp_path):
 def test_disk_errors_are_plain_sentences(tmp_path):
     with pytest.raises(OutputError, match="No space left"), disk_errors(tmp_path / "a.tif"):
         raise OSError(errno.ENOSPC, "no")
-    with pytest.raises(OutputError, match=r"a\.tif could not be written: .*denied"), disk_errors(tmp_path / "a.tif"):
+    with (
+        pytest.raises(OutputError, match=r"a\.tif could not be written: .*denied"),
+        disk_errors(tmp_path / "a.tif"),
+    ):
         raise PermissionError(errno.EACCES, "denied")
     with pytest.raises(ZeroDivisionError), disk_errors(tmp_path / "a.tif"):
         raise ZeroDivisionError
 
 
 def tiny_disk(folder):
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True
+    )
     return made.returncode == 0
 
 
@@ -287,7 +292,10 @@ def test_full_disk(tmp_path, what, how):
     try:
         limit = "0" if how == "tmpfs" else "2000000"
         run = subprocess.run(
-            [sys.executable, "-c", FULL, str(tmp_path), what, limit], capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", FULL, str(tmp_path), what, limit],
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         assert run.returncode == 6, run.stdout + run.stderr
         assert "No space left" in run.stdout or (how == "rlimit" and "could not be written" in run.stdout)

@@ -35,7 +35,9 @@ def test_round_trip(grid, store, tmp_path, metadata):
     assert tags["species"] == "Ursus arctos" and tags["odd_key__"] == "a b"
     assert tags["TIFFTAG_IMAGEDESCRIPTION"].endswith("A test. Second line.")
     valid = values[~np.isnan(values)].astype(np.float64)
-    assert float(band["STATISTICS_MINIMUM"]) == valid.min() and float(band["STATISTICS_MAXIMUM"]) == valid.max()
+    assert (
+        float(band["STATISTICS_MINIMUM"]) == valid.min() and float(band["STATISTICS_MAXIMUM"]) == valid.max()
+    )
     assert float(band["STATISTICS_MEAN"]) == pytest.approx(valid.mean(), rel=1e-12) == summary.mean
     assert float(band["STATISTICS_STDDEV"]) == pytest.approx(valid.std(), rel=1e-10)
     assert summary.nodata_count == np.count_nonzero(np.isnan(values))
@@ -122,7 +124,9 @@ def test_overviews_that_do_not_average_are_noticed(tmp_path, metadata, monkeypat
 
     real = rasterio.shutil.copy
     monkeypatch.setattr(
-        rasterio.shutil, "copy", lambda *names, **options: real(*names, **options | {"OVERVIEW_RESAMPLING": "LANCZOS"})
+        rasterio.shutil,
+        "copy",
+        lambda *names, **options: real(*names, **options | {"OVERVIEW_RESAMPLING": "LANCZOS"}),
     )
     grid = GRIDS["geographic"]
     step = np.zeros(grid.shape, np.float32)

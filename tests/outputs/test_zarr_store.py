@@ -64,7 +64,7 @@ def test_old_gdal_reads_it(grid, store):
 )  # fmt: skip
 def test_unaligned_regions_are_refused(store, rows, cols):
     path, values = store(GRIDS["geographic"])
-    with pytest.raises(ValueError, match="[yx]: "):
+    with pytest.raises(ValueError, match=r"[yx]: "):
         zarr_store.write_tile(path, rows, cols, np.zeros((256, 256), np.float32))
     np.testing.assert_array_equal(zarr_store.open_map(path).values, values)
 

@@ -1,0 +1,43 @@
+"""Land or sea: which mask suits a taxon when the user leaves the choice to us.
+
+The share of range cells at sea does not tell: on 96 km cells a fox of a small island looks marine
+and a coastal porpoise half terrestrial. Families do.
+"""
+
+from __future__ import annotations
+
+from sdm.names import Taxon
+
+SEA_FAMILIES = frozenset(
+    "Balaenidae Balaenopteridae Neobalaenidae Cetotheriidae Eschrichtiidae Delphinidae Monodontidae Phocoenidae "
+    "Physeteridae Kogiidae Ziphiidae Dugongidae".split()
+)
+"""Never on land."""
+
+BOTH_FAMILIES = frozenset(
+    "Phocidae Otariidae Odobenidae Trichechidae Iniidae Lipotidae Platanistidae Pontoporiidae".split()
+)
+"""Seals haul out; manatees and river dolphins live in rivers, which a land mask counts as land."""
+
+BOTH_SPECIES = frozenset(
+    (
+        "Ursus maritimus",
+        "Enhydra lutris",
+        "Lontra felina",
+        "Sotalia fluviatilis",
+        "Orcaella brevirostris",
+        "Neophocaena phocaenoides",
+        "Neophocaena asiaeorientalis",
+        "Sousa teuszii",
+    )
+)
+"""Species whose habitat differs from their family's."""
+
+
+def mask_for(taxon: Taxon) -> str:
+    """ "land", "sea" or "none" (no mask) for a taxon of any rank."""
+    if taxon.name in BOTH_SPECIES or taxon.family in BOTH_FAMILIES:
+        return "none"
+    if taxon.family in SEA_FAMILIES:
+        return "sea"
+    return "land"

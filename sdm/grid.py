@@ -33,6 +33,10 @@ DEFAULT_PIXELS = 1_100_000
 """The default resolution is the finest round number that keeps a map at or below this many pixels."""
 FINEST_DEFAULT_DEGREES = 0.01
 FINEST_DEFAULT_METRES = 1000.0
+LARGEST_MAP_METRES = 1.2e8
+"""Three times round the Earth; a projected area larger than this has run off to infinity at a pole."""
+LARGEST_STEP_METRES = 1.0e7
+"""A projected outline that leaps this far between two near points has been torn apart."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,13 @@ class BBox:
     def __post_init__(self) -> None:
         names = ("west", "south", "east", "north")
         for name in names:
-            value = float(getattr(self, name))
+            given = getattr(self, name)
+            try:
+                value = float(given)
+            except (TypeError, ValueError):
+                raise BoxError(
+                    f"bbox {name} {str(given)[:40]!r} is not a number; give WEST SOUTH EAST NORTH in degrees."
+                ) from None
             if not math.isfinite(value):
                 raise BoxError(f"bbox {name} is {value}; give WEST SOUTH EAST NORTH as finite degrees.")
             object.__setattr__(self, name, value)
@@ -73,7 +83,7 @@ class BBox:
                 f"bbox south {self.south:g} is greater than north {self.north:g}; "
                 "the order is WEST SOUTH EAST NORTH."
             )
-        if self.south == self.north or self.west == self.east:
+        if self.south == self.north or self.width == 0.0:
             raise BoxError(f"bbox {self} encloses no area; west and east, south and north must differ.")
 
     @property
@@ -121,6 +131,8 @@ class Region:
     @classmethod
     def from_geometry(cls, geometry: shapely.Geometry, source: str = "geometry") -> Region:
         """Check and repair a WGS84 geometry, (lon, lat); raises BoxError if it holds no polygon."""
+        if not np.isfinite(shapely.get_coordinates(geometry)).all():
+            raise BoxError(f"region {source} has coordinates that are not finite numbers.")
         if not shapely.is_valid(geometry):
             geometry = shapely.make_valid(geometry)
         parts = [g for g in shapely.get_parts(geometry, return_index=False) if shapely.area(g) > 0]
@@ -129,8 +141,11 @@ class Region:
             raise BoxError(f"region {source} holds no polygon with an area; give polygons to map inside.")
         geometry = shapely.union_all(flat)
         west, south, east, north = geometry.bounds
-        if not all(map(math.isfinite, (west, south, east, north))) or south < -90.001 or north > 90.001:
-            raise BoxError(f"region {source} has coordinates outside the globe ({south:g}..{north:g} latitude).")
+        if south < -90.001 or north > 90.001 or west < -360.0 or east > 360.0 or east - west > 360.001:
+            raise BoxError(
+                f"region {source} has coordinates outside the globe (longitude {west:g}..{east:g}, latitude "
+                f"{south:g}..{north:g}); its CRS is probably not the one it names."
+            )
         if east - west > 180.0:
             # Polygons cut at 180 (Alaska, Fiji, Russia) span the whole globe in plain degrees;
             # moving the western half by 360 keeps them together.
@@ -139,6 +154,9 @@ class Region:
             )
             if shifted.bounds[2] - shifted.bounds[0] < east - west:
                 geometry = shifted
+        turn = math.floor((geometry.bounds[0] + 180.0) / 360.0)
+        if turn:  # longitudes 190..230 are -170..-130
+            geometry = shapely.transform(geometry, lambda xy: xy - [360.0 * turn, 0.0])
         return cls(geometry, source)
 
     @classmethod
@@ -199,8 +217,8 @@ class Grid:
     """What was asked for: (west, south, east, north), degrees, east unwrapped."""
 
     def __post_init__(self) -> None:
-        if not 16 <= self.tile_size <= 8192:
-            raise RequestError(f"tile size {self.tile_size} is outside 16..8192 pixels.")
+        if not isinstance(self.tile_size, int) or not 16 <= self.tile_size <= 8192:
+            raise RequestError(f"tile size {self.tile_size} is not a whole number in 16..8192 pixels.")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -272,9 +290,30 @@ class Grid:
             lon, lat = transformer(self.crs, WGS84).transform(x, y)
         lon, lat = np.array(lon, dtype=np.float64), np.array(lat, dtype=np.float64)
         off = ~(np.isfinite(lon) & np.isfinite(lat)) | (np.abs(lat) > 90.0)
+        if not self.is_geographic:
+            off |= self._beyond_the_map(x, y, lon, lat)
         lon[off] = np.nan
         lat[off] = np.nan
         return wrap_longitude(lon), lat
+
+    def _beyond_the_map(self, x: np.ndarray, y: np.ndarray, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """Boolean: the position does not project back to where it came from.
+
+        Outside its outline a world map (Equal Earth, for one) may still be given coordinates, and the
+        globe would be painted twice. What lies outside reaches the rim of any block of pixels, so
+        the rim decides whether the whole block must be looked at.
+        """
+        forward, tolerance = transformer(WGS84, self.crs), 0.01 * self.resolution
+
+        def astray(part) -> np.ndarray:
+            back_x, back_y = forward.transform(lon[part], lat[part])
+            with np.errstate(invalid="ignore"):
+                return ~((np.abs(back_x - x[part]) <= tolerance) & (np.abs(back_y - y[part]) <= tolerance))
+
+        rim = (np.s_[[0, -1], :], np.s_[:, [0, -1]])
+        if any(astray(part).any() for part in rim):
+            return astray(np.s_[:, :])
+        return np.zeros(x.shape, dtype=bool)
 
     def inside_region(self, tile: Tile) -> np.ndarray | None:
         """Boolean (rows, columns): pixel centre in the region; None when there is no region.
@@ -311,9 +350,9 @@ def wrap_longitude(lon: np.ndarray) -> np.ndarray:
 
 
 def parse_crs(crs: str | int) -> str:
-    """A CRS string checked to be a two-dimensional map or geographic CRS.
+    """A CRS string checked to be a map projection or a geographic CRS in degrees; heights are dropped.
 
-    Raises RequestError when PROJ does not know it or it is geocentric or vertical.
+    Raises RequestError when PROJ does not know it or it is geocentric, vertical, rotated or in grads.
     """
     try:
         parsed = pyproj.CRS.from_user_input(crs)
@@ -323,6 +362,10 @@ def parse_crs(crs: str | int) -> str:
         ) from error
     if not (parsed.is_geographic or parsed.is_projected) or len(parsed.axis_info) < 2:
         raise RequestError(f"CRS {parsed.name!r} is neither geographic nor projected; a map needs one of them.")
+    if len(parsed.axis_info) > 2:
+        parsed = parsed.to_2d()
+    if parsed.is_geographic and (parsed.is_derived or parsed.axis_info[0].unit_name != "degree"):
+        raise RequestError(f"CRS {parsed.name!r} is not in degrees of longitude and latitude; choose another.")
     epsg = parsed.to_epsg()
     return f"EPSG:{epsg}" if epsg else parsed.to_wkt()
 
@@ -347,17 +390,24 @@ def make_grid(
     if (bbox is None) == (region is None):
         raise RequestError("give either a bbox (WEST SOUTH EAST NORTH) or a region, and not both.")
     if bbox is not None and not isinstance(bbox, BBox):
+        if len(tuple(bbox)) != 4:
+            raise BoxError(f"bbox has {len(tuple(bbox))} numbers; give four: WEST SOUTH EAST NORTH in degrees.")
         bbox = BBox(*bbox)
     crs = parse_crs(crs)
     outline = bbox.polygon() if bbox is not None else region.geometry
     asked = outline.bounds
-    west, south, east, north = asked if crs == WGS84 else _project(outline, crs).bounds
+    # A box right round the globe fills a world map, wherever that map is cut open.
+    whole_turn = bbox is not None and bbox.width > 359.99
+    west, south, east, north = asked if crs == WGS84 else _project(outline, crs, whole_turn).bounds
     if not all(map(math.isfinite, (west, south, east, north))) or not (east > west and north > south):
         raise BoxError(f"the box {asked} cannot be drawn in {_crs_label(crs)}; choose a CRS made for that area.")
     info = pyproj.CRS.from_user_input(crs)
     if resolution is None:
         resolution = default_resolution(east - west, north - south, info)
-    resolution = float(resolution)
+    try:
+        resolution = float(resolution)
+    except (TypeError, ValueError):
+        raise RequestError(f"resolution {str(resolution)[:40]!r} is not a number.") from None
     if not math.isfinite(resolution) or resolution <= 0:
         raise RequestError(f"resolution {resolution:g} must be a positive number in units of {_crs_label(crs)}.")
     extent = max(east - west, north - south)
@@ -410,16 +460,24 @@ def _clean(value: float, step: float) -> float:
     return round(value, digits)
 
 
-def _project(geometry: shapely.Geometry, crs: str) -> shapely.Geometry:
-    """A WGS84 geometry (lon, lat) in another CRS, its edges densified so that they bend."""
+def _project(geometry: shapely.Geometry, crs: str, may_tear: bool = False) -> shapely.Geometry:
+    """A WGS84 geometry (lon, lat) in another CRS, its edges densified so that they bend.
+
+    Raises BoxError where the CRS has no place for it, stretches it without bound or (unless `may_tear`)
+    tears it apart.
+    """
     if crs == WGS84:
         return geometry
     west, south, east, north = geometry.bounds
-    dense = shapely.segmentize(geometry, max(max(east - west, north - south) / 200.0, 1e-6))
+    area = f"the area {west:g} {south:g} {east:g} {north:g}"
+    dense = shapely.segmentize(geometry, max(max(east - west, north - south) / 1000.0, 1e-6))
     to_crs = transformer(WGS84, crs)
+    info = pyproj.CRS.from_user_input(crs)
 
     def forward(xy: np.ndarray) -> np.ndarray:
         x, y = to_crs.transform(xy[:, 0], xy[:, 1])
+        if info.is_geographic:  # PROJ may wrap 190 to -170; stay on the branch of the area
+            x = x + 360.0 * np.round((xy[:, 0] - x) / 360.0)
         return np.column_stack([x, y])
 
     try:
@@ -427,11 +485,31 @@ def _project(geometry: shapely.Geometry, crs: str) -> shapely.Geometry:
     except (ProjError, ValueError) as error:
         raise BoxError(f"the area cannot be drawn in {_crs_label(crs)}: {error}") from error
     if not np.isfinite(shapely.get_coordinates(projected)).all():
-        raise BoxError(
-            f"the area {west:g} {south:g} {east:g} {north:g} reaches outside the domain of {_crs_label(crs)}; "
-            "choose a CRS made for that area."
-        )
+        raise BoxError(f"{area} reaches outside the domain of {_crs_label(crs)}; choose a CRS made for that area.")
+    if info.is_projected:
+        metres = info.axis_info[0].unit_conversion_factor or 1.0
+        left, bottom, right, top = (v * metres for v in projected.bounds)
+        if max(right - left, top - bottom) > LARGEST_MAP_METRES:
+            raise BoxError(
+                f"{area} is stretched to {max(right - left, top - bottom) / 1000.0:.3g} km in {_crs_label(crs)}, "
+                "larger than the Earth; leave out the pole where that CRS has no place for it (Web Mercator: "
+                "latitudes within -85..85), or choose another CRS."
+            )
+        if not may_tear and _longest_step(projected) * metres > LARGEST_STEP_METRES:
+            raise BoxError(
+                f"{area} crosses the line along which {_crs_label(crs)} is cut open, often 180 degrees; choose a "
+                "CRS centred on the area, for example EPSG:3832 in the Pacific, or leave --crs out."
+            )
     return projected if shapely.is_valid(projected) else shapely.make_valid(projected)
+
+
+def _longest_step(geometry: shapely.Geometry) -> float:
+    """Greatest distance between two successive vertices of any ring."""
+    parts = shapely.get_parts(geometry)
+    rings = shapely.get_rings(parts[shapely.get_type_id(parts) == 3])
+    xy, ring = shapely.get_coordinates(rings, return_index=True)
+    steps = np.hypot(*np.diff(xy, axis=0).T)[ring[1:] == ring[:-1]]
+    return float(steps.max(initial=0.0))
 
 
 def _crs_label(crs: str) -> str:

@@ -33,10 +33,13 @@ BOTH_SPECIES = frozenset(
 )
 """Species whose habitat differs from their family's."""
 
+BOTH_GROUPS = frozenset("Mammalia Carnivora Cetartiodactyla Sirenia Enhydra Orcaella Sotalia Neophocaena".split())
+"""Groups above the species with members on either side of the shore: seals, whales, manatees, sea otter."""
+
 
 def mask_for(taxon: Taxon) -> str:
     """ "land", "sea" or "none" (no mask) for a taxon of any rank."""
-    if taxon.name in BOTH_SPECIES or taxon.family in BOTH_FAMILIES:
+    if taxon.name in BOTH_SPECIES or taxon.name in BOTH_GROUPS or taxon.family in BOTH_FAMILIES:
         return "none"
     if taxon.family in SEA_FAMILIES:
         return "sea"

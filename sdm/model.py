@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MODALITIES = ("location", "satellite", "environment")
 """In the order in which their embeddings are added."""
 FORMAT = "taxabind-map/1"
+TRANSFORMS = ("identity", "log1p", "land_km", "sea_km", "symlog", "class")
+"""Of an environment input: see `sdm.layers.environment.Input`."""
 
 
 def parse_modalities(text: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
@@ -42,6 +44,8 @@ def parse_modalities(text: str | list[str] | tuple[str, ...]) -> tuple[str, ...]
     for name in names:
         if name not in MODALITIES:
             raise RequestError(f"modality {name!r} is not known; choose any of {', '.join(MODALITIES)}.")
+    if not names:
+        raise RequestError(f"no modality is given; choose any of {', '.join(MODALITIES)}.")
     if len(set(names)) != len(names):
         raise RequestError(f"modalities {','.join(names)!r} name one twice.")
     return tuple(m for m in MODALITIES if m in names)
@@ -81,7 +85,7 @@ class Model:
                 )
         try:
             config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"model {str(path)!r}: config.json cannot be read: {error}") from error
         if not isinstance(config, dict) or config.get("format") != FORMAT:
             raise ModelError(f"model {str(path)!r}: config.json is not of the format {FORMAT!r}.")
@@ -90,6 +94,10 @@ class Model:
         for name in ("config.json", "model.safetensors", "vocabulary.txt"):
             digest.update((path / name).read_bytes())
         return cls(path, config, digest.hexdigest()[:16])
+
+    def __getstate__(self) -> dict:
+        # The table of names stays at home: a tile task sent to a worker needs none of it.
+        return {k: v for k, v in self.__dict__.items() if k != "taxa"}
 
     @property
     def name(self) -> str:
@@ -150,7 +158,13 @@ class Encoders:
         import torch
 
         self.device = torch.device(device)
-        modules = build(model.config, (model.folder / "vocabulary.txt").read_text(encoding="utf-8").split("\n"))
+        try:
+            vocabulary = (model.folder / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"model {model.name!r}: vocabulary.txt cannot be read: {error}") from error
+        # Without memory until the weights have been seen to fit: sizes in a config cost nothing.
+        with torch.device("meta"):
+            modules = build(model.config, vocabulary)
         _load_weights(model, modules)
         modules.eval().requires_grad_(False).to(self.device)
         self.location, self.satellite = modules["location"], modules["satellite"]
@@ -213,8 +227,11 @@ def list_models() -> list[Model]:
 
 def _find(name: str | Path) -> Path:
     path = Path(name)
-    if path.is_dir() and (path / "config.json").exists():
-        return path.resolve()
+    try:
+        if path.is_dir() and (path / "config.json").exists():
+            return path.resolve()
+    except (OSError, ValueError):  # a name too long, or with a null byte
+        pass
     bundled = resource_folder("models")
     known = sorted(p.name for p in bundled.iterdir() if (p / "config.json").is_file())
     if str(name) in known:
@@ -226,25 +243,49 @@ def _find(name: str | Path) -> Path:
 
 
 def _check_config(path: Path, config: dict) -> None:
-    """Refuse a config that could make a module of absurd size or miss a part."""
+    """Refuse a config that misses a part or holds a number no model can have."""
     try:
+        location, satellite, environment = (config[m] for m in MODALITIES)
+        inputs = environment["inputs"]
         sizes = [
-            config["dim"], config["location"]["width"], config["environment"]["width"], config["location"]["depth"],
-            config["environment"]["depth"], config["satellite"]["size"], config["location"]["features"],
-            *config["satellite"]["channels"],
+            config["dim"], location["width"], location["depth"], location["features"], environment["width"],
+            environment["depth"], satellite["size"], *satellite["channels"],
         ]  # fmt: skip
-        numbers = [*config["location"]["sigmas"], *config["domain"], config["satellite"]["pixel"]]
-        numbers += [v for e in config["calibration"].values() for v in (e["scale"], e["bias"])]
-        numbers += [config[m]["pitch"] for m in MODALITIES]
-        names = [config["name"], *[i["layer"] for i in config["environment"]["inputs"]]]
-    except (KeyError, TypeError) as error:
+        extents = [g["extent"] for g in config.get("groups", {}).values() if g.get("extent")]
+        entries = config["calibration"].values()
+        calibration = [v for e in entries for v in (e["scale"], e["bias"])]
+        positive = [*location["sigmas"], satellite["pixel"], *(config[m]["pitch"] for m in MODALITIES)]
+        positive += [i["std"] for i in inputs]
+        numbers = [*calibration, *config["domain"], *(i["mean"] for i in inputs), *(v for e in extents for v in e)]
+        names = [config["name"], *(i["layer"] for i in inputs)]
+        well_formed = len(config["domain"]) == 2 and len(satellite["channels"]) == 3 and all(len(e) == 4 for e in extents)
+        transforms = [i["transform"] for i in inputs]
+    except KeyError as error:
         raise ModelError(f"model {str(path)!r}: config.json lacks {error}.") from error
-    if not all(isinstance(n, int) and 0 < n <= 16384 for n in sizes):
-        raise ModelError(f"model {str(path)!r}: config.json has a size outside 1..16384.")
-    if not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
-        raise ModelError(f"model {str(path)!r}: config.json has a number that is not finite.")
+    except (TypeError, AttributeError) as error:
+        raise ModelError(f"model {str(path)!r}: config.json has a part of the wrong type: {error}.") from error
+    if not all(_is_number(n, int) and 0 < n <= 16384 for n in sizes):
+        raise ModelError(f"model {str(path)!r}: config.json has a size that is not a whole number in 1..16384.")
+    if satellite["size"] % 4:
+        raise ModelError(f"model {str(path)!r}: satellite size {satellite['size']} is not a multiple of 4.")
+    if not all(_is_number(n) and math.isfinite(n) for n in (*numbers, *positive)):
+        raise ModelError(f"model {str(path)!r}: config.json has a number that is missing or not finite.")
+    if not all(n > 0 for n in positive):
+        raise ModelError(f"model {str(path)!r}: config.json has a sigma, pixel, pitch or std that is not positive.")
     if not all(isinstance(n, str) for n in names):
         raise ModelError(f"model {str(path)!r}: config.json has a name that is not text.")
+    if unknown := [t for t in transforms if t not in TRANSFORMS]:
+        raise ModelError(f"model {str(path)!r}: config.json names the unknown transform {str(unknown[0])[:40]!r}.")
+    if not inputs or not well_formed or not -90.0 <= config["domain"][0] < config["domain"][1] <= 90.0:
+        raise ModelError(
+            f"model {str(path)!r}: config.json needs three satellite channels, some environment inputs, four numbers "
+            "per extent, and a domain of two latitudes, south first."
+        )
+
+
+def _is_number(value: object, kind: type | tuple[type, ...] = (int, float)) -> bool:
+    """True for a number; a JSON true is an int to Python, but no number."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _load_weights(model: Model, modules: nn.ModuleDict) -> None:
@@ -265,8 +306,10 @@ def _load_weights(model: Model, modules: nn.ModuleDict) -> None:
                 f"model {model.name!r}: weight {key} has shape {tuple(value.shape)}, "
                 f"config.json says {tuple(expected[key].shape)}."
             )
+        if not value.isfinite().all():
+            raise ModelError(f"model {model.name!r}: weight {key} holds numbers that are not finite.")
     # The text table ships in half precision to keep the wheel small.
-    modules.load_state_dict({k: v.to(expected[k].dtype) for k, v in state.items()})
+    modules.load_state_dict({k: v.to(expected[k].dtype) for k, v in state.items()}, assign=True)
 
 
 _cache: dict[tuple[str, str, str], Encoders] = {}

@@ -96,7 +96,7 @@ class RasterLayer:
                 continue
             r, c = r[ok].astype(np.int64), c[ok].astype(np.int64)
             window, r0, c0, w = self._window(r, c, [band])
-            target = np.flatnonzero(part)[ok] if part.dtype == bool else np.arange(lon.size)[part][ok]
+            target = np.arange(lon.size)[part][ok]
             out[target] = window[(r - r0), (c - c0) % self.width if self.is_global else (c - c0), 0]
         return out.reshape(shape)
 

@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
@@ -255,13 +256,18 @@ def _put_back(aside: Path, folder: Path) -> None:
 
 def _flush(path: Path) -> None:
     """Make the content durable before the rename is: else a power cut leaves a final name on no content."""
-    for file in path.rglob("*") if path.is_dir() else (path,):
-        if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    found = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    # Side by side: file systems settle many waiting files in one go.
+    with ThreadPoolExecutor(min(16, max(1, len(found)))) as pool:
+        list(pool.map(_flush_one, found))
+
+
+def _flush_one(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ import folium
 import xarray as xr
 from branca.element import Element, MacroElement
 from folium.map import Layer
-from folium.template import Template
+from jinja2 import Template
 from odc.geo.geobox import GeoBox
 
 from sdm.outputs.atomic import disk_errors

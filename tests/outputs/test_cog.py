@@ -161,3 +161,19 @@ def test_memory_stays_bounded(tmp_path):
         [sys.executable, "-c", script, str(tmp_path / "map.tif")], capture_output=True, text=True, check=True
     )
     assert int(run.stdout) < 220  # MB; the map itself has 256 MB
+
+
+def test_crs_without_a_code(store, tmp_path, metadata):
+    from sdm.outputs.webmap import write_html
+
+    crs = "+proj=laea +lat_0=60 +lon_0=178 +ellps=GRS80 +units=m +no_defs"
+    grid = GeoBox((300, 280), Affine(5000, 0, -700_000, 0, -5000, 800_000), crs)
+    zarr, values = store(grid)
+    opened = zarr_store.open_map(zarr)
+    assert opened.odc.geobox.crs.proj.equals(grid.crs.proj, ignore_axis_order=True)
+    cog.write_cog(tmp_path / "map.tif", opened, grid, metadata)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert "laea" in file.crs.to_proj4() and file.transform.almost_equals(grid.affine)
+        np.testing.assert_array_equal(file.read(1), values)
+    write_html(tmp_path / "map.html", opened, metadata)
+    assert '"bounds":[[' in (tmp_path / "map.html").read_text()

@@ -1,0 +1,5 @@
+"""`python -m sdm` is `taxabind-map`."""
+
+from sdm.cli import main
+
+main()

@@ -1,0 +1,37 @@
+"""Shared by the tests of the core: synthetic rasters."""
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+
+@pytest.fixture
+def write_raster(tmp_path):
+    """Function: write (bands, rows, cols) or (rows, cols) as a GeoTIFF and return its path.
+
+    `west`, `north`, `cell` place it north-up; `transform` overrides them.
+    """
+
+    def write(
+        values, name="layer.tif", west=-180.0, north=90.0, cell=1.0, transform=None, crs="EPSG:4326",
+        descriptions=(), scale=None, offset=None, **profile,
+    ):  # fmt: skip
+        values = np.asarray(values)
+        values = values[None] if values.ndim == 2 else values
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        transform = transform or Affine(cell, 0, west, 0, -cell, north)
+        with rasterio.open(
+            path, "w", driver="GTiff", count=len(values), height=values.shape[1], width=values.shape[2],
+            dtype=values.dtype, crs=crs, transform=transform, **profile,
+        ) as dst:  # fmt: skip
+            dst.write(values)
+            for band, text in enumerate(descriptions, 1):
+                dst.set_band_description(band, text)
+            if scale is not None:
+                dst.scales = (scale,) * len(values)
+                dst.offsets = (offset or 0.0,) * len(values)
+        return path
+
+    return write

@@ -346,7 +346,10 @@ class Grid:
 def wrap_longitude(lon: np.ndarray) -> np.ndarray:
     """Longitude in degrees brought into [-180, 180); leaves values already there untouched."""
     lon = np.asarray(lon, dtype=np.float64)
-    return np.where((lon >= -180.0) & (lon < 180.0), lon, (lon + 180.0) % 360.0 - 180.0)
+    wrapped = (lon + 180.0) % 360.0 - 180.0
+    # A hair west of -180 rounds to 180.
+    wrapped = np.where(wrapped >= 180.0, -180.0, wrapped)
+    return np.where((lon >= -180.0) & (lon < 180.0), lon, wrapped)
 
 
 def parse_crs(crs: str | int) -> str:

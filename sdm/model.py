@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -268,7 +267,7 @@ def _check_config(path: Path, config: dict) -> None:
         raise ModelError(f"model {str(path)!r}: config.json has a size that is not a whole number in 1..16384.")
     if satellite["size"] % 4:
         raise ModelError(f"model {str(path)!r}: satellite size {satellite['size']} is not a multiple of 4.")
-    if not all(_is_number(n) and math.isfinite(n) for n in (*numbers, *positive)):
+    if not all(_is_number(n) and -1e300 < n < 1e300 for n in (*numbers, *positive)):
         raise ModelError(f"model {str(path)!r}: config.json has a number that is missing or not finite.")
     if not all(n > 0 for n in positive):
         raise ModelError(f"model {str(path)!r}: config.json has a sigma, pixel, pitch or std that is not positive.")

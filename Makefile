@@ -1,0 +1,28 @@
+# Two commands, each from a clean clone on a fresh machine:
+#   make map    set up and map the brown bear in north-western North America into maps/
+#   make test   set up and run the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: map test clean
+
+map: $(VENV)/.installed
+	$(BIN)/taxabind-map "Ursus arctos" --bbox -170 48 -100 72 --out maps --overwrite
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The constraints hold the exact versions the project was tested with.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) maps

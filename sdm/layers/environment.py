@@ -8,14 +8,15 @@ user's own rasters in their place.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from sdm.errors import LayerError
-from sdm.layers.raster import RasterLayer
+from sdm.layers.raster import RasterLayer, Source, interpolate
 from sdm.resources import folder
 
 BUNDLED = ("bioclim.tif", "elevation.tif", "relief.tif", "landcover.tif")
@@ -92,19 +93,7 @@ class Environment:
                 )
             bands.update({k: v for k, v in found.items() if k in wanted})
             self.replaced += tuple(sorted(found.keys() & wanted))
-        # One read per file: columns are grouped by the layer they come from.
-        self._groups: list[tuple[RasterLayer, list[int], list[tuple[int, int]]]] = []
-        for column, item in enumerate(self.inputs):
-            if item.layer not in bands:
-                raise LayerError(f"environment variable {item.layer!r}, which the model reads, is in no layer.")
-            layer, band = bands[item.layer]
-            group = next((g for g in self._groups if g[0] is layer), None)
-            if group is None:
-                group = (layer, [], [])
-                self._groups.append(group)
-            if band not in group[1]:
-                group[1].append(band)
-            group[2].append((column, group[1].index(band)))
+        self._groups = _group(self.inputs, bands)
 
     def sample(self, lon: np.ndarray, lat: np.ndarray, standardise: bool = True) -> np.ndarray:
         """Inputs at positions: (N,), (N,) degrees -> (N, len(inputs)) float32, standardised or only transformed.
@@ -112,18 +101,11 @@ class Environment:
         A row with any NaN means the environment is not known there.
         """
         out = np.empty((lon.size, len(self.inputs)), dtype=np.float32)
-        for layer, bands, columns in self._groups:
-            items = [(self.inputs[column], k) for column, k in columns]
-
-            def prepare(window: np.ndarray, items=items) -> np.ndarray:
-                columns = (window[..., k] for _, k in items)
-                return np.stack(
-                    [i.apply(c) if standardise else i.transformed(c) for (i, _), c in zip(items, columns, strict=True)],
-                    axis=-1,
-                )
-
-            values = layer.bilinear(lon, lat, prepare, len(items), bands)
-            out[:, [column for column, _ in columns]] = values
+        for group in self._groups:
+            sources = [
+                Source(part.layer, part.bands, part.recipe(standardise), len(part.columns)) for part in group
+            ]
+            out[:, _run([k for part in group for k in part.columns])] = interpolate(sources, lon, lat)
         return out
 
     def check(self, lon: np.ndarray, lat: np.ndarray) -> None:
@@ -131,7 +113,8 @@ class Environment:
 
         `lon`, `lat`: (N,) degrees. Raises LayerError.
         """
-        for layer, bands, _ in self._groups:
+        for part in (p for group in self._groups for p in group):
+            layer, bands = part.layer, list(part.bands)
             if str(Path(layer.path)) not in {str(p) for p in _expand(self.overrides)}:
                 continue
             if not layer.overlaps(lon, lat):
@@ -144,6 +127,59 @@ class Environment:
             names = {b: n for n, (lyr, b) in _named_bands(layer).items() if lyr is layer}
             for k, band in enumerate(bands):
                 _check_units(layer.path, names[band], values[:, k])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The inputs that come from one layer."""
+
+    layer: RasterLayer
+    bands: tuple[int, ...]
+    columns: tuple[int, ...]
+    """Where the inputs stand in the environment vector."""
+    inputs: tuple[tuple[Input, int], ...]
+    """Each with the position of its band in `bands`."""
+
+    def recipe(self, standardise: bool) -> Callable[[np.ndarray], np.ndarray]:
+        """The function that turns a block (rows, cols, bands) of this layer into its columns."""
+        functions = [(i.apply if standardise else i.transformed, k) for i, k in self.inputs]
+        if len(self.bands) == 1 and all(i.transform == "class" for i, _ in self.inputs):
+            return partial(_look_up, np.stack([f(_CODES) for f, _ in functions], axis=1).astype(np.float32))
+        return lambda block: np.stack([f(block[..., k]) for f, k in functions], axis=-1)
+
+
+_CODES = np.array([*range(256), -1.0, np.nan], dtype=np.float32)
+"""Every class a land cover map can hold, then "none of these" and "not known"."""
+
+
+def _look_up(table: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Columns of classes, (rows, cols, 1) -> (rows, cols, columns): one row of `table` per entry of `_CODES`."""
+    codes = block[..., 0]
+    usual = (codes >= 0) & (codes < 256) & (codes == np.floor(codes))
+    return table.take(np.where(usual, codes, np.where(np.isnan(codes), 257, 256)).astype(np.intp), axis=0)
+
+
+def _group(inputs: tuple[Input, ...], bands: dict[str, tuple[RasterLayer, int]]) -> list[list[_Part]]:
+    """Inputs by the layer they come from (one read per file), layers by lattice (interpolated together)."""
+    by_layer: dict[int, list[int]] = {}
+    for column, item in enumerate(inputs):
+        if item.layer not in bands:
+            raise LayerError(f"environment variable {item.layer!r}, which the model reads, is in no layer.")
+        by_layer.setdefault(id(bands[item.layer][0]), []).append(column)
+    groups: dict[tuple, list[_Part]] = {}
+    for columns in by_layer.values():
+        layer = bands[inputs[columns[0]].layer][0]
+        numbers = [bands[inputs[c].layer][1] for c in columns]
+        wanted = tuple(dict.fromkeys(numbers))
+        positions = tuple((inputs[c], wanted.index(n)) for c, n in zip(columns, numbers, strict=True))
+        groups.setdefault(layer.lattice, []).append(_Part(layer, wanted, tuple(columns), positions))
+    return list(groups.values())
+
+
+def _run(columns: list[int]) -> slice | list[int]:
+    """Columns as a slice where they follow each other: far cheaper to assign to."""
+    first = columns[0]
+    return slice(first, first + len(columns)) if columns == list(range(first, first + len(columns))) else columns
 
 
 def _named_bands(layer: RasterLayer) -> dict[str, tuple[RasterLayer, int]]:

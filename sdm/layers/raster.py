@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ DRIVERS = ["GTiff", "COG", "netCDF", "Zarr", "HFA", "AAIGrid", "EHdr", "ENVI", "
 
 MAX_WINDOW = 6_000_000
 """Cells read at once per band; sampling a larger extent is split so that memory stays bounded."""
+
+MIXED_AT_ONCE = 2048
+"""Positions interpolated together: their corners stay in the processor's cache."""
 
 
 class RasterLayer:
@@ -71,6 +75,11 @@ class RasterLayer:
         return dataset
 
     @property
+    def lattice(self) -> tuple:
+        """What two layers share when their cells are the same places."""
+        return (self.west, self.north, self.dx, self.dy, self.height, self.width)
+
+    @property
     def bounds(self) -> tuple[float, float, float, float]:
         """(west, south, east, north) in degrees."""
         return (self.west, self.north - self.height * self.dy, self.west + self.width * self.dx, self.north)
@@ -108,64 +117,9 @@ class RasterLayer:
         columns: int,
         bands: list[int] | None = None,
     ) -> np.ndarray:
-        """Interpolated columns at positions: (N,), (N,) -> (N, columns) float32.
-
-        `prepare` turns a window of raw values (rows, cols, bands; NaN = none) into the columns to
-        interpolate (rows, cols, columns), so that classes become fractions and rainfall its
-        logarithm before, not after, neighbours are mixed. Where some of the four neighbours are
-        missing the others are used; where all are, the result is NaN.
-        """
-        out = np.full((lon.size, columns), np.nan, dtype=np.float32)
-        bands = bands or list(range(1, self.count + 1))
-        for part in self._parts(lon, lat):
-            out[part] = self._bilinear(lon[part], lat[part], prepare, columns, bands)
-        return out
-
-    def _bilinear(self, lon, lat, prepare, columns, bands) -> np.ndarray:
-        row, col = self._position(lon, lat)
-        on = np.isfinite(row + col) & (row >= -0.5) & (row <= self.height - 0.5)
-        on &= True if self.is_global else (col >= -0.5) & (col <= self.width - 0.5)
-        out = np.full((lon.size, columns), np.nan, dtype=np.float32)
-        if not on.any():
-            return out
-        everywhere = bool(on.all())
-        if not everywhere:
-            row, col = row[on], col[on]
-        r0, c0 = np.floor(row), np.floor(col)
-        fr, fc = (row - r0).astype(np.float32)[:, None], (col - c0).astype(np.float32)[:, None]
-        top = np.clip(r0, 0, self.height - 1).astype(np.int64)
-        bottom = np.clip(r0 + 1, 0, self.height - 1).astype(np.int64)
-        if self.is_global:
-            left, right = (c0 % self.width).astype(np.int64), ((c0 + 1) % self.width).astype(np.int64)
-        else:
-            left = np.clip(c0, 0, self.width - 1).astype(np.int64)
-            right = np.clip(c0 + 1, 0, self.width - 1).astype(np.int64)
-        window, row_start, col_start, span = self._window(
-            np.concatenate([top, bottom]), np.concatenate([left, right]), bands
-        )
-        table = np.ascontiguousarray(prepare(window), dtype=np.float32).reshape(-1, columns)
-        if self.is_global:
-            left, right = (left - col_start) % self.width, (right - col_start) % self.width
-        else:
-            left, right = left - col_start, right - col_start
-        top, bottom = (top - row_start) * span, (bottom - row_start) * span
-        # Cells of a row lie side by side, so a corner is one contiguous copy per point.
-        corners = (table.take(top + left, 0), table.take(top + right, 0))
-        upper = corners[0] + (corners[1] - corners[0]) * fc
-        corners = (table.take(bottom + left, 0), table.take(bottom + right, 0))
-        lower = corners[0] + (corners[1] - corners[0]) * fc
-        values = upper + (lower - upper) * fr
-        holes = ~np.isfinite(values).all(axis=1)
-        if holes.any():
-            values[holes] = _weighted_mean_of_valid(
-                [table.take((a + b)[holes], 0) for a in (top, bottom) for b in (left, right)],
-                [(1 - fr[holes]) * (1 - fc[holes]), (1 - fr[holes]) * fc[holes],
-                 fr[holes] * (1 - fc[holes]), fr[holes] * fc[holes]],
-            )  # fmt: skip
-        if everywhere:
-            return values
-        out[on] = values
-        return out
+        """Interpolated columns at positions: (N,), (N,) -> (N, columns) float32; see `Source`."""
+        source = Source(self, tuple(bands or range(1, self.count + 1)), prepare, columns)
+        return interpolate([source], lon, lat)
 
     def crops(self, lon: np.ndarray, lat: np.ndarray, size: int) -> np.ndarray:
         """Square images of `size` x `size` cells around positions: (N,) -> (N, size, size, count) uint8.
@@ -221,7 +175,12 @@ class RasterLayer:
         return done
 
     def _window(self, rows, cols, bands, raw: bool = False) -> tuple[np.ndarray, int, int, int]:
-        """The smallest block holding the cells, (rows, cols, bands), with its first row, column and width.
+        """The smallest block holding the cells, (rows, cols, bands), with its first row, column and width."""
+        r0, r1, c0, c1 = extent = self._extent(rows, cols)
+        return self._block(extent, bands, raw), r0, c0, c1 - c0
+
+    def _extent(self, rows: np.ndarray, cols: np.ndarray) -> tuple[int, int, int, int]:
+        """First row, row after the last, first column and column after the last of a set of cells.
 
         On a global layer the block may run over the antimeridian; its columns are then counted
         from its first column, modulo the layer's width.
@@ -236,13 +195,17 @@ class RasterLayer:
             if gap > 0:
                 c0 = (gap_start + gap) % self.width
                 c1 = c0 + self.width - gap
+        return r0, r1, c0, c1
+
+    def _block(self, extent: tuple[int, int, int, int], bands, raw: bool = False) -> np.ndarray:
+        """The values in an extent, (rows, cols, bands): float32 with NaN for none, or as stored."""
+        r0, r1, c0, c1 = extent
+        bands = list(bands)
         data = self._read(r0, r1, c0, min(c1, self.width), bands)
         if c1 > self.width:
             data = np.concatenate([data, self._read(r0, r1, 0, c1 - self.width, bands)], axis=2)
         data = np.moveaxis(data, 0, 2)
-        if not raw:
-            data = self._decode(data, bands)
-        return data, r0, c0, c1 - c0
+        return data if raw else self._decode(data, bands)
 
     def _read(self, r0, r1, c0, c1, bands) -> np.ndarray:
         from rasterio.errors import RasterioError
@@ -264,6 +227,98 @@ class RasterLayer:
             if missing is not None:
                 values[..., k][missing] = np.nan
         return values
+
+
+@dataclass(frozen=True)
+class Source:
+    """Columns to interpolate, made from some bands of a layer.
+
+    `prepare` turns a block of raw values (rows, cols, bands; NaN = none) into the columns to
+    interpolate (rows, cols, columns), so that classes become fractions and rainfall its logarithm
+    before, not after, neighbours are mixed.
+    """
+
+    layer: RasterLayer
+    bands: tuple[int, ...]
+    prepare: Callable[[np.ndarray], np.ndarray]
+    columns: int
+
+
+def interpolate(sources: Sequence[Source], lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """Bilinear columns of sources that share one grid, at positions: (N,), (N,) -> (N, columns) float32.
+
+    Columns follow each other in the order of the sources. Where some of the four neighbours are
+    missing the others are used; where all are, the result is NaN.
+    """
+    layer = sources[0].layer
+    out = np.empty((lon.size, sum(s.columns for s in sources)), dtype=np.float32)
+    for part in layer._parts(lon, lat):
+        out[part] = _interpolate_part(sources, lon[part], lat[part])
+    return out
+
+
+def _interpolate_part(sources: Sequence[Source], lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    layer, columns = sources[0].layer, sum(s.columns for s in sources)
+    row, col = layer._position(lon, lat)
+    on = np.isfinite(row + col) & (row >= -0.5) & (row <= layer.height - 0.5)
+    on &= True if layer.is_global else (col >= -0.5) & (col <= layer.width - 0.5)
+    if not on.all():
+        out = np.full((lon.size, columns), np.nan, dtype=np.float32)
+        if on.any():
+            out[on] = _interpolate_part(sources, lon[on], lat[on])
+        return out
+    r0, c0 = np.floor(row), np.floor(col)
+    fr, fc = (row - r0).astype(np.float32)[:, None], (col - c0).astype(np.float32)[:, None]
+    r0, c0 = r0.astype(np.int64), c0.astype(np.int64)
+    top, bottom = np.clip(r0, 0, layer.height - 1), np.clip(r0 + 1, 0, layer.height - 1)
+    if layer.is_global:
+        left, right = c0 % layer.width, (c0 + 1) % layer.width
+    else:
+        left, right = np.clip(c0, 0, layer.width - 1), np.clip(c0 + 1, 0, layer.width - 1)
+    extent = layer._extent(np.concatenate([top, bottom]), np.concatenate([left, right]))
+    # Cells of a row lie side by side, so a corner is one contiguous copy per point.
+    tables = [s.prepare(s.layer._block(extent, s.bands)).reshape(-1, s.columns) for s in sources]
+    table = np.concatenate(tables, axis=1, dtype=np.float32)
+    width = extent[3] - extent[2]
+    left, right = left - extent[2], right - extent[2]
+    if layer.is_global:
+        left, right = left % layer.width, right % layer.width
+    top, bottom = (top - extent[0]) * width, (bottom - extent[0]) * width
+    return _mix(table, (top + left, top + right, bottom + left, bottom + right), fr, fc)
+
+
+def _mix(table: np.ndarray, corners: tuple[np.ndarray, ...], fr: np.ndarray, fc: np.ndarray) -> np.ndarray:
+    """Bilinear mix of the rows of `table` (cells, columns) at four corners (N,) -> (N, columns).
+
+    `fr`, `fc` (N, 1): how far to the south and east. In steps small enough to stay in the cache.
+    """
+    out = np.empty((len(fr), table.shape[1]), dtype=np.float32)
+    buffers = np.empty((3, min(MIXED_AT_ONCE, len(fr)), table.shape[1]), dtype=np.float32)
+    for start in range(0, len(fr), MIXED_AT_ONCE):
+        step = slice(start, start + MIXED_AT_ONCE)
+        upper, down, across = out[step], fr[step], fc[step]
+        upper_right, lower, lower_right = buffers[:, : len(upper)]
+        # The corners are inside the table; "clip" only spares numpy a copy.
+        for corner, values in zip(corners, (upper, upper_right, lower, lower_right), strict=True):
+            table.take(corner[step], 0, out=values, mode="clip")
+        upper_right -= upper
+        upper_right *= across
+        upper += upper_right  # upper + (upper_right - upper) * across
+        lower_right -= lower
+        lower_right *= across
+        lower += lower_right
+        lower -= upper
+        lower *= down
+        upper += lower
+    # A product sums a row faster than isfinite().all() does, and NaN in any column shows.
+    holes = ~np.isfinite(out @ np.ones(table.shape[1], dtype=np.float32))
+    if holes.any():
+        fr, fc = fr[holes], fc[holes]
+        out[holes] = _weighted_mean_of_valid(
+            [table.take(corner[holes], 0) for corner in corners],
+            [(1 - fr) * (1 - fc), (1 - fr) * fc, fr * (1 - fc), fr * fc],
+        )
+    return out
 
 
 def _weighted_mean_of_valid(corners: list[np.ndarray], weights: list[np.ndarray]) -> np.ndarray:

@@ -33,10 +33,14 @@ class RangeRaster:
 
     @classmethod
     def phylacine(cls, folder: str | Path, keep: set[str]) -> RangeRaster:
-        """PHYLACINE 1.2 current ranges of the species in `keep` (names with a space)."""
+        """PHYLACINE 1.2 current ranges of the species in `keep` (names with a space).
+
+        `folder` holds the release's GeoTIFFs (`Genus_epithet.tif`, 0 and 1), or the same packed into
+        `phylacine_current_ranges.npz`. Raises LayerError when it holds neither.
+        """
         path = Path(folder) / "phylacine_current_ranges.npz"
         if not path.is_file():
-            raise LayerError(f"range data {str(path)!r} do not exist; the recipe's [data] phylacine names their folder.")
+            return cls._from_rasters(Path(folder), keep)
         z = np.load(path)
         shape = tuple(int(v) for v in z["shape"])
         names = [str(s).replace("_", " ") for s in z["species"]]
@@ -49,6 +53,31 @@ class RangeRaster:
             tuple(float(v) for v in z["transform"]),
             str(z["crs_wkt"]),
         )
+
+    @classmethod
+    def _from_rasters(cls, folder: Path, keep: set[str]) -> RangeRaster:
+        import rasterio
+
+        names, rows, grid = [], [], None
+        for path in sorted(folder.glob("*_*.tif")):
+            name = path.stem.replace("_", " ")
+            if name not in keep:
+                continue
+            with rasterio.open(path) as file:
+                here = (file.shape, tuple(file.transform)[:6], file.crs.to_wkt())
+                grid = grid or here
+                if here != grid:
+                    raise LayerError(f"range raster {str(path)!r} is not on the grid of the others in its folder.")
+                present = file.read(1) == 1
+            if present.any():
+                names.append(name)
+                rows.append(present.ravel())
+        if grid is None:
+            raise LayerError(
+                f"folder {str(folder)!r} holds no range of a species of the model; put PHYLACINE's current ranges "
+                "(Genus_epithet.tif, or phylacine_current_ranges.npz) there: [data] phylacine in the recipe names it."
+            )
+        return cls(names, np.packbits(np.array(rows).T, axis=1), grid[0], grid[1], grid[2])
 
     def positions(self, cells: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(lon, lat) of places at fractions (u east, v south) of cells, all (N,); NaN off the globe."""

@@ -16,9 +16,10 @@ on the same device with the same batch size.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -29,8 +30,12 @@ from sdm.layers.landmask import LandMask
 from sdm.layers.satellite import Satellite
 from sdm.model import Model
 
-BATCH = {"cpu": 2048, "cuda": 65536}
-"""Places per forward pass. Fixed per device: a matrix product of another shape may round differently."""
+BATCH = {"cpu": 512, "cuda": 65536}
+"""Places per forward pass. Fixed per device: a matrix product of another shape may round differently.
+On a CPU the activations of 512 places fit in its second-level cache, and little is lost to padding."""
+
+SAMPLED_AT_ONCE = 32768
+"""Places whose layers are read together: enough that windows are read once, few enough for any tile size."""
 
 KM_PER_DEGREE = 111.195
 
@@ -78,22 +83,26 @@ def score_tile(plan: Plan, tile: Tile) -> np.ndarray:
     """Probability of each species at the tile's pixels: (S, rows, columns) float32, NaN = not modelled."""
     grid = plan.grid
     rows, cols = np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop)
-    lon, lat = grid.lonlat(rows, cols)
-    shown = _shown(plan, tile, lon, lat)  # (S, rows, columns)
+    lonlat = grid.lonlat(rows, cols)
+    shown = _shown(plan, tile, *lonlat)  # (S, rows, columns)
     if not shown.any():
         return np.full(shown.shape, np.nan, dtype=np.float32)
     k = min(plan.strides.values())
-    shown_anywhere = shown.any(axis=0)
+    needed = shown.any(axis=0)
     # Sea around a land map, or land outside a region, costs nothing: only needed places are encoded.
-    needed = shown_anywhere if k == 1 else _neighbours(shown_anywhere, rows, cols, k)
-    logits, known = _logits_on_lattice(plan, tile, needed)
     if k == 1:
-        pixels = logits
+        pixels, known = _logits_on_lattice(plan, rows, cols, lonlat, needed)
     else:
+        r, c = _nodes_around(rows, k), _nodes_around(cols, k)
+        needed = _nodes_of(needed, rows, cols, k)
+        logits, known = _logits_on_lattice(plan, r, c, grid.lonlat(r, c), needed)
         pixels, known = _upsample_scalar(logits, known, rows, cols, k)
-    out = 1.0 / (1.0 + np.exp(-pixels))
-    out[~(shown & known)] = np.nan
-    return out.astype(np.float32, copy=False)
+    np.negative(pixels, out=pixels)
+    np.exp(pixels, out=pixels)
+    pixels += 1.0
+    np.reciprocal(pixels, out=pixels)  # 1 / (1 + exp(-logit))
+    pixels[~(shown & known)] = np.nan
+    return pixels
 
 
 def _shown(plan: Plan, tile: Tile, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
@@ -115,129 +124,163 @@ def _shown(plan: Plan, tile: Tile, lon: np.ndarray, lat: np.ndarray) -> np.ndarr
     return shown
 
 
-def _logits_on_lattice(plan: Plan, tile: Tile, needed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (S, n, m) at the finest lattice covering the tile, and where they are known (n, m).
+def _logits_on_lattice(plan: Plan, rows, cols, lonlat, needed) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (S, n, m) on the finest lattice, and where they are known (n, m).
 
-    `needed` (n, m) says which lattice places to encode; the others stay unknown.
+    `rows` (n,) and `cols` (m,): pixels of the lattice; `lonlat`: their positions, two (n, m) arrays;
+    `needed` (n, m): the places to encode, the others stay unknown.
     """
     import torch
 
-    from sdm.score import cosine, normalise
+    from sdm.score import similarity
 
-    strides = plan.strides
-    k = min(strides.values())
-    rows, cols = _nodes(tile.rows, k), _nodes(tile.cols, k)
-    encoders = plan.model.load(plan.device)
-    species = torch.from_numpy(plan.species).to(encoders.device)
-    scale, bias = plan.model.calibration(plan.modalities)
-    layers = _layers(plan)
-
-    fine = [m for m in plan.modalities if strides[m] == k]
+    k = min(plan.strides.values())
+    fine = [m for m in plan.modalities if plan.strides[m] == k]
     coarse: dict[int, list[str]] = {}
     for m in plan.modalities:
-        if strides[m] != k:
-            coarse.setdefault(strides[m], []).append(m)
-    # Embeddings of one coarse lattice are added before they are interpolated: once, not per modality.
-    sums = []
-    known = np.ones((rows.size, cols.size), dtype=bool)
-    for stride, modalities in coarse.items():
-        r, c = _nodes_around(rows, stride), _nodes_around(cols, stride)
-        total, ok = _encode_lattice(plan, layers, encoders, modalities, r, c)
-        sums.append((stride, r, c, total))
-        known &= ok[np.ix_((rows + stride // 2) // stride - r[0] // stride, (cols + stride // 2) // stride - c[0] // stride)]
-
+        if plan.strides[m] != k:
+            coarse.setdefault(plan.strides[m], []).append(m)
+    scale, bias = plan.model.calibration(plan.modalities)
     todo = np.flatnonzero(needed)
-    lon, lat = (a.ravel()[todo] for a in plan.grid.lonlat(rows, cols))
-    logits = np.zeros((len(plan.species), rows.size * cols.size), dtype=np.float32)
-    fine_known = np.zeros(rows.size * cols.size, dtype=bool)
+    lon, lat = (a.ravel()[todo] for a in lonlat)
+    logits = np.zeros((len(plan.species), needed.size), dtype=np.float32)
+    known = np.zeros(needed.size, dtype=bool)
+    with torch.inference_mode(), _one_torch_thread(plan.device):
+        encoders = plan.model.load(plan.device)
+        species = torch.from_numpy(plan.species).to(encoders.device)
+        # Embeddings of one coarse lattice are added before they are interpolated: once, not per modality.
+        blends = [_Blend(plan, encoders, group, k, rows, cols, needed) for k, group in coarse.items()]
+        for part, total, ok in _embed(_layers(plan), encoders, fine, lon, lat):
+            places = todo[part]
+            for blend in blends:
+                total += blend.at(places, len(total))
+            logits[:, places] = (similarity(total, species) * scale + bias)[: places.size].T.cpu().numpy()
+            known[places] = ok
+    known = known.reshape(needed.shape)
+    for blend in blends:
+        known &= blend.known
+    return logits.reshape(-1, *needed.shape), known
+
+
+def _embed(layers, encoders, modalities, lon, lat):
+    """Sum of the unit embeddings of some modalities at places (N,), (N,), batch by batch.
+
+    Yields (slice of the places, (batch, dim) tensor, known (places of the batch,)); rows of the
+    tensor beyond the slice are padding. The tensor is the caller's to change.
+    """
     batch = BATCH[encoders.device.type]
-    blends = [_Blend(stride, r, c, total, rows, cols) for stride, r, c, total in sums]
-    for start in range(0, todo.size, batch):
-        part = todo[start : start + batch]
-        stop = start + part.size
-        total, ok = _encode_batch(layers, encoders, fine, lon[start:stop], lat[start:stop], batch)
-        padded = np.pad(part, (0, batch - part.size), mode="edge")
-        for blend in blends:
-            total = total + blend.at(padded)
-        cos = cosine(normalise(total), species)
-        logits[:, part] = (cos * scale + bias)[: part.size].T.cpu().numpy()
-        fine_known[part] = ok
-    known &= fine_known.reshape(known.shape)
-    return logits.reshape(-1, rows.size, cols.size), known
-
-
-def _encode_lattice(plan, layers, encoders, modalities, rows, cols):
-    """Sum of unit embeddings (n, m, dim) of some modalities on a lattice, and where they are known (n, m)."""
-    import torch
-
-    lon, lat = plan.grid.lonlat(rows, cols)
-    lon, lat = lon.ravel(), lat.ravel()
-    batch = BATCH[encoders.device.type]
-    parts, oks = [], []
-    for start in range(0, lon.size, batch):
-        stop = min(start + batch, lon.size)
-        total, ok = _encode_batch(layers, encoders, modalities, lon[start:stop], lat[start:stop], batch)
-        parts.append(total[: stop - start])
-        oks.append(ok)
-    shape = (rows.size, cols.size)
-    return torch.cat(parts).reshape(*shape, -1), np.concatenate(oks).reshape(shape)
-
-
-def _encode_batch(layers, encoders, modalities, lon, lat, batch):
-    """Sum of unit embeddings (batch, dim), the last rows padding, and known (N,) of N <= batch places."""
-    known = np.isfinite(lon)
-    lon, lat = np.where(known, lon, 0.0), np.where(known, lat, 0.0)
-    total = None
-    for modality in modalities:
-        values, ok = layers[modality](lon, lat)
-        known = known & ok
-        padded = np.zeros((batch, *values.shape[1:]), dtype=values.dtype)
-        padded[: len(values)] = values
-        embedding = encoders.encode(modality, padded)
-        total = embedding if total is None else total + embedding
-    return total, known
+    chunk = max(batch, SAMPLED_AT_ONCE)
+    for first in range(0, lon.size, chunk):
+        count = min(chunk, lon.size - first)
+        padding = (0, -count % batch)
+        x, y = (np.pad(a[first : first + count], padding, mode="edge") for a in (lon, lat))
+        known = np.isfinite(x)
+        if not known.all():
+            x, y = np.where(known, x, 0.0), np.where(known, y, 0.0)
+        inputs = []
+        for modality in modalities:
+            values, ok = layers[modality](x, y)
+            inputs.append(values)
+            known = known & ok
+        for start in range(0, count, batch):
+            stop = min(start + batch, count)
+            total = None
+            for modality, values in zip(modalities, inputs, strict=True):
+                embedding = encoders.encode(modality, values[start : start + batch])
+                total = embedding if total is None else total.add_(embedding)
+            yield slice(first + start, first + stop), total, known[start:stop]
 
 
 class _Blend:
-    """Bilinear interpolation of a lattice of embeddings at the places of a finer lattice.
+    """Embeddings of a coarse lattice, encoded once and interpolated at the places of a finer one.
 
-    `total` is (n, m, dim) at global pixel rows `r` and columns `c`, multiples of `stride`; `rows`
-    and `cols` are the finer lattice. Written as separate subtract, multiply, add: each rounds
-    alike whatever the position in memory.
+    `rows` (n,), `cols` (m,): pixels of the finer lattice; `needed` (n, m): its places that will be
+    asked for. Only the coarse nodes around those are encoded.
     """
 
-    def __init__(self, stride, r, c, total, rows, cols) -> None:
+    def __init__(self, plan: Plan, encoders, modalities, stride: int, rows, cols, needed) -> None:
         import torch
 
-        self.total = total  # (n, m, dim)
-        self.cols = cols.size
-        tensor = partial(torch.as_tensor, device=total.device)
-        self.row0, self.col0 = tensor(rows // stride - r[0] // stride), tensor(cols // stride - c[0] // stride)
-        self.row_weight = tensor(((rows % stride) / stride).astype(np.float32))
-        self.col_weight = tensor(((cols % stride) / stride).astype(np.float32))
+        r, c = _nodes_around(rows, stride), _nodes_around(cols, stride)
+        wanted = _nodes_of(needed, rows, cols, stride)
+        todo = np.flatnonzero(wanted)
+        lon, lat = (a.ravel()[todo] for a in plan.grid.lonlat(r, c))
+        self.table = torch.empty((todo.size, plan.model.dim), device=encoders.device)
+        ok = np.zeros(wanted.size, dtype=bool)
+        for part, total, known in _embed(_layers(plan), encoders, modalities, lon, lat):
+            self.table[part] = total[: known.size]
+            ok[todo[part]] = known
+        self.entry = np.zeros(wanted.size, dtype=np.int64)  # row of the table, per node
+        self.entry[todo] = np.arange(todo.size)
+        self.width, self.columns = c.size, cols.size
+        self.row, self.col = rows // stride - r[0] // stride, cols // stride - c[0] // stride
+        self.row_weight = ((rows % stride) / stride).astype(np.float32)
+        self.col_weight = ((cols % stride) / stride).astype(np.float32)
+        near = (rows + stride // 2) // stride - r[0] // stride, (cols + stride // 2) // stride - c[0] // stride
+        self.known = ok.reshape(wanted.shape)[np.ix_(*near)]
+        """Boolean (n, m): the nearest coarse node is known."""
 
-    def at(self, places: np.ndarray):
-        """Interpolated embeddings at sorted flat indices of the finer lattice: (N,) -> (N, dim)."""
+    def at(self, places: np.ndarray, length: int):
+        """Interpolated embeddings (length, dim) at flat indices (N,) of the finer lattice, N <= length.
+
+        One weighted sum of four rows of the table per place: no step depends on the place's
+        position in the batch.
+        """
         import torch
 
-        index = torch.as_tensor(places, device=self.total.device)
-        row, col = index // self.cols, index % self.cols
-        # Blend rows first: a batch spans few rows, and a row of the coarse lattice is short.
-        first, last = int(row[0]), int(row[-1])
-        span = slice(first, last + 1)
-        upper, lower = self.total[self.row0[span]], self.total[self.row0[span] + 1]
-        blended = upper + (lower - upper) * self.row_weight[span][:, None, None]  # (rows, m, dim)
-        base = (row - first) * blended.shape[1] + self.col0[col]
-        blended = blended.reshape(-1, blended.shape[-1])
-        left, right = blended[base], blended[base + 1]
-        return left + (right - left) * self.col_weight[col][:, None]
+        row, col = np.divmod(places, self.columns)
+        corner = self.row[row] * self.width + self.col[col]
+        down, across = self.row_weight[row], self.col_weight[col]
+        index = np.zeros((length, 4), dtype=np.int64)
+        weight = np.zeros((length, 4), dtype=np.float32)
+        for k, (step, w) in enumerate(
+            (
+                (0, (1 - down) * (1 - across)),
+                (1, (1 - down) * across),
+                (self.width, down * (1 - across)),
+                (self.width + 1, down * across),
+            )
+        ):
+            index[: places.size, k] = self.entry[corner + step]
+            weight[: places.size, k] = w
+        index, weight = (torch.from_numpy(a).to(self.table.device) for a in (index, weight))
+        return torch.nn.functional.embedding_bag(index, self.table, mode="sum", per_sample_weights=weight)
 
 
-def _nodes(pixels: slice, k: int) -> np.ndarray:
-    """Lattice indices (multiples of k) that enclose a run of pixels; the run itself when k is 1."""
-    if k == 1:
-        return np.arange(pixels.start, pixels.stop)
-    return np.arange(pixels.start // k, (pixels.stop - 1) // k + 2) * k
+class _one_torch_thread:  # noqa: N801  a context manager used like a function
+    """Run torch's CPU operations on one thread while any tile is being encoded.
+
+    Tiles are the unit of parallel work; and a convolution split over another number of threads may
+    round differently, which would make a map depend on the machine's processors.
+    """
+
+    _lock = threading.Lock()
+    _inside = 0
+    _before = 1
+
+    def __init__(self, device: str) -> None:
+        self.active = device == "cpu"
+
+    def __enter__(self) -> None:
+        import torch
+
+        cls = type(self)
+        if self.active:
+            with cls._lock:
+                if cls._inside == 0:
+                    cls._before = torch.get_num_threads()
+                cls._inside += 1
+                torch.set_num_threads(1)  # the count is kept per thread: each tile's thread sets its own
+
+    def __exit__(self, *exc: object) -> None:
+        import torch
+
+        cls = type(self)
+        if self.active:
+            with cls._lock:
+                cls._inside -= 1
+                if cls._inside == 0:
+                    torch.set_num_threads(cls._before)
 
 
 def _nodes_around(index: np.ndarray, stride: int) -> np.ndarray:
@@ -245,15 +288,17 @@ def _nodes_around(index: np.ndarray, stride: int) -> np.ndarray:
     return np.arange(index[0] // stride, index[-1] // stride + 2) * stride
 
 
-def _neighbours(shown: np.ndarray, rows: np.ndarray, cols: np.ndarray, k: int) -> np.ndarray:
-    """Lattice places (n, m) used by the interpolation of any shown pixel."""
-    r, c = rows // k - rows[0] // k, cols // k - cols[0] // k
-    needed = np.zeros((r[-1] + 2, c[-1] + 2), dtype=bool)
-    where = np.nonzero(shown)
-    for dr in (0, 1):
-        for dc in (0, 1):
-            needed[r[where[0]] + dr, c[where[1]] + dc] = True
-    return needed
+def _nodes_of(needed: np.ndarray, rows: np.ndarray, cols: np.ndarray, stride: int) -> np.ndarray:
+    """The nodes (of `_nodes_around` in both directions) that surround any needed place of `rows` x `cols`."""
+    cells = needed
+    for axis, index in ((0, rows), (1, cols)):
+        starts = np.flatnonzero(np.diff(index // stride, prepend=-1))
+        cells = np.logical_or.reduceat(cells, starts, axis=axis)
+    nodes = np.zeros((cells.shape[0] + 1, cells.shape[1] + 1), dtype=bool)
+    for down in (0, 1):
+        for across in (0, 1):
+            nodes[down : down + cells.shape[0], across : across + cells.shape[1]] |= cells
+    return nodes
 
 
 def _upsample_scalar(values, known, rows, cols, k):

@@ -16,7 +16,7 @@ class NormedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width) -> (B, width)."""
-        return x + self.w2(self.dropout(nn.functional.gelu(self.w1(self.norm(x)))))
+        return self.w2(self.dropout(nn.functional.gelu(self.w1(self.norm(x))))).add_(x)
 
 
 class PlainResidual(nn.Module):
@@ -33,4 +33,5 @@ class PlainResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width) -> (B, width)."""
-        return x + self.w2(self.dropout(torch.relu(self.w1(x))))
+        # In place where autograd allows it: this is the per-pixel path.
+        return self.w2(self.dropout(torch.relu_(self.w1(x)))).add_(x)

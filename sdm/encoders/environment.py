@@ -15,9 +15,9 @@ class EnvironmentEncoder(nn.Module):
         super().__init__()
         self.net = nn.Sequential(
             nn.Linear(inputs, width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             *[PlainResidual(width, dropout) for _ in range(depth)],
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Linear(width, dim),
         )
 

@@ -104,7 +104,7 @@ class RasterLayer:
             if not ok.any():
                 continue
             r, c = r[ok].astype(np.int64), c[ok].astype(np.int64)
-            window, r0, c0, w = self._window(r, c, [band])
+            window, r0, c0, _ = self._window(r, c, [band])
             target = np.arange(lon.size)[part][ok]
             out[target] = window[(r - r0), (c - c0) % self.width if self.is_global else (c - c0), 0]
         return out.reshape(shape)
@@ -136,7 +136,8 @@ class RasterLayer:
             r = np.clip(row[part][:, None] + steps, 0, self.height - 1)
             c = col[part][:, None] + steps
             c = c % self.width if self.is_global else np.clip(c, 0, self.width - 1)
-            window, r0, c0, span = self._window(r.ravel(), c.ravel(), list(range(1, self.count + 1)), raw=True)
+            bands = list(range(1, self.count + 1))
+            window, r0, c0, _ = self._window(r.ravel(), c.ravel(), bands, raw=True)
             c = (c - c0) % self.width if self.is_global else c - c0
             out[part] = window[(r - r0)[:, :, None], c[:, None, :]]
         return out
@@ -152,7 +153,7 @@ class RasterLayer:
         return row, col
 
     def _parts(self, lon: np.ndarray, lat: np.ndarray) -> list[np.ndarray | slice]:
-        """Split positions into runs whose window stays below MAX_WINDOW cells."""
+        """Split positions into groups whose window stays below MAX_WINDOW cells, near ones together."""
         limit = MAX_WINDOW // max(self.count, 1)
         pending, done = [np.arange(lon.size)], []
         while pending:
@@ -169,15 +170,16 @@ class RasterLayer:
                 done.append(index)
             else:
                 half = index.size // 2
-                pending += [index[half:], index[:half]]
+                by = np.argpartition(np.nan_to_num(row if height > width else col), half)
+                pending += [index[np.sort(by[half:])], index[np.sort(by[:half])]]
         if len(done) == 1 and done[0].size == lon.size:
             return [slice(None)]
         return done
 
     def _window(self, rows, cols, bands, raw: bool = False) -> tuple[np.ndarray, int, int, int]:
         """The smallest block holding the cells, (rows, cols, bands), with its first row, column and width."""
-        r0, r1, c0, c1 = extent = self._extent(rows, cols)
-        return self._block(extent, bands, raw), r0, c0, c1 - c0
+        extent = self._extent(rows, cols)
+        return self._block(extent, bands, raw), extent[0], extent[2], extent[3] - extent[2]
 
     def _extent(self, rows: np.ndarray, cols: np.ndarray) -> tuple[int, int, int, int]:
         """First row, row after the last, first column and column after the last of a set of cells.
@@ -310,9 +312,8 @@ def _mix(table: np.ndarray, corners: tuple[np.ndarray, ...], fr: np.ndarray, fc:
         lower -= upper
         lower *= down
         upper += lower
-    # A product sums a row faster than isfinite().all() does, and NaN in any column shows.
-    holes = ~np.isfinite(out @ np.ones(table.shape[1], dtype=np.float32))
-    if holes.any():
+    if not np.isfinite(table).all():
+        holes = ~np.isfinite(out).all(axis=1)
         fr, fc = fr[holes], fc[holes]
         out[holes] = _weighted_mean_of_valid(
             [table.take(corner[holes], 0) for corner in corners],

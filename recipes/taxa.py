@@ -121,6 +121,46 @@ CURRENT_NAMES = {
     "Ovis orientalis": ["Ovis gmelini"],
 }
 
+# Genera split or renamed since PHYLACINE 1.2: (old genus, new genus) and the epithets that moved.
+MOVED_GENERA = {
+    ("Macropus", "Osphranter"): "antilopinus bernardus robustus rufus",
+    ("Macropus", "Notamacropus"): "agilis dorsalis eugenii irma parma parryi rufogriseus",
+    ("Myodes", "Clethrionomys"): "californicus centralis gapperi glareolus rufocanus rutilus",
+    ("Myodes", "Craseomys"): "andersoni regulus rex rufocanus shanseius smithii",
+    ("Canis", "Lupulella"): "adustus mesomelas",
+    ("Microtus", "Alexandromys"): "oeconomus maximowiczii mongolicus fortis middendorffii montebelli sachalinensis",
+    ("Lasiopodomys", "Stenocranius"): "gregalis",
+    ("Microtus", "Stenocranius"): "gregalis",
+    ("Callicebus", "Plecturocebus"): "moloch cupreus donacophilus brunneus caligatus discolor ornatus hoffmannsi",
+    ("Callicebus", "Cheracebus"): "torquatus lugens lucifer medemi purinus regulus",
+    ("Saguinus", "Leontocebus"): "fuscicollis nigricollis tripartitus",
+    ("Lasiurus", "Aeorestes"): "cinereus",
+    ("Lasiurus", "Dasypterus"): "ega intermedius xanthinus",
+    ("Pecari", "Dicotyles"): "tajacu",
+    ("Mustela", "Neogale"): "frenata africana felipei",
+    ("Herpestes", "Urva"): "javanicus edwardsii smithii vitticollis urva brachyurus semitorquatus fuscus auropunctatus",
+    ("Procolobus", "Piliocolobus"): "badius rufomitratus pennantii preussi kirkii gordonorum",
+    ("Cercopithecus", "Allochrocebus"): "lhoesti preussi solatus",
+    ("Pusa", "Phoca"): "hispida caspica sibirica",
+    ("Bison", "Bos"): "bison bonasus",
+    ("Ursus", "Thalarctos"): "maritimus",
+    ("Ursus", "Euarctos"): "americanus",
+}
+
+# The adjective follows the gender of its genus.
+_GENDER = {("Lupulella", "adustus"): "adusta", ("Urva", "javanicus"): "javanica", ("Urva", "semitorquatus"): "semitorquata",
+           ("Urva", "brachyurus"): "brachyura", ("Urva", "fuscus"): "fusca", ("Urva", "auropunctatus"): "auropunctata"}  # fmt: skip
+
+
+def moved_names() -> dict[str, list[str]]:
+    """Model name -> today's names, from `MOVED_GENERA`."""
+    names: dict[str, list[str]] = {}
+    for (old, new), epithets in MOVED_GENERA.items():
+        for epithet in epithets.split():
+            names.setdefault(f"{old} {epithet}", []).append(f"{new} {_GENDER.get((new, epithet), epithet)}")
+    return names
+
+
 # Words of WordNet that are no use, or wrong, as a name: slips, domestic animals (whose ranges no model of
 # wild ranges shows), and Latin names with a slip in them.
 NOT_A_NAME = {
@@ -531,6 +571,9 @@ def build(args: argparse.Namespace) -> None:
         if species not in valid or valid & set(names):
             raise SystemExit(f"CURRENT_NAMES: {species!r} is not in the model, or {names} is")
         synonyms.setdefault(species, []).extend(names)
+    for species, names in moved_names().items():
+        if species in valid:
+            synonyms.setdefault(species, []).extend(n for n in names if n not in valid)
 
     curated: dict[str, list[str]] = defaultdict(list)
     with (Path(__file__).with_name("common_names.csv")).open(encoding="utf-8", newline="") as f:

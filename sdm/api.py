@@ -35,10 +35,10 @@ MAX_SPECIES = 64
 """Species in one call: each holds an open store and a row of every tile in memory."""
 
 ATTRIBUTION = (
-    "Climate: contains modified Copernicus Climate Change Service information (ERA5)",
-    "Terrain: NOAA ETOPO5 · Land cover: NASA MODIS MCD12C1 · Imagery: NASA Blue Marble",
-    "Coast: GSHHG · Borders: Natural Earth",
+    "Contains modified Copernicus Climate Change Service information (ERA5)",
+    "Mapzen terrain, NOAA ETOPO5, NASA MODIS and Blue Marble, GSHHG, Natural Earth",
 )
+"""Short credits for the bundled layers; `data/NOTICE.md` has the full ones."""
 
 
 @dataclass(frozen=True)

@@ -106,15 +106,16 @@ def test_probabilities(puma):
 
 def test_several_species_are_the_single_maps(puma):
     both = probabilities(["Puma concolor", "Ursus arctos"])
-    assert np.array_equal(both[0], puma[0], equal_nan=True)
-    assert np.array_equal(both[1], probabilities("Ursus arctos")[0], equal_nan=True)
+    assert np.allclose(both[0], puma[0], atol=1e-6, equal_nan=True)
+    assert np.allclose(both[1], probabilities("Ursus arctos")[0], atol=1e-6, equal_nan=True)
     assert not np.allclose(both[0], both[1], equal_nan=True)
 
 
 def test_every_subset_of_modalities_is_another_map():
-    maps = {s: probabilities(bbox=(-112, 38, -111, 39), modalities=s)[0] for s in all_subsets()}
+    bbox = (-115, 42, -107, 47)  # the southern edge of the bear
+    maps = {s: probabilities("Ursus arctos", bbox=bbox, resolution=0.25, modalities=s)[0] for s in all_subsets()}
     for a, b in combinations(maps, 2):
-        assert np.nanmax(np.abs(maps[a] - maps[b])) > 0.005, (a, b)
+        assert np.nanmax(np.abs(maps[a] - maps[b])) > 0.02, (a, b)
 
 
 @pytest.mark.parametrize("step", [None, 2])
@@ -219,8 +220,8 @@ def test_nothing_is_encoded_before_it_is_asked_for(monkeypatch):
 
 
 def test_a_graph_of_the_whole_world_is_cheap():
-    job = sdm.plan("Puma concolor", bbox=(-180, -60, 180, 80), resolution=0.02)
-    assert job.grid.pixels == 126_000_000 or job.grid.pixels < 200_000_000
+    job = sdm.plan("Puma concolor", bbox=(-180, -60, 180, 80), resolution=0.025)
+    assert job.grid.pixels == 14_400 * 5600
     assert len(pickle.dumps(job.plan)) < 50_000
 
 
@@ -333,7 +334,7 @@ FACTS = [
     ("Puma concolor", "Germany", 10.0, 51.0, False),
     ("Puma concolor", "Borneo", 114.5, 1.0, False),
     ("Vulpes vulpes", "Germany", 10.0, 51.0, True),
-    ("Vulpes vulpes", "Wisconsin", -89.7, 44.8, True),
+    ("Vulpes vulpes", "Anatolia", 33.0, 39.0, True),
     ("Vulpes vulpes", "Congo", 22.0, 0.0, False),
     ("Ursus maritimus", "Svalbard", 19.0, 79.0, True),
     ("Ursus maritimus", "Baffin Bay coast", -68.0, 71.5, True),
@@ -344,9 +345,10 @@ FACTS = [
     ("Loxodonta africana", "Brazil", -55.0, -10.0, False),
     ("Ailuropoda melanoleuca", "Wolong", 103.2, 31.1, True),
     ("Ailuropoda melanoleuca", "Manchuria", 126.0, 46.0, False),
-    ("Osphranter rufus", "Alice Springs", 133.9, -23.7, True),
-    ("Osphranter rufus", "Namibia", 17.0, -23.0, False),
+    ("Macropus rufus", "Alice Springs", 133.9, -23.7, True),
+    ("Macropus rufus", "Namibia", 17.0, -23.0, False),
     ("Panthera tigris", "Sundarbans", 89.2, 22.0, True),
+    ("Panthera tigris", "Kanha", 80.6, 22.3, True),
     ("Panthera tigris", "Amur", 135.0, 46.5, True),
     ("Panthera tigris", "Kenya", 37.0, -1.0, False),
     ("Lynx lynx", "Finland", 27.0, 63.0, True),
@@ -391,7 +393,7 @@ def test_known_facts_on_the_whole(facts):
         ("Ursus maritimus", "Utah", 0.0, 0.05),
         ("Ursus maritimus", "Antarctic sea", 0.0, 0.2),
         ("Loxodonta africana", "Brazil", 0.0, 0.05),
-        ("Osphranter rufus", "Alice Springs", 0.5, 1.0),
+        ("Macropus rufus", "Alice Springs", 0.5, 1.0),
         ("Quercus alba", "Ohio", 0.5, 1.0),
         ("Quercus alba", "Nevada", 0.0, 0.2),
     ],

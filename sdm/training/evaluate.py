@@ -57,6 +57,11 @@ def score_ranges(probability: np.ndarray, present: np.ndarray, min_cells: int) -
     }
 
 
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)) without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * x))
+
+
 def blocks(lonlat: np.ndarray, degrees: float) -> np.ndarray:
     """Block number of positions (N, 2) (lon, lat) on a grid of square blocks."""
     across = int(np.ceil(360.0 / degrees))
@@ -74,11 +79,15 @@ def held_out(lonlat: np.ndarray, degrees: float, fraction: float, seed: int) -> 
 
 
 def fit_calibration(cosine: np.ndarray, present: np.ndarray, start: tuple[float, float]) -> tuple[float, float]:
-    """(scale, bias) by Newton's method on the log-likelihood (Platt 1999) of matching arrays."""
-    x, y = cosine.ravel().astype(np.float64), present.ravel().astype(np.float64)
+    """(scale, bias) by Newton's method on the log-likelihood of matching arrays.
+
+    Targets are smoothed as in Platt (1999), so that separable data have a finite answer.
+    """
+    x, y = cosine.ravel().astype(np.float64), present.ravel().astype(bool)
+    y = np.where(y, (y.sum() + 1) / (y.sum() + 2), 1 / ((~y).sum() + 2))
     scale, bias = start
     for _ in range(50):
-        p = 1.0 / (1.0 + np.exp(-(scale * x + bias)))
+        p = sigmoid(scale * x + bias)
         w, r = p * (1 - p) + 1e-12, p - y
         gradient = np.array([(r * x).sum(), r.sum()])
         hessian = np.array([[(w * x * x).sum(), (w * x).sum()], [(w * x).sum(), w.sum()]])

@@ -94,8 +94,8 @@ def train(
         total += loss.item()
         if step % 100 == 0 or step == o.steps:
             elapsed = time.time() - started
-            log(f"step {step}/{o.steps} loss {total / (step % 100 or 100):.4f} scale {float(model.log_scale.exp()):.1f} "
-                f"bias {float(model.bias):.2f} elapsed {elapsed:.0f} s, left {elapsed / step * (o.steps - step):.0f} s")  # fmt: skip
+            log(f"step {step}/{o.steps} loss {total / (step % 100 or 100):.4f} scale {model.log_scale.exp().item():.1f} "
+                f"bias {model.bias.item():.2f} elapsed {elapsed:.0f} s, left {elapsed / step * (o.steps - step):.0f} s")  # fmt: skip
             total = 0.0
     return average
 

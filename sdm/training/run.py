@@ -14,7 +14,7 @@ import torch
 from sdm import __version__
 from sdm.model import FORMAT, MODALITIES, all_subsets, calibration_key
 from sdm.score import normalise
-from sdm.training.evaluate import calibration_error, fit_calibration, held_out, score_ranges
+from sdm.training.evaluate import calibration_error, fit_calibration, held_out, score_ranges, sigmoid
 from sdm.training.loop import Trainee, architecture_config, embed_places, embed_species, train
 from sdm.training.prepare import Prepared, prepare
 from sdm.training.recipe import Recipe
@@ -120,7 +120,7 @@ def calibrate(model: Trainee, data: Prepared, cells: np.ndarray, seed: int, log)
         cosine = (normalise(sum(embeddings[m] for m in subset)) @ species.T).cpu().numpy()
         scale, bias = fit_calibration(cosine[fit], present[fit], start)
         calibration[key] = (scale, bias)
-        q = 1.0 / (1.0 + np.exp(-(cosine[check] * scale + bias)))
+        q = sigmoid(cosine[check] * scale + bias)
         ece, above, _ = calibration_error(q, present[check])
         errors[key] = {"scale": scale, "bias": bias, "ece": ece, "ece_above": above}
         log(f"calibrated {key}: scale {scale:.2f} bias {bias:.2f} ECE {ece:.5f} (above lowest bin {above:.4f})")

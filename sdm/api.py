@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 FORMATS = ("cog", "zarr", "html")
+LINKS = {"tif": "GeoTIFF", "zarr": "Zarr", "json": "report"}
+"""Labels of the files the web map links to."""
 MAX_SPECIES = 64
 """Species in one call: each holds an open store and a row of every tile in memory."""
 
@@ -245,7 +247,7 @@ def write_maps(
                 summary = summarise(array, job.grid.geobox)
             files = {suffix[1:]: f"{stem}{suffix}" for suffix in kept}
             if "html" in formats:
-                links = {n.upper(): f for n, f in files.items() if n in ("tif", "json")}
+                links = {LINKS[n]: f for n, f in files.items() if n in LINKS}
                 write_html(staging.path(f"{stem}.html"), array, meta, countries, links)
             timings = {"tiles_s": round(encoded - started, 3), "written_s": round(time.time() - encoded, 3)}
             report = _report(job, k, files, summary.to_dict(), timings, command)
@@ -290,9 +292,8 @@ def run_tiles(
         count[0] += 1
         tell("tiles", min(count[0], len(tiles)), len(tiles))
 
-    workers = workers or processors()
-    with Callback(posttask=after), _torch_threads(max(1, processors() // min(workers, len(tiles)))):
-        dask.compute(*tasks, scheduler="threads", num_workers=workers, optimize_graph=False)
+    with Callback(posttask=after):
+        dask.compute(*tasks, scheduler="threads", num_workers=workers or processors(), optimize_graph=False)
 
 
 def write_tile_task(plan: Plan, tile, stores: Sequence[Path], variables: Sequence[str]) -> tuple[int, int]:
@@ -543,24 +544,6 @@ def _active_client():
         return get_client()
     except ValueError:
         return None
-
-
-class _torch_threads:  # noqa: N801  a context manager used like a function
-    """Set torch's threads per operation: tiles already run side by side, one per processor."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __enter__(self) -> None:
-        import torch
-
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(self.count)
-
-    def __exit__(self, *exc: object) -> None:
-        import torch
-
-        torch.set_num_threads(self.before)
 
 
 def _remove_store(path: Path) -> None:

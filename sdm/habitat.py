@@ -9,8 +9,8 @@ from __future__ import annotations
 from sdm.names import Taxon
 
 SEA_FAMILIES = frozenset(
-    "Balaenidae Balaenopteridae Neobalaenidae Cetotheriidae Eschrichtiidae Delphinidae Monodontidae Phocoenidae "
-    "Physeteridae Kogiidae Ziphiidae Dugongidae".split()
+    "Balaenidae Balaenopteridae Neobalaenidae Cetotheriidae Eschrichtiidae Delphinidae Monodontidae "
+    "Phocoenidae Physeteridae Kogiidae Ziphiidae Dugongidae".split()
 )
 """Never on land."""
 
@@ -33,7 +33,9 @@ BOTH_SPECIES = frozenset(
 )
 """Species whose habitat differs from their family's."""
 
-BOTH_GROUPS = frozenset("Mammalia Carnivora Cetartiodactyla Sirenia Enhydra Orcaella Sotalia Neophocaena".split())
+BOTH_GROUPS = frozenset(
+    ("Mammalia", "Carnivora", "Cetartiodactyla", "Sirenia", "Enhydra", "Orcaella", "Sotalia", "Neophocaena")
+)
 """Groups above the species with members on either side of the shore: seals, whales, manatees, sea otter."""
 
 

@@ -1,5 +1,10 @@
 """Shared by the tests of the core: synthetic rasters."""
 
+import os
+
+# Before torch loads: threads that spin for each other make small tests crawl on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import rasterio

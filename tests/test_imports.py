@@ -9,14 +9,30 @@ import pytest
 
 import sdm
 
-HEAVY = ("torch", "rasterio", "dask", "distributed", "geopandas", "xarray", "folium", "zarr", "pandas", "typer", "rich")
+HEAVY = (
+    "torch",
+    "rasterio",
+    "dask",
+    "distributed",
+    "geopandas",
+    "xarray",
+    "folium",
+    "zarr",
+    "pandas",
+    "typer",
+    "rich",
+)
 ROOT = Path(sdm.__file__).parent
 
 
 def loaded(statement):
     """Top-level packages in sys.modules of a fresh interpreter after a statement."""
     code = f"import sys\n{statement}\nprint(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
 
 
 def modules(package):
@@ -37,7 +53,10 @@ def test_importing_the_package_is_light():
         ("import sdm.errors, sdm.names, sdm.resources, sdm.habitat", {*HEAVY, "numpy"}),
         ("import sdm.grid", {"torch", "rasterio", "xarray", "geopandas", "zarr", "folium", "typer"}),
         ("import sdm.model", {*HEAVY, "numpy"}),
-        (f"import {', '.join(modules('encoders'))}, sdm.score", {"rasterio", "dask", "geopandas", "xarray", "odc"}),
+        (
+            f"import {', '.join(modules('encoders'))}, sdm.score",
+            {"rasterio", "dask", "geopandas", "xarray", "odc"},
+        ),
         (f"import {', '.join(modules('layers'))}", {"torch", "dask", "xarray", "zarr", "folium", "typer"}),
         (f"import {', '.join(modules('outputs'))}", {"torch", "typer"}),
         ("import sdm.engine", {"torch", "folium", "zarr", "typer", "rich"}),
@@ -79,7 +98,11 @@ def imports(path):
 
 
 def test_every_module_has_its_level():
-    found = {p.stem if p.is_file() else p.name for p in ROOT.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    found = {
+        p.stem if p.is_file() else p.name
+        for p in ROOT.iterdir()
+        if p.suffix == ".py" or (p / "__init__.py").exists()
+    }
     assert found - {"__init__"} == set().union(*LAYERS)
 
 
@@ -100,7 +123,12 @@ def test_imports_point_downwards():
 
 @pytest.mark.parametrize(
     ("package", "never"),
-    [("outputs", {"torch"}), ("encoders", {"rasterio", "dask"}), ("layers", {"torch", "dask"}), ("names", {*HEAVY, "numpy"})],
+    [
+        ("outputs", {"torch"}),
+        ("encoders", {"rasterio", "dask"}),
+        ("layers", {"torch", "dask"}),
+        ("names", {*HEAVY, "numpy"}),
+    ],
 )
 def test_not_even_inside_a_function(package, never):
     for path in sorted((ROOT / package).rglob("*.py")):

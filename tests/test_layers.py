@@ -64,7 +64,12 @@ def test_a_global_layer_has_no_seam(write_raster):
     layer = RasterLayer(write_raster(values, cell=5.0))
     assert layer.is_global
     # Cell centres at 177.5 (71) and -177.5 (0): the meridian of 180 is halfway.
-    assert values_at(layer, [177.5, 180.0 - 1e-12, -180.0, -177.5], [0, 0, 0, 0])[:, 0].tolist() == [71, 35.5, 35.5, 0]
+    assert values_at(layer, [177.5, 180.0 - 1e-12, -180.0, -177.5], [0, 0, 0, 0])[:, 0].tolist() == [
+        71,
+        35.5,
+        35.5,
+        0,
+    ]
     assert values_at(layer, -178.75, 0)[0, 0] == pytest.approx(71 * 0.25)
 
 
@@ -139,7 +144,9 @@ def test_scale_and_offset(write_raster):
     values = np.array([[100, 200], [300, -9999]], dtype=np.int16)
     path = write_raster(values, west=0.0, north=2.0, cell=1.0, nodata=-9999, scale=0.1, offset=-5.0)
     layer = RasterLayer(path)
-    assert values_at(layer, [0.5, 1.5, 0.5, 1.0], [1.5, 1.5, 0.5, 1.5])[:, 0] == pytest.approx([5, 15, 25, 10])
+    assert values_at(layer, [0.5, 1.5, 0.5, 1.0], [1.5, 1.5, 0.5, 1.5])[:, 0] == pytest.approx(
+        [5, 15, 25, 10]
+    )
     assert np.isnan(values_at(layer, 1.5, 0.5)).all()
 
 
@@ -150,7 +157,9 @@ def test_transforms_apply_before_neighbours_are_mixed(write_raster):
 
 
 def test_bands_are_read_in_the_order_asked(write_raster):
-    layer = RasterLayer(write_raster(np.arange(4, dtype=np.uint8)[:, None, None] * np.ones((1, 18, 36), np.uint8), cell=10))
+    layer = RasterLayer(
+        write_raster(np.arange(4, dtype=np.uint8)[:, None, None] * np.ones((1, 18, 36), np.uint8), cell=10)
+    )
     assert layer.bilinear(np.array([0.0]), np.array([0.0]), plain, 3, [4, 1, 3]).tolist() == [[3, 0, 2]]
 
 
@@ -244,7 +253,9 @@ def test_projected_raster_is_warped(utm):
     assert np.abs(layer.nearest(lon, lat) - x / 1000).max() < 2.0
 
 
-@pytest.mark.xfail(strict=True, reason="a raster without nodata is warped to 0, not to nothing, around its corners")
+@pytest.mark.xfail(
+    strict=True, reason="a raster without nodata is warped to 0, not to nothing, around its corners"
+)
 def test_projected_raster_holds_nothing_beyond_its_corners(utm):
     layer = RasterLayer(utm)
     west, south, east, north = layer.bounds
@@ -290,7 +301,9 @@ def test_crop_wraps_at_the_antimeridian(picture, lon):
     assert crop[0, 0, :, 1].tolist() == [(centre + k) % 180 for k in range(-3, 3)]
 
 
-@pytest.mark.parametrize(("lat", "rows"), [(90.0, [0, 0, 0, 1]), (-90.0, [88, 89, 89, 89]), (-89.0, [87, 88, 89, 89])])
+@pytest.mark.parametrize(
+    ("lat", "rows"), [(90.0, [0, 0, 0, 1]), (-90.0, [88, 89, 89, 89]), (-89.0, [87, 88, 89, 89])]
+)
 def test_crop_at_a_pole_repeats_the_last_row(picture, lat, rows):
     assert picture.crops(np.array([0.0]), np.array([lat]), 4)[0, :, 0, 0].tolist() == rows
 
@@ -306,7 +319,11 @@ def test_crops_do_not_depend_on_each_other(picture, monkeypatch):
 
 def test_bundled_imagery_is_in_place():
     size = 16
-    sahara, ocean, forest = Satellite(size, 1 / 15).crops(np.array([10.0, -150.0, -62.0]), np.array([24.0, 0.0, -4.0])).mean((1, 2))
+    sahara, ocean, forest = (
+        Satellite(size, 1 / 15)
+        .crops(np.array([10.0, -150.0, -62.0]), np.array([24.0, 0.0, -4.0]))
+        .mean((1, 2))
+    )
     assert sahara.min() > 90
     assert sahara[0] > sahara[2] + 30  # sand: more red than blue
     assert ocean[2] > ocean[0] + 10
@@ -333,7 +350,9 @@ def test_user_imagery_gives_the_same_crops(write_raster):
     "west",
     [
         -180.0,
-        pytest.param(0.0, marks=pytest.mark.xfail(strict=True, reason="warping to -180..180 loses what lies past 180")),
+        pytest.param(
+            0.0, marks=pytest.mark.xfail(strict=True, reason="warping to -180..180 loses what lies past 180")
+        ),
     ],
 )
 def test_user_imagery_of_the_whole_world(write_raster, west):
@@ -416,7 +435,8 @@ def test_file_cut_in_the_middle_fails_where_it_is_cut(write_raster, tmp_path):
 def test_vrt_is_refused(write_raster, tmp_path, wrap):
     secret = write_raster(np.ones((5, 5), np.uint8), "secret.tif")
     vrt = (
-        '<VRTDataset rasterXSize="5" rasterYSize="5"><SRS>EPSG:4326</SRS><GeoTransform>0,1,0,5,0,-1</GeoTransform>'
+        '<VRTDataset rasterXSize="5" rasterYSize="5"><SRS>EPSG:4326</SRS>'
+        "<GeoTransform>0,1,0,5,0,-1</GeoTransform>"
         f'<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename>{secret}</SourceFilename>'
         "</SimpleSource></VRTRasterBand></VRTDataset>"
     )
@@ -426,7 +446,9 @@ def test_vrt_is_refused(write_raster, tmp_path, wrap):
         RasterLayer(path)
 
 
-@pytest.mark.parametrize("path", ["/vsicurl/http://localhost/x.tif", "http://localhost:1/x.tif", "/vsimem/x", "GTIFF_DIR:1:x"])
+@pytest.mark.parametrize(
+    "path", ["/vsicurl/http://localhost/x.tif", "http://localhost:1/x.tif", "/vsimem/x", "GTIFF_DIR:1:x"]
+)
 def test_addresses_are_not_files(path):
     with pytest.raises(LayerError, match="does not exist"):
         RasterLayer(path)
@@ -471,7 +493,9 @@ def test_variables_are_recognised(write_raster, file, descriptions, finds):
 
 def test_file_of_nineteen_bands(write_raster):
     values = np.arange(1, 20, dtype=np.float32)[:, None, None] * np.ones((1, 18, 36), np.float32)
-    path = write_raster(values, "all.tif", cell=10.0, descriptions=[f"wc2.1_10m_bio_{k}" for k in range(1, 20)])
+    path = write_raster(
+        values, "all.tif", cell=10.0, descriptions=[f"wc2.1_10m_bio_{k}" for k in range(1, 20)]
+    )
     inputs = [Input(f"bio{k}") for k in (19, 1, 12, 7)]
     environment = Environment(inputs, [path])
     assert sorted(environment.replaced) == ["bio1", "bio12", "bio19", "bio7"]
@@ -540,7 +564,9 @@ def test_missing_part_of_a_users_raster(write_raster):
     ],
 )
 def test_wrong_units(write_raster, file, value, says):
-    environment = Environment([Input("bio1"), Input("bio6"), Input("bio12")], [write_raster(flat(value), file, cell=10.0)])
+    environment = Environment(
+        [Input("bio1"), Input("bio6"), Input("bio12")], [write_raster(flat(value), file, cell=10.0)]
+    )
     with pytest.raises(LayerError, match=says):
         environment.check(*random_places(50))
 

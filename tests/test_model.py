@@ -95,7 +95,9 @@ def test_location_is_a_place_on_the_sphere(toy):
     lon, lat = np.radians(at.T)
     xyz = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
     phase = xyz @ encoders.location.frequencies.numpy()
-    assert seen["x"].numpy() == pytest.approx(np.concatenate([xyz, np.cos(phase), np.sin(phase)], 1), abs=1e-5)
+    assert seen["x"].numpy() == pytest.approx(
+        np.concatenate([xyz, np.cos(phase), np.sin(phase)], 1), abs=1e-5
+    )
     assert out[1] == pytest.approx(out[2], abs=1e-5)
     assert np.abs(out[0] - out[1]).max() > 1e-3
 
@@ -108,7 +110,9 @@ def test_missing_file(toy, name):
         Model.open(folder)
 
 
-@pytest.mark.parametrize("name", ["nonesuch", "", "../..", "a\0b", "x" * 5000, "mammals-trees/../mammals-trees/x"])
+@pytest.mark.parametrize(
+    "name", ["nonesuch", "", "../..", "a\0b", "x" * 5000, "mammals-trees/../mammals-trees/x"]
+)
 def test_unknown_model(name):
     with pytest.raises(ModelError, match="neither a bundled model") as caught:
         Model.open(name)
@@ -139,26 +143,59 @@ def test_config_that_is_no_config(toy, text, says):
     "change",
     [
         {"format": "taxabind-map/2"},
-        {"dim": KeyError}, {"calibration": KeyError}, {"location": KeyError}, {"environment__inputs": KeyError},
-        {"domain": KeyError}, {"name": KeyError}, {"satellite__pixel": KeyError}, {"location__pitch": KeyError},
+        {"dim": KeyError},
+        {"calibration": KeyError},
+        {"location": KeyError},
+        {"environment__inputs": KeyError},
+        {"domain": KeyError},
+        {"name": KeyError},
+        {"satellite__pixel": KeyError},
+        {"location__pitch": KeyError},
         {"environment__inputs__0__std": KeyError},
-        {"name": 5}, {"calibration": []}, {"location": []}, {"groups": []}, {"environment__inputs": "abc"},
-        {"environment__inputs": []}, {"environment__inputs__0__layer": None},
-        {"dim": 10**9}, {"dim": 0}, {"dim": -8}, {"dim": 8.5}, {"dim": "8"}, {"dim": True}, {"dim": None},
-        {"location__depth": 10**6}, {"location__width": 10**12}, {"satellite__size": 10**6}, {"satellite__size": 9},
-        {"satellite__channels": [2, 2]}, {"satellite__channels": [2] * 100}, {"satellite__channels": 3},
-        {"domain": [90, -60]}, {"domain": [0]}, {"domain": [0, float("nan")]}, {"domain": 5},
-        {"location__sigmas": [float("nan")]}, {"location__sigmas": [float("inf")]}, {"location__sigmas": ["1"]},
-        {"location__sigmas": 1.0}, {"location__sigmas": [0.0]},
-        {"calibration__location": {"scale": float("nan"), "bias": 0.0}}, {"calibration__location": {"scale": 1.0}},
+        {"name": 5},
+        {"calibration": []},
+        {"location": []},
+        {"groups": []},
+        {"environment__inputs": "abc"},
+        {"environment__inputs": []},
+        {"environment__inputs__0__layer": None},
+        {"dim": 10**9},
+        {"dim": 0},
+        {"dim": -8},
+        {"dim": 8.5},
+        {"dim": "8"},
+        {"dim": True},
+        {"dim": None},
+        {"location__depth": 10**6},
+        {"location__width": 10**12},
+        {"satellite__size": 10**6},
+        {"satellite__size": 9},
+        {"satellite__channels": [2, 2]},
+        {"satellite__channels": [2] * 100},
+        {"satellite__channels": 3},
+        {"domain": [90, -60]},
+        {"domain": [0]},
+        {"domain": [0, float("nan")]},
+        {"domain": 5},
+        {"location__sigmas": [float("nan")]},
+        {"location__sigmas": [float("inf")]},
+        {"location__sigmas": ["1"]},
+        {"location__sigmas": 1.0},
+        {"location__sigmas": [0.0]},
+        {"calibration__location": {"scale": float("nan"), "bias": 0.0}},
+        {"calibration__location": {"scale": 1.0}},
         {"calibration__location": {"scale": 10**400, "bias": 0.0}},
-        {"satellite__pixel": -0.1}, {"environment__pitch": 0}, {"environment__pitch": float("inf")},
-        {"environment__inputs__0__mean": float("nan")}, {"environment__inputs__0__std": 0.0},
+        {"satellite__pixel": -0.1},
+        {"environment__pitch": 0},
+        {"environment__pitch": float("inf")},
+        {"environment__inputs__0__mean": float("nan")},
+        {"environment__inputs__0__std": 0.0},
         {"environment__inputs__0__transform": "exec"},
-        {"groups": {"tree": {"extent": [0, 1]}}}, {"groups": {"tree": {"extent": [0, 1, 2, float("nan")]}}},
+        {"groups": {"tree": {"extent": [0, 1]}}},
+        {"groups": {"tree": {"extent": [0, 1, 2, float("nan")]}}},
     ],
     ids=lambda change: str(change)[:60],
-)  # fmt: skip
+)
 def test_config_with_a_bad_part(toy, change):
     folder = toy(**change)
     with pytest.raises(ModelError, match=r"config\.json|multiple of 4") as caught:
@@ -233,10 +270,16 @@ def absurd_header(folder, original):
 @pytest.mark.parametrize(
     "replace",
     [
-        pickled, torch_saved, absurd_header,
-        lambda f, o: b"", lambda f, o: o[: len(o) // 2], lambda f, o: o[:-1], lambda f, o: o[:7], lambda f, o: o + b"x",
+        pickled,
+        torch_saved,
+        absurd_header,
+        lambda f, o: b"",
+        lambda f, o: o[: len(o) // 2],
+        lambda f, o: o[:-1],
+        lambda f, o: o[:7],
+        lambda f, o: o + b"x",
     ],
-)  # fmt: skip
+)
 def test_weights_that_are_no_safetensors(toy, replace, capfd):
     folder = toy()
     path = folder / "model.safetensors"
@@ -279,7 +322,9 @@ def test_digest_names_the_weights(toy):
     for change in (
         lambda: reweigh(folder, lambda s: s["location.frequencies"].add_(1e-3)),
         lambda: (folder / "vocabulary.txt").write_text("class:Mammalia\ngenus:Ursus\nspecies:Ursus minor\n"),
-        lambda: (folder / "config.json").write_text((folder / "config.json").read_text().replace("10.0", "10.5", 1)),
+        lambda: (folder / "config.json").write_text(
+            (folder / "config.json").read_text().replace("10.0", "10.5", 1)
+        ),
     ):
         before = Model.open(folder).digest
         change()

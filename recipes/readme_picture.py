@@ -1,6 +1,6 @@
 """The picture in the README: the web map of `make map`, photographed by a headless Chromium.
 
-    make map && python recipes/readme_picture.py maps/ursus-arctos.html docs/ursus-arctos.png
+make map && python recipes/readme_picture.py maps/ursus-arctos.html docs/ursus-arctos.png
 """
 
 import subprocess
@@ -10,7 +10,14 @@ from pathlib import Path
 
 from PIL import Image
 
-FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --hide-scrollbars --virtual-time-budget=5000".split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--virtual-time-budget=5000",
+]
 
 
 def main(page: str, picture: str) -> None:

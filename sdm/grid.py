@@ -76,13 +76,11 @@ class BBox:
             value = getattr(self, name)
             if not -90.0 <= value <= 90.0:
                 raise BoxError(
-                    f"bbox {name} {value:g} is outside -90..90; the order is "
-                    "WEST SOUTH EAST NORTH in degrees."
+                    f"bbox {name} {value:g} is outside -90..90; the order is WEST SOUTH EAST NORTH in degrees."
                 )
         if self.south > self.north:
             raise BoxError(
-                f"bbox south {self.south:g} is greater than north {self.north:g}; "
-                "the order is WEST SOUTH EAST NORTH."
+                f"bbox south {self.south:g} is greater than north {self.north:g}; the order is WEST SOUTH EAST NORTH."
             )
         if self.south == self.north or self.width == 0.0:
             raise BoxError(f"bbox {self} encloses no area; west and east, south and north must differ.")
@@ -260,9 +258,7 @@ class Grid:
         rows, cols = self.shape
         for i, r in enumerate(range(0, rows, self.tile_size)):
             for j, c in enumerate(range(0, cols, self.tile_size)):
-                yield Tile(
-                    (i, j), slice(r, min(r + self.tile_size, rows)), slice(c, min(c + self.tile_size, cols))
-                )
+                yield Tile((i, j), slice(r, min(r + self.tile_size, rows)), slice(c, min(c + self.tile_size, cols)))
 
     @property
     def tile_count(self) -> int:
@@ -368,15 +364,11 @@ def parse_crs(crs: str | int) -> str:
             f"CRS {str(crs)[:80]!r} is not known; give an EPSG code such as EPSG:3338, or WKT."
         ) from error
     if not (parsed.is_geographic or parsed.is_projected) or len(parsed.axis_info) < 2:
-        raise RequestError(
-            f"CRS {parsed.name!r} is neither geographic nor projected; a map needs one of them."
-        )
+        raise RequestError(f"CRS {parsed.name!r} is neither geographic nor projected; a map needs one of them.")
     if len(parsed.axis_info) > 2:
         parsed = parsed.to_2d()
     if parsed.is_geographic and (parsed.is_derived or parsed.axis_info[0].unit_name != "degree"):
-        raise RequestError(
-            f"CRS {parsed.name!r} is not in degrees of longitude and latitude; choose another."
-        )
+        raise RequestError(f"CRS {parsed.name!r} is not in degrees of longitude and latitude; choose another.")
     epsg = parsed.to_epsg()
     return f"EPSG:{epsg}" if epsg else parsed.to_wkt()
 
@@ -402,9 +394,7 @@ def make_grid(
         raise RequestError("give either a bbox (WEST SOUTH EAST NORTH) or a region, and not both.")
     if bbox is not None and not isinstance(bbox, BBox):
         if len(tuple(bbox)) != 4:
-            raise BoxError(
-                f"bbox has {len(tuple(bbox))} numbers; give four: WEST SOUTH EAST NORTH in degrees."
-            )
+            raise BoxError(f"bbox has {len(tuple(bbox))} numbers; give four: WEST SOUTH EAST NORTH in degrees.")
         bbox = BBox(*bbox)
     crs = parse_crs(crs)
     outline = bbox.polygon() if bbox is not None else region.geometry
@@ -413,9 +403,7 @@ def make_grid(
     whole_turn = bbox is not None and bbox.width > 359.99
     west, south, east, north = asked if crs == WGS84 else _project(outline, crs, whole_turn).bounds
     if not all(map(math.isfinite, (west, south, east, north))) or not (east > west and north > south):
-        raise BoxError(
-            f"the box {asked} cannot be drawn in {_crs_label(crs)}; choose a CRS made for that area."
-        )
+        raise BoxError(f"the box {asked} cannot be drawn in {_crs_label(crs)}; choose a CRS made for that area.")
     info = pyproj.CRS.from_user_input(crs)
     if resolution is None:
         resolution = default_resolution(east - west, north - south, info)
@@ -424,9 +412,7 @@ def make_grid(
     except (TypeError, ValueError):
         raise RequestError(f"resolution {str(resolution)[:40]!r} is not a number.") from None
     if not math.isfinite(resolution) or resolution <= 0:
-        raise RequestError(
-            f"resolution {resolution:g} must be a positive number in units of {_crs_label(crs)}."
-        )
+        raise RequestError(f"resolution {resolution:g} must be a positive number in units of {_crs_label(crs)}.")
     extent = max(east - west, north - south)
     if resolution > 2 * extent:
         unit = info.axis_info[0].unit_name
@@ -469,9 +455,7 @@ def default_resolution(width: float, height: float, crs: pyproj.CRS) -> float:
 
 def _snap(low: float, high: float, step: float) -> tuple[int, int]:
     """Indices of the pixel edges on or outside [low, high], forgiving float noise of 1e-6 pixel."""
-    return math.floor(low / step + 1e-6), max(
-        math.ceil(high / step - 1e-6), math.floor(low / step + 1e-6) + 1
-    )
+    return math.floor(low / step + 1e-6), max(math.ceil(high / step - 1e-6), math.floor(low / step + 1e-6) + 1)
 
 
 def _clean(value: float, step: float) -> float:
@@ -504,17 +488,15 @@ def _project(geometry: shapely.Geometry, crs: str, may_tear: bool = False) -> sh
     except (ProjError, ValueError) as error:
         raise BoxError(f"the area cannot be drawn in {_crs_label(crs)}: {error}") from error
     if not np.isfinite(shapely.get_coordinates(projected)).all():
-        raise BoxError(
-            f"{area} reaches outside the domain of {_crs_label(crs)}; choose a CRS made for that area."
-        )
+        raise BoxError(f"{area} reaches outside the domain of {_crs_label(crs)}; choose a CRS made for that area.")
     if info.is_projected:
         metres = info.axis_info[0].unit_conversion_factor or 1.0
         left, bottom, right, top = (v * metres for v in projected.bounds)
         if max(right - left, top - bottom) > LARGEST_MAP_METRES:
             raise BoxError(
                 f"{area} is stretched to {max(right - left, top - bottom) / 1000.0:.3g} km in "
-                f"{_crs_label(crs)}, larger than the Earth; leave out the pole where that CRS has no place for it (Web Mercator: "
-                "latitudes within -85..85), or choose another CRS."
+                f"{_crs_label(crs)}, larger than the Earth; leave out the pole where that CRS has no "
+                "place for it (Web Mercator: latitudes within -85..85), or choose another CRS."
             )
         if not may_tear and _longest_step(projected) * metres > LARGEST_STEP_METRES:
             raise BoxError(

@@ -9,13 +9,25 @@ from __future__ import annotations
 from sdm.names import Taxon
 
 SEA_FAMILIES = frozenset(
-    "Balaenidae Balaenopteridae Neobalaenidae Cetotheriidae Eschrichtiidae Delphinidae Monodontidae "
-    "Phocoenidae Physeteridae Kogiidae Ziphiidae Dugongidae".split()
+    [
+        "Balaenidae",
+        "Balaenopteridae",
+        "Neobalaenidae",
+        "Cetotheriidae",
+        "Eschrichtiidae",
+        "Delphinidae",
+        "Monodontidae",
+        "Phocoenidae",
+        "Physeteridae",
+        "Kogiidae",
+        "Ziphiidae",
+        "Dugongidae",
+    ]
 )
 """Never on land."""
 
 BOTH_FAMILIES = frozenset(
-    "Phocidae Otariidae Odobenidae Trichechidae Iniidae Lipotidae Platanistidae Pontoporiidae".split()
+    ["Phocidae", "Otariidae", "Odobenidae", "Trichechidae", "Iniidae", "Lipotidae", "Platanistidae", "Pontoporiidae"]
 )
 """Seals haul out; manatees and river dolphins live in rivers, which a land mask counts as land."""
 

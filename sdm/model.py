@@ -147,9 +147,7 @@ class Model:
             with torch.inference_mode():
                 return normalise(encoders.text.embed(resolution.taxon.lineage)).numpy()
         except KeyError:
-            raise ModelError(
-                f"model {self.name!r} has no vector for any rank of {resolution.taxon.name!r}."
-            ) from None
+            raise ModelError(f"model {self.name!r} has no vector for any rank of {resolution.taxon.name!r}.") from None
 
 
 class Encoders:
@@ -196,9 +194,7 @@ class Encoders:
         return torch.autocast("cuda", dtype=torch.bfloat16, enabled=self.device.type == "cuda")
 
 
-def build(
-    config: dict, vocabulary: list[str], dropout: float = 0.0, env_dropout: float = 0.0
-) -> nn.ModuleDict:
+def build(config: dict, vocabulary: list[str], dropout: float = 0.0, env_dropout: float = 0.0) -> nn.ModuleDict:
     """The untrained modules that a config describes: location, satellite, environment, text."""
     from torch import nn
 
@@ -214,9 +210,7 @@ def build(
                 dim, loc["sigmas"], loc["features"], loc["width"], loc["depth"], dropout=dropout
             ),
             "satellite": SatelliteEncoder(dim, sat["size"], sat["channels"], dropout=env_dropout),
-            "environment": EnvironmentEncoder(
-                dim, len(env["inputs"]), env["width"], env["depth"], dropout=env_dropout
-            ),
+            "environment": EnvironmentEncoder(dim, len(env["inputs"]), env["width"], env["depth"], dropout=env_dropout),
             "text": TaxonTower([t for t in vocabulary if t], dim),
         }
     )
@@ -267,35 +261,25 @@ def _check_config(path: Path, config: dict) -> None:
         ]
         names = [config["name"], *(i["layer"] for i in inputs)]
         well_formed = (
-            len(config["domain"]) == 2
-            and len(satellite["channels"]) == 3
-            and all(len(e) == 4 for e in extents)
+            len(config["domain"]) == 2 and len(satellite["channels"]) == 3 and all(len(e) == 4 for e in extents)
         )
         transforms = [i["transform"] for i in inputs]
     except KeyError as error:
         raise ModelError(f"model {str(path)!r}: config.json lacks {error}.") from error
     except (TypeError, AttributeError) as error:
-        raise ModelError(
-            f"model {str(path)!r}: config.json has a part of the wrong type: {error}."
-        ) from error
+        raise ModelError(f"model {str(path)!r}: config.json has a part of the wrong type: {error}.") from error
     if not all(_is_number(n, int) and 0 < n <= 16384 for n in sizes):
-        raise ModelError(
-            f"model {str(path)!r}: config.json has a size that is not a whole number in 1..16384."
-        )
+        raise ModelError(f"model {str(path)!r}: config.json has a size that is not a whole number in 1..16384.")
     if satellite["size"] % 4:
         raise ModelError(f"model {str(path)!r}: satellite size {satellite['size']} is not a multiple of 4.")
     if not all(_is_number(n) and -1e300 < n < 1e300 for n in (*numbers, *positive)):
         raise ModelError(f"model {str(path)!r}: config.json has a number that is missing or not finite.")
     if not all(n > 0 for n in positive):
-        raise ModelError(
-            f"model {str(path)!r}: config.json has a sigma, pixel, pitch or std that is not positive."
-        )
+        raise ModelError(f"model {str(path)!r}: config.json has a sigma, pixel, pitch or std that is not positive.")
     if not all(isinstance(n, str) for n in names):
         raise ModelError(f"model {str(path)!r}: config.json has a name that is not text.")
     if unknown := [t for t in transforms if t not in TRANSFORMS]:
-        raise ModelError(
-            f"model {str(path)!r}: config.json names the unknown transform {str(unknown[0])[:40]!r}."
-        )
+        raise ModelError(f"model {str(path)!r}: config.json names the unknown transform {str(unknown[0])[:40]!r}.")
     if not inputs or not well_formed or not -90.0 <= config["domain"][0] < config["domain"][1] <= 90.0:
         raise ModelError(
             f"model {str(path)!r}: config.json needs three satellite channels, some environment "
@@ -320,8 +304,7 @@ def _load_weights(model: Model, modules: nn.ModuleDict) -> None:
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or extra:
         raise ModelError(
-            f"model {model.name!r}: weights do not fit config.json (missing {missing[:3]}, "
-            f"extra {extra[:3]})."
+            f"model {model.name!r}: weights do not fit config.json (missing {missing[:3]}, extra {extra[:3]})."
         )
     for key, value in state.items():
         if value.shape != expected[key].shape:

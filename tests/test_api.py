@@ -348,7 +348,7 @@ def test_a_signal_in_the_middle_leaves_nothing(tmp_path, number):
         "    return np.zeros((1, *tile.shape), np.float32)\n"
         "api.score_tile = slow\n"
         "job = sdm.plan('Puma concolor', bbox=(-120, 30, -90, 50), resolution=0.05, tile_size=32)\n"
-        f"sdm.write_maps(job, {str(out)!r}, progress=lambda stage, done, total: print(stage, done, flush=True))\n"
+        f"sdm.write_maps(job, {str(out)!r}, progress=lambda stage, done, _: print(stage, done, flush=True))\n"
     )
     pipe = subprocess.PIPE
     process = subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True)

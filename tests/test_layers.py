@@ -199,6 +199,21 @@ def test_value_does_not_depend_on_the_split(noisy, monkeypatch):
     assert len(sizes) > 10
 
 
+@pytest.mark.xfail(strict=True, reason="fewer than 64 places are read through one window, however far apart")
+def test_a_few_places_far_apart_are_not_read_through_one_window(noisy, monkeypatch):
+    cells = []
+    read = RasterLayer._read
+
+    def watched(self, r0, r1, c0, c1, bands):
+        cells.append((r1 - r0) * (c1 - c0))
+        return read(self, r0, r1, c0, c1, bands)
+
+    monkeypatch.setattr(raster, "MAX_WINDOW", 2000)
+    monkeypatch.setattr(RasterLayer, "_read", watched)
+    values_at(noisy, *random_places(40))
+    assert max(cells) <= 2000
+
+
 @pytest.mark.parametrize("lon", [(179.5, -179.5), (-180.0, 179.99), (-1.0, 1.0), (-179.0, 0.0, 179.0)])
 def test_window_across_the_antimeridian_is_small(noisy, monkeypatch, lon):
     widths = []
@@ -513,6 +528,14 @@ def test_folder_of_files(write_raster, tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(LayerError, match="holds no raster"):
         Environment([Input("bio1")], [tmp_path / "nothing"])
+
+
+@pytest.mark.xfail(strict=True, reason="the last file wins in silence")
+def test_two_files_for_one_variable_are_refused(write_raster):
+    """CHELSA 1 names all its variables bio10: CHELSA_bio10_01.tif is bio1."""
+    paths = [write_raster(flat(k), f"CHELSA_bio10_{k:02d}.tif", cell=10.0) for k in (1, 12)]
+    with pytest.raises(LayerError, match="bio10"):
+        Environment([Input("bio1"), Input("bio10"), Input("bio12")], paths)
 
 
 def test_unknown_variable():

@@ -102,9 +102,7 @@ class Environment:
         """
         out = np.empty((lon.size, len(self.inputs)), dtype=np.float32)
         for group in self._groups:
-            sources = [
-                Source(part.layer, part.bands, part.recipe(standardise), len(part.columns)) for part in group
-            ]
+            sources = [Source(part.layer, part.bands, part.recipe(standardise), len(part.columns)) for part in group]
             out[:, _run([k for part in group for k in part.columns])] = interpolate(sources, lon, lat)
         return out
 

@@ -72,9 +72,7 @@ def _split_lineage(table: TaxonTable, tokens: list[str]) -> tuple[list[str], lis
     return tokens[:at], rest
 
 
-def _scientific(
-    table: TaxonTable, text: str, words: list[str], notes: list[str]
-) -> tuple[Taxon, bool, str] | None:
+def _scientific(table: TaxonTable, text: str, words: list[str], notes: list[str]) -> tuple[Taxon, bool, str] | None:
     """Match names of groups, valid names and synonyms exactly (up to case and grammar)."""
     first = fold(words[0])
     if len(words) == 2 and first in RANKS and first != "species":
@@ -92,9 +90,7 @@ def _scientific(
     return found[0], True, found[1]
 
 
-def _other_spelling(
-    table: TaxonTable, text: str, words: list[str], notes: list[str]
-) -> tuple[Taxon, str] | None:
+def _other_spelling(table: TaxonTable, text: str, words: list[str], notes: list[str]) -> tuple[Taxon, str] | None:
     """Match a synonym, a gender ending that differs, or a genus cut to its initial."""
     genus, epithet = fold(words[0]), fold(words[1])
     given = f"{genus.capitalize()} {epithet}"
@@ -134,8 +130,7 @@ def _group(table: TaxonTable, text: str, name: str, notes: list[str]) -> tuple[T
         if species:
             listed = ", ".join(t.name for t in species[:MAX_LISTED])
             notes.append(
-                f"{shown(text)} is read as the {taxon.rank} {taxon.name}; it is also a common name of "
-                f"{listed}."
+                f"{shown(text)} is read as the {taxon.rank} {taxon.name}; it is also a common name of {listed}."
             )
         return taxon, True, taxon.rank
     hits = table.synonym_index.get(name, [])
@@ -154,9 +149,7 @@ def _group(table: TaxonTable, text: str, name: str, notes: list[str]) -> tuple[T
     return None
 
 
-def _common(
-    table: TaxonTable, text: str, tokens: list[str], notes: list[str]
-) -> tuple[Taxon, bool, str] | None:
+def _common(table: TaxonTable, text: str, tokens: list[str], notes: list[str]) -> tuple[Taxon, bool, str] | None:
     """Match a common name; one that fits several species is an error, never a guess."""
     for name in dict.fromkeys((text, " ".join(tokens))):
         for key in common_keys(name):
@@ -188,9 +181,7 @@ def _fallback(
     if groups and len(words) > 1:
         taxon = _only(text, groups, "names several genera")
         if open_name:
-            notes.append(
-                f"{shown(words[1])} marks an uncertain species; the map shows the genus {taxon.name}."
-            )
+            notes.append(f"{shown(words[1])} marks an uncertain species; the map shows the genus {taxon.name}.")
             return taxon, True, "genus"
         if _is_authorship(words[1:], text):
             return taxon, True, "genus"
@@ -205,9 +196,7 @@ def _fallback(
         for depth in (5, 4):
             taxon = table.group(place[:depth]) if depth < len(place) else None
             if taxon:
-                notes.append(
-                    f"{shown(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}."
-                )
+                notes.append(f"{shown(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}.")
                 return taxon, False, taxon.rank
     # A full lineage names its own place. Not where the last words are a slip for something known.
     near = table.nearest(" ".join(words), 5)
@@ -251,9 +240,7 @@ def _same_epithet(table: TaxonTable, genus: Taxon, epithet: str) -> list[str]:
     ]
     if not moved:
         return []
-    return [
-        f"The family {genus.family} has {', '.join(moved[:MAX_LISTED])}: if that is meant, ask for that name."
-    ]
+    return [f"The family {genus.family} has {', '.join(moved[:MAX_LISTED])}: if that is meant, ask for that name."]
 
 
 def _tail(table: TaxonTable, text: str, taxon: Taxon, tail: list[str], notes: list[str]) -> None:
@@ -270,24 +257,18 @@ def _tail(table: TaxonTable, text: str, taxon: Taxon, tail: list[str], notes: li
             infra = fold(tail[at + 1])
             break
     first = tail[0] if tail else ""
-    if (
-        not infra
-        and re.fullmatch(r"[^\W\d_-]{3,}(-[^\W\d_]+)?", first)
-        and fold(first) not in _PARTICLES | _OPEN
-    ):
+    if not infra and re.fullmatch(r"[^\W\d_-]{3,}(-[^\W\d_]+)?", first) and fold(first) not in _PARTICLES | _OPEN:
         if first.islower() and text != text.lower():
             infra = fold(first)
         elif text in {text.lower(), text.upper()}:
             notes.append(
-                f"What follows '{taxon.name}' ({shown(' '.join(tail))}) was ignored; the map shows the "
-                "whole species."
+                f"What follows '{taxon.name}' ({shown(' '.join(tail))}) was ignored; the map shows the whole species."
             )
     elif not infra and _bare(first) in _OPEN:
         notes.append(f"What follows '{taxon.name}' was ignored; the map shows the whole species.")
     if infra:
         notes.append(
-            f"{shown(infra)} names a subspecies, variety or form; the map shows the whole species "
-            f"{taxon.name}."
+            f"{shown(infra)} names a subspecies, variety or form; the map shows the whole species {taxon.name}."
         )
     raised = table.by_name.get(f"{taxon.genus.lower()} {fold(infra or first)}")
     if raised and raised is not taxon:
@@ -303,8 +284,7 @@ def _contradictions(table: TaxonTable, lineage: list[str], taxon: Taxon) -> list
         aliases = {t.name.lower() for t in table.synonym_index.get(name, [])}
         if name not in own and not aliases & own and taxon.at(rank):
             notes.append(
-                f"The given {rank} {name.capitalize()} does not fit: this model has {taxon.name} in "
-                f"{taxon.at(rank)}."
+                f"The given {rank} {name.capitalize()} does not fit: this model has {taxon.name} in {taxon.at(rank)}."
             )
     return notes
 

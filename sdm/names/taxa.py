@@ -193,9 +193,7 @@ def _rows(path: Path, required: frozenset[str]) -> Iterator[tuple[int, dict[str,
     except OSError as error:
         raise ModelError(f"Cannot read {path}: {error.strerror or error}.") from None
     if len(raw) > MAX_BYTES:
-        raise ModelError(
-            f"{path} is larger than {MAX_BYTES // 1_000_000} MB, the limit for a table of names."
-        )
+        raise ModelError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB, the limit for a table of names.")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -10,9 +10,7 @@ from sdm.errors import SpeciesNameError
 
 MAX_QUERY = 200
 
-_QUOTES = str.maketrans(
-    dict.fromkeys("‘’‛ʼ`´′", "'") | dict.fromkeys("“”„«»", '"') | dict.fromkeys("‐‒–—−", "-")
-)
+_QUOTES = str.maketrans(dict.fromkeys("‘’‛ʼ`´′", "'") | dict.fromkeys("“”„«»", '"') | dict.fromkeys("‐‒–—−", "-"))
 _IRREGULAR = {"mice": "mouse", "geese": "goose", "oxen": "ox", "wolves": "wolf", "calves": "calf"}
 
 
@@ -40,9 +38,7 @@ def clean(query: str) -> str:
         )
     text = unicodedata.normalize("NFKC", query.strip())
     if not text:
-        raise SpeciesNameError(
-            f"The species name {shown(query)} is empty; give a name such as 'Ursus arctos'."
-        )
+        raise SpeciesNameError(f"The species name {shown(query)} is empty; give a name such as 'Ursus arctos'.")
     kept = []
     for char in text:
         category = unicodedata.category(char)

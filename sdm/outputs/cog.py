@@ -70,9 +70,7 @@ def write_cog(path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata)
     return summary
 
 
-def _write_plain(
-    path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata
-) -> tuple[Summary, _Checks]:
+def _write_plain(path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata) -> tuple[Summary, _Checks]:
     import rasterio
     from rasterio.enums import ColorInterp
     from rasterio.windows import Window

@@ -64,9 +64,7 @@ def create(
         zarr.consolidate_metadata(path, zarr_format=2)
 
 
-def write_tile(
-    path: Path, rows: slice, cols: slice, values: npt.ArrayLike, variable: str | None = None
-) -> None:
+def write_tile(path: Path, rows: slice, cols: slice, values: npt.ArrayLike, variable: str | None = None) -> None:
     """Write `values` of shape (rows, cols) at pixel rows `rows` and columns `cols` of the store at `path`.
 
     Whole chunks only: two workers that write parts of one chunk would lose one part. So both slices must

@@ -94,8 +94,12 @@ def train(
         total += loss.item()
         if step % 100 == 0 or step == o.steps:
             elapsed = time.time() - started
-            log(f"step {step}/{o.steps} loss {total / (step % 100 or 100):.4f} scale {model.log_scale.exp().item():.1f} "
-                f"bias {model.bias.item():.2f} elapsed {elapsed:.0f} s, left {elapsed / step * (o.steps - step):.0f} s")  # fmt: skip
+            mean, left = total / (step % 100 or 100), elapsed / step * (o.steps - step)
+            scale, bias = model.log_scale.exp().item(), model.bias.item()
+            log(
+                f"step {step}/{o.steps} loss {mean:.4f} scale {scale:.1f} bias {bias:.2f} "
+                f"elapsed {elapsed:.0f} s, left {left:.0f} s"
+            )
             total = 0.0
     return average
 

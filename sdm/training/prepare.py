@@ -109,7 +109,16 @@ def prepare(recipe: Recipe, folder: Path, log=print) -> Prepared:
     species_rows = np.array([[index[t] for t in tokens(lineages[s])] for s in species])
     log(f"{len(species)} species, {len(vocabulary)} tokens")
     return Prepared(
-        places, raster, environment, crops, inputs, list(names), labels, rows, vocabulary, species_rows,
+        places,
+        raster,
+        environment,
+        crops,
+        inputs,
+        list(names),
+        labels,
+        rows,
+        vocabulary,
+        species_rows,
         None if polygons is None else tuple(float(v) for v in polygons.bounds),
     )
 

@@ -7,6 +7,7 @@ every part of a cell and not only its centre. Positions are (lon, lat) degrees t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,7 +141,13 @@ class Places:
 
 
 def draw_places(
-    raster: RangeRaster, land_mask, polygons: RangePolygons | None, per_land: int, per_tree: int, per_sea: int, seed: int
+    raster: RangeRaster,
+    land_mask: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    polygons: RangePolygons | None,
+    per_land: int,
+    per_tree: int,
+    per_sea: int,
+    seed: int,
 ) -> Places:
     """Uniform random places in every cell that lies on the globe; more on land, most where polygons are.
 

@@ -99,9 +99,8 @@ class Recipe:
             known = {f.name for f in fields(kind)}
             unknown = sorted(set(section) - known)
             if unknown:
-                raise RequestError(
-                    f"recipe {str(path)!r}: [{key}] has the unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}."
-                )
+                names = ", ".join(sorted(known))
+                raise RequestError(f"recipe {str(path)!r}: [{key}] has the unknown key {unknown[0]!r}; known: {names}.")
             section = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
             values[key] = kind(**section)
         return cls(**values)

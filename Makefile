@@ -11,7 +11,7 @@ map: $(VENV)/.installed
 	$(BIN)/taxabind-map "Ursus arctos" --bbox -170 48 -100 72 --out maps --overwrite
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 # The constraints hold the exact versions the project was tested with.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -49,7 +49,9 @@ def main() -> None:
     args = parser.parse_args()
     model = Model.open(args.model)
     own = ",".join(f"{model.pitch(m):g}" for m in MODALITIES)
-    print("| Region | Pixel | Species | Pitches | Strides | Mean | 99 % | 99.9 % | Max | Worst species, 99.9 % | Time |")
+    print(
+        "| Region | Pixel | Species | Pitches | Strides | Mean | 99 % | 99.9 % | Max | Worst species, 99.9 % | Time |"
+    )
     print("|---|---:|---:|---|---|---:|---:|---:|---:|---:|---:|")
     for region in args.regions:
         report(model, region, args.pitches or [own])

@@ -54,7 +54,13 @@ def main() -> None:
             print(f"{size:g} megapixels done", file=sys.stderr, flush=True)
     if not args.elapid_python:
         print("elapid is left out: give --elapid-python, a Python that has it (pip install elapid).", file=sys.stderr)
-    report = {"workers": workers, "resolution": args.resolution, "mask": args.mask, "load": os.getloadavg(), "rows": rows}
+    report = {
+        "workers": workers,
+        "resolution": args.resolution,
+        "mask": args.mask,
+        "load": os.getloadavg(),
+        "rows": rows,
+    }
     print(table(report))
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

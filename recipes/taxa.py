@@ -142,10 +142,9 @@ MOVED_GENERA = {
     ("Pecari", "Dicotyles"): "tajacu",
     ("Mustela", "Neogale"): "frenata africana felipei",
     ("Herpestes", "Urva"): (
-        (
-        "javanicus edwardsii smithii vitticollis urva "
-        "brachyurus semitorquatus fuscus auropunctatus" ), ("Procolobus"
-    ), "Piliocolobus"): "badius rufomitratus pennantii preussi kirkii gordonorum",
+        "javanicus edwardsii smithii vitticollis urva brachyurus semitorquatus fuscus auropunctatus"
+    ),
+    ("Procolobus", "Piliocolobus"): "badius rufomitratus pennantii preussi kirkii gordonorum",
     ("Cercopithecus", "Allochrocebus"): "lhoesti preussi solatus",
     ("Pusa", "Phoca"): "hispida caspica sibirica",
     ("Bison", "Bos"): "bison bonasus",
@@ -154,8 +153,14 @@ MOVED_GENERA = {
 }
 
 # The adjective follows the gender of its genus.
-_GENDER = {("Lupulella", "adustus"): "adusta", ("Urva", "javanicus"): "javanica", ("Urva", "semitorquatus"): "semitorquata",
-           ("Urva", "brachyurus"): "brachyura", ("Urva", "fuscus"): "fusca", ("Urva", "auropunctatus"): "auropunctata"}  # fmt: skip
+_GENDER = {
+    ("Lupulella", "adustus"): "adusta",
+    ("Urva", "javanicus"): "javanica",
+    ("Urva", "semitorquatus"): "semitorquata",
+    ("Urva", "brachyurus"): "brachyura",
+    ("Urva", "fuscus"): "fusca",
+    ("Urva", "auropunctatus"): "auropunctata",
+}
 
 
 def moved_names() -> dict[str, list[str]]:

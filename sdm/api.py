@@ -10,6 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,13 +114,19 @@ def plan(
 
     Raises SdmError subclasses: see `sdm.errors`.
     """
-    queries = [species] if isinstance(species, str) else list(species)
+    queries = [species] if isinstance(species, str) else _listed("species", species)
+    if not all(isinstance(q, str) for q in queries):
+        raise SpeciesNameError(f"species {queries!r} must be names, given as text.")
     if not queries:
         raise SpeciesNameError("no species given; name at least one, for example 'Ursus arctos'.")
     if len(queries) > MAX_SPECIES:
         raise RequestError(f"{len(queries)} species in one call; at most {MAX_SPECIES}: split the list.")
     if mask not in KINDS:
         raise RequestError(f"mask {mask!r} is not known; choose one of {', '.join(KINDS)}.")
+    _check_whole("tile_size", tile_size)
+    _check_whole("max_pixels", max_pixels)
+    if step is not None:
+        _check_whole("step", step)
     wanted = parse_modalities(modalities)
     # Cheap checks first: a wrong box or name is reported before anything heavy is opened.
     grid = make_grid(_bbox(bbox), _region(region), crs, resolution, tile_size, max_pixels)
@@ -217,6 +224,10 @@ def write_maps(
     from sdm.outputs.webmap import write_html
 
     formats = parse_formats(formats)
+    if workers is not None:
+        _check_whole("workers", workers)
+        if workers < 1:
+            raise RequestError(f"workers {workers} must be at least 1.")
     out = Path(out)
     tell = progress or (lambda stage, done, total: None)
     suffixes = {"cog": (".tif", ".qml"), "zarr": (".zarr",), "html": (".html",)}
@@ -273,7 +284,10 @@ def run_tiles(
 
     tiles = list(plan.grid.tiles())
     task = dask.delayed(write_tile_task, pure=False)
-    tasks = [task(plan, tile, tuple(stores), tuple(variables)) for tile in tiles]
+    # Named in order: Dask runs ties by name, so the map fills from the north-west.
+    tasks = [
+        task(plan, tile, tuple(stores), tuple(variables), dask_key_name=f"tile-{n:08d}") for n, tile in enumerate(tiles)
+    ]
     tell("tiles", 0, len(tiles))
     client = _active_client()
     if client is not None:
@@ -292,8 +306,9 @@ def run_tiles(
         count[0] += 1
         tell("tiles", min(count[0], len(tiles)), len(tiles))
 
-    with Callback(posttask=after):
-        dask.compute(*tasks, scheduler="threads", num_workers=workers or processors(), optimize_graph=False)
+    # Leaving the pool waits for tiles under way: after a failure none may write into a folder being removed.
+    with ThreadPoolExecutor(workers or processors()) as pool, Callback(posttask=after):
+        dask.compute(*tasks, scheduler="threads", pool=pool, optimize_graph=False)
 
 
 def write_tile_task(plan: Plan, tile, stores: Sequence[Path], variables: Sequence[str]) -> tuple[int, int]:
@@ -356,6 +371,8 @@ def parse_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in FORMATS:
             raise RequestError(f"format {name!r} is not known; choose any of {', '.join(FORMATS)}.")
+    if not names:
+        raise RequestError(f"no format given; choose any of {', '.join(FORMATS)}.")
     return tuple(f for f in FORMATS if f in names)
 
 
@@ -367,10 +384,22 @@ def processors() -> int:
         return os.cpu_count() or 1
 
 
+def _listed(name: str, values) -> list:
+    try:
+        return list(values)
+    except TypeError:
+        raise RequestError(f"{name} {values!r} is not a list.") from None
+
+
+def _check_whole(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise RequestError(f"{name} {value!r} must be a whole number.")
+
+
 def _bbox(bbox) -> BBox | None:
     if bbox is None or isinstance(bbox, BBox):
         return bbox
-    values = list(bbox)
+    values = _listed("bbox", bbox)
     if len(values) != 4:
         raise BoxError(f"bbox has {len(values)} numbers; give four: WEST SOUTH EAST NORTH in degrees.")
     try:
@@ -384,10 +413,15 @@ def _region(region) -> Region | None:
         return region
     if isinstance(region, str | Path):
         return Region.from_file(region)
-    if hasattr(region, "to_crs"):
-        import shapely
+    import shapely
 
-        return Region.from_geometry(shapely.union_all(region.to_crs(4326).geometry.values))
+    if hasattr(region, "to_crs"):
+        if region.crs is None:
+            raise BoxError("the region has no CRS; set one, for example with set_crs(4326).")
+        valid = shapely.make_valid(region.to_crs(4326).geometry.dropna().values)
+        return Region.from_geometry(shapely.union_all(valid))
+    if not isinstance(region, shapely.Geometry):
+        raise RequestError(f"region {region!r} is not a file, a GeoDataFrame or a geometry.")
     return Region.from_geometry(region)
 
 
@@ -440,6 +474,8 @@ def _extent(model: Model, resolution: Resolution) -> tuple[float, float, float, 
 def _device(device: str) -> str:
     import torch
 
+    if not isinstance(device, str):
+        raise RequestError(f"device {device!r} is not known; choose auto, cpu, cuda or cuda:N.")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":

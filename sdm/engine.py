@@ -2,16 +2,16 @@
 
 How a tile becomes pixels (`score_tile`):
 
-1. Places. Each modality is encoded on a lattice of every k-th pixel, k from the model's pitch for
-   that modality: location and imagery vary slowly, the environment is encoded at the pitch of its
-   layers. Lattices are counted from the first pixel of the whole map, never of the tile.
-2. Layers are sampled at the lattice, encoders run over batches of one fixed size.
-3. Coarser embeddings are interpolated to the environment's lattice, all are summed, normalised and
-   compared with the species; where pixels are finer still, the logit is interpolated.
-4. Pixels off the mask, the region, the layers or the model's domain become NaN: not modelled.
+1. Location and imagery vary slowly: they are encoded on a coarse lattice of every k-th pixel, k from
+   the model's pitch for the modality, and their embeddings are interpolated (`_Blend`).
+2. The environment can change within a pixel. It is encoded on a lattice too, summed with the others
+   and compared with the species (`_Frame`); but only where the four nodes around a cell agree, far
+   from the threshold, is the logit interpolated. All other cells are encoded pixel by pixel.
+3. Pixels off the mask, the region, the layers or the model's domain become NaN: not modelled.
 
-Every step depends on the pixel's index in the whole map alone, so any tiling gives the same bits
-on the same device with the same batch size.
+Lattices are counted from the first pixel of the whole map, never of the tile; batches have one fixed
+size; and every step depends on the pixel's index in the whole map alone. So any tiling gives the same
+bits on the same device with the same batch size.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ On a CPU the activations of 512 places fit in its second-level cache, and little
 
 SAMPLED_AT_ONCE = 32768
 """Places whose layers are read together: enough that windows are read once, few enough for any tile size."""
+
+SETTLED = 0.02
+"""A cell of the lattice is interpolated where the probabilities within it differ by less than this..."""
+
+MARGIN = 2.0
+"""...even if they went this far (in logits) past those of its four corners."""
 
 KM_PER_DEGREE = 111.195
 
@@ -68,41 +74,63 @@ class Plan:
 
     @cached_property
     def strides(self) -> dict[str, int]:
-        """Pixels between encoded places, per modality; coarser ones are multiples of the finest."""
+        """Pixels between encoded places, per modality."""
         if self.step is not None:
             return dict.fromkeys(self.modalities, self.step)
         pixel = self.grid.resolution
         if not self.grid.is_geographic:
             pixel = pixel * self.grid.metres_per_unit / (KM_PER_DEGREE * 1000.0)
-        wanted = {m: max(1, int(self.model.pitch(m) / pixel + 1e-6)) for m in self.modalities}
-        finest = min(wanted.values())
-        return {m: k // finest * finest for m, k in wanted.items()}
+        return {m: max(1, int(self.model.pitch(m) / pixel + 1e-6)) for m in self.modalities}
+
+    @property
+    def blended(self) -> tuple[str, ...]:
+        """The modalities whose embeddings are interpolated; the others are encoded where a place is scored."""
+        return tuple(m for m in self.modalities if m != "environment" and self.strides[m] > 1 and not self.step)
+
+    @property
+    def lattice(self) -> int:
+        """Pixels between the places that are scored first."""
+        return self.step or self.strides.get("environment", 1)
 
 
 def score_tile(plan: Plan, tile: Tile) -> np.ndarray:
     """Probability of each species at the tile's pixels: (S, rows, columns) float32, NaN = not modelled."""
-    grid = plan.grid
+    k = plan.lattice
     rows, cols = np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop)
-    lonlat = grid.lonlat(rows, cols)
-    shown = _shown(plan, tile, *lonlat)  # (S, rows, columns)
+    frame_rows, frame_cols = _enclosing(rows, k), _enclosing(cols, k)
+    lon, lat = plan.grid.lonlat(frame_rows, frame_cols)
+    inside = tuple(
+        slice(part[0] - whole[0], part[0] - whole[0] + part.size)
+        for part, whole in ((rows, frame_rows), (cols, frame_cols))
+    )
+    shown = _shown(plan, tile, lon[inside], lat[inside])  # (S, rows, columns)
     if not shown.any():
         return np.full(shown.shape, np.nan, dtype=np.float32)
-    k = min(plan.strides.values())
-    needed = shown.any(axis=0)
     # Sea around a land map, or land outside a region, costs nothing: only needed places are encoded.
+    needed = np.zeros(lon.shape, dtype=bool)
+    needed[inside] = shown.any(axis=0)
     if k == 1:
-        pixels, known = _logits_on_lattice(plan, rows, cols, lonlat, needed)
+        frame = _Frame(plan, frame_rows, frame_cols, lon, lat, needed)
+        logits, known = frame.logits(needed)
     else:
-        r, c = _nodes_around(rows, k), _nodes_around(cols, k)
-        needed = _nodes_of(needed, rows, cols, k)
-        logits, known = _logits_on_lattice(plan, r, c, grid.lonlat(r, c), needed)
-        pixels, known = _upsample_scalar(logits, known, rows, cols, k)
-    np.negative(pixels, out=pixels)
-    np.exp(pixels, out=pixels)
-    pixels += 1.0
-    np.reciprocal(pixels, out=pixels)  # 1 / (1 + exp(-logit))
-    pixels[~(shown & known)] = np.nan
-    return pixels
+        nodes = np.zeros(lon.shape, dtype=bool)
+        nodes[::k, ::k] = _nodes_of(needed[inside], rows, cols, k)
+        frame = _Frame(plan, frame_rows, frame_cols, lon, lat, needed | nodes)
+        at_nodes, nodes_known = (a[..., ::k, ::k] for a in frame.logits(nodes))
+        logits, known = _upsample_scalar(at_nodes, nodes_known, rows, cols, k)
+        if plan.step is None:
+            unsettled = _unsettled(at_nodes, nodes_known, rows, cols, k)  # (S, rows, columns)
+            again = np.zeros(lon.shape, dtype=bool)
+            again[inside] = (unsettled & shown).any(axis=0)
+            exact, exact_known = (a[..., inside[0], inside[1]] for a in frame.logits(again))
+            logits = np.where(unsettled, exact, logits)
+            known = np.where(unsettled, exact_known, known)
+    np.negative(logits, out=logits)
+    np.exp(logits, out=logits)
+    logits += 1.0
+    np.reciprocal(logits, out=logits)  # 1 / (1 + exp(-logit))
+    logits[~(shown & known)] = np.nan
+    return logits
 
 
 def _shown(plan: Plan, tile: Tile, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
@@ -124,50 +152,57 @@ def _shown(plan: Plan, tile: Tile, lon: np.ndarray, lat: np.ndarray) -> np.ndarr
     return shown
 
 
-def _logits_on_lattice(plan: Plan, rows, cols, lonlat, needed) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (S, n, m) on the finest lattice, and where they are known (n, m).
+class _Frame:
+    """A rectangle of pixels whose places can be scored: slow modalities are encoded once, on entry.
 
-    `rows` (n,) and `cols` (m,): pixels of the lattice; `lonlat`: their positions, two (n, m) arrays;
-    `needed` (n, m): the places to encode, the others stay unknown.
+    `rows` (n,), `cols` (m,): pixels of the whole map; `lon`, `lat`, `needed` (n, m): their positions,
+    and which of them will be asked for.
     """
-    import torch
 
-    from sdm.score import similarity
-
-    k = min(plan.strides.values())
-    fine = [m for m in plan.modalities if plan.strides[m] == k]
-    coarse: dict[int, list[str]] = {}
-    for m in plan.modalities:
-        if plan.strides[m] != k:
-            coarse.setdefault(plan.strides[m], []).append(m)
-    scale, bias = plan.model.calibration(plan.modalities)
-    todo = np.flatnonzero(needed)
-    lon, lat = (a.ravel()[todo] for a in lonlat)
-    logits = np.zeros((len(plan.species), needed.size), dtype=np.float32)
-    known = np.zeros(needed.size, dtype=bool)
-    with torch.inference_mode(), _one_torch_thread(plan.device):
-        encoders = plan.model.load(plan.device)
-        species = torch.from_numpy(plan.species).to(encoders.device)
+    def __init__(self, plan: Plan, rows, cols, lon, lat, needed) -> None:
+        self.plan, self.lon, self.lat = plan, lon, lat
+        groups: dict[int, list[str]] = {}
+        for m in plan.blended:
+            groups.setdefault(plan.strides[m], []).append(m)
+        self.encoded = tuple(m for m in plan.modalities if m not in plan.blended)
         # Embeddings of one coarse lattice are added before they are interpolated: once, not per modality.
-        blends = [_Blend(plan, encoders, group, k, rows, cols, needed) for k, group in coarse.items()]
-        for part, total, ok in _embed(_layers(plan), encoders, fine, lon, lat):
-            places = todo[part]
-            for blend in blends:
-                total += blend.at(places, len(total))
-            logits[:, places] = (similarity(total, species) * scale + bias)[: places.size].T.cpu().numpy()
-            known[places] = ok
-    known = known.reshape(needed.shape)
-    for blend in blends:
-        known &= blend.known
-    return logits.reshape(-1, *needed.shape), known
+        self.blends = [_Blend(plan, group, k, rows, cols, needed) for k, group in groups.items()]
+
+    def logits(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (S, n, m) at the wanted places (n, m), 0 elsewhere, and where they are known (n, m)."""
+        import torch
+
+        from sdm.score import similarity
+
+        plan = self.plan
+        scale, bias = plan.model.calibration(plan.modalities)
+        todo = np.flatnonzero(wanted)
+        lon, lat = self.lon.ravel()[todo], self.lat.ravel()[todo]
+        logits = np.zeros((len(plan.species), wanted.size), dtype=np.float32)
+        known = np.zeros(wanted.size, dtype=bool)
+        with torch.inference_mode(), _one_torch_thread(plan.device):
+            species = torch.from_numpy(plan.species).to(plan.device)
+            for part, total, ok in _embed(plan, self.encoded, lon, lat):
+                places = todo[part]
+                for blend in self.blends:
+                    total += blend.at(places, len(total))
+                logits[:, places] = (similarity(total, species) * scale + bias)[: places.size].T.cpu().numpy()
+                known[places] = ok
+        known = known.reshape(wanted.shape)
+        for blend in self.blends:
+            known &= blend.known
+        return logits.reshape(-1, *wanted.shape), known
 
 
-def _embed(layers, encoders, modalities, lon, lat):
-    """Sum of the unit embeddings of some modalities at places (N,), (N,), batch by batch.
+def _embed(plan: Plan, modalities, lon, lat):
+    """Sum of the unit embeddings of some modalities (or none) at places (N,), (N,), batch by batch.
 
     Yields (slice of the places, (batch, dim) tensor, known (places of the batch,)); rows of the
     tensor beyond the slice are padding. The tensor is the caller's to change.
     """
+    import torch
+
+    encoders, layers = plan.model.load(plan.device), _layers(plan)
     batch = BATCH[encoders.device.type]
     chunk = max(batch, SAMPLED_AT_ONCE)
     for first in range(0, lon.size, chunk):
@@ -184,10 +219,9 @@ def _embed(layers, encoders, modalities, lon, lat):
             known = known & ok
         for start in range(0, count, batch):
             stop = min(start + batch, count)
-            total = None
+            total = torch.zeros((batch, plan.model.dim), device=encoders.device)
             for modality, values in zip(modalities, inputs, strict=True):
-                embedding = encoders.encode(modality, values[start : start + batch])
-                total = embedding if total is None else total.add_(embedding)
+                total += encoders.encode(modality, values[start : start + batch])
             yield slice(first + start, first + stop), total, known[start:stop]
 
 
@@ -198,18 +232,19 @@ class _Blend:
     asked for. Only the coarse nodes around those are encoded.
     """
 
-    def __init__(self, plan: Plan, encoders, modalities, stride: int, rows, cols, needed) -> None:
+    def __init__(self, plan: Plan, modalities, stride: int, rows, cols, needed) -> None:
         import torch
 
         r, c = _nodes_around(rows, stride), _nodes_around(cols, stride)
         wanted = _nodes_of(needed, rows, cols, stride)
         todo = np.flatnonzero(wanted)
         lon, lat = (a.ravel()[todo] for a in plan.grid.lonlat(r, c))
-        self.table = torch.empty((todo.size, plan.model.dim), device=encoders.device)
         ok = np.zeros(wanted.size, dtype=bool)
-        for part, total, known in _embed(_layers(plan), encoders, modalities, lon, lat):
-            self.table[part] = total[: known.size]
-            ok[todo[part]] = known
+        with torch.inference_mode(), _one_torch_thread(plan.device):
+            self.table = torch.empty((todo.size, plan.model.dim), device=plan.device)
+            for part, total, known in _embed(plan, modalities, lon, lat):
+                self.table[part] = total[: known.size]
+                ok[todo[part]] = known
         self.entry = np.zeros(wanted.size, dtype=np.int64)  # row of the table, per node
         self.entry[todo] = np.arange(todo.size)
         self.width, self.columns = c.size, cols.size
@@ -283,6 +318,13 @@ class _one_torch_thread:
                     torch.set_num_threads(cls._before)
 
 
+def _enclosing(index: np.ndarray, stride: int) -> np.ndarray:
+    """The run of pixels from the node at or before the first index to the node after the last."""
+    if stride == 1:
+        return index
+    return np.arange(index[0] // stride * stride, (index[-1] // stride + 1) * stride + 1)
+
+
 def _nodes_around(index: np.ndarray, stride: int) -> np.ndarray:
     """Multiples of `stride` that enclose sorted indices, with one beyond for interpolation."""
     return np.arange(index[0] // stride, index[-1] // stride + 2) * stride
@@ -299,6 +341,21 @@ def _nodes_of(needed: np.ndarray, rows: np.ndarray, cols: np.ndarray, stride: in
         for across in (0, 1):
             nodes[down : down + cells.shape[0], across : across + cells.shape[1]] |= cells
     return nodes
+
+
+def _unsettled(values, known, rows, cols, k) -> np.ndarray:
+    """Pixels (S, rows, columns) that must be encoded: the cell around them is not known to be flat.
+
+    `values` (S, n, m) logits on the k-lattice, `known` (n, m). Decided per species, so that a map does
+    not depend on what else is mapped with it. Nodes themselves are exact already.
+    """
+    corners = [np.s_[..., d : values.shape[1] - 1 + d, a : values.shape[2] - 1 + a] for d in (0, 1) for a in (0, 1)]
+    low, high = (f.reduce([values[c] for c in corners]) for f in (np.minimum, np.maximum))
+    spread = 1.0 / (1.0 + np.exp(-(high + MARGIN))) - 1.0 / (1.0 + np.exp(-(low - MARGIN)))
+    cells = (spread > SETTLED) | ~np.logical_and.reduce([known[c] for c in corners])
+    out = cells[:, (rows // k - rows[0] // k)[:, None], (cols // k - cols[0] // k)[None, :]]
+    out &= (rows % k > 0)[:, None] | (cols % k > 0)[None, :]
+    return out
 
 
 def _upsample_scalar(values, known, rows, cols, k):
@@ -402,7 +459,16 @@ def to_dask(plan: Plan):
     from dask.base import tokenize
 
     name = "suitability-" + tokenize(
-        plan.model.digest, grid, plan.modalities, plan.species, plan.masks, plan.environment, plan.satellite, plan.step
+        plan.model.digest,
+        grid,
+        plan.modalities,
+        plan.species,
+        plan.masks,
+        plan.extents,
+        plan.device,
+        plan.environment,
+        plan.satellite,
+        plan.step,
     )
     graph = {(name, 0, i, j): (score_tile, plan, tile) for (i, j), tile in tiles.items()}
     # The dtype and meta are stated: otherwise Dask would run a tile, and load the model, to guess them.

@@ -115,9 +115,7 @@ def test_several_species_are_the_single_maps(puma):
 
 def test_every_subset_of_modalities_is_another_map():
     bbox = (-115, 42, -107, 47)  # the southern edge of the bear
-    maps = {
-        s: probabilities("Ursus arctos", bbox=bbox, resolution=0.25, modalities=s)[0] for s in all_subsets()
-    }
+    maps = {s: probabilities("Ursus arctos", bbox=bbox, resolution=0.25, modalities=s)[0] for s in all_subsets()}
     for a, b in combinations(maps, 2):
         assert np.nanmax(np.abs(maps[a] - maps[b])) > 0.02, (a, b)
 
@@ -149,17 +147,13 @@ def test_land_and_sea_share_the_globe():
 
 
 def test_mask_follows_the_species():
-    whale, fox, seal = probabilities(
-        ["Balaenoptera musculus", "Vulpes vulpes", "Phoca vitulina"], bbox=(-4, 49, 2, 52)
-    )
+    whale, fox, seal = probabilities(["Balaenoptera musculus", "Vulpes vulpes", "Phoca vitulina"], bbox=(-4, 49, 2, 52))
     assert np.array_equal(np.isfinite(whale), ~np.isfinite(fox))
     assert np.isfinite(seal).all()
 
 
 def test_outside_the_region_is_not_modelled():
-    region = shapely.Polygon(
-        [(-112, 38), (-108, 38), (-110, 41)], [[(-110.5, 38.5), (-109.5, 38.5), (-110, 39.5)]]
-    )
+    region = shapely.Polygon([(-112, 38), (-108, 38), (-110, 41)], [[(-110.5, 38.5), (-109.5, 38.5), (-110, 39.5)]])
     got = probabilities(bbox=None, region=region, mask="none")[0]
     lon, lat = lonlat()
     inside = shapely.contains_xy(region, lon, lat)
@@ -324,9 +318,7 @@ def test_lazy_array_has_one_chunk_per_tile():
     assert array.chunks == ((2,), (32, 28), (32, 32, 16))
     assert array.dtype == np.float32
     assert len(dict(array.__dask_graph__())) == job.grid.tile_count
-    other = sdm.plan(
-        ["Puma concolor", "Ursus arctos"], bbox=ROCKIES, resolution=0.05, tile_size=32, mask="none"
-    )
+    other = sdm.plan(["Puma concolor", "Ursus arctos"], bbox=ROCKIES, resolution=0.05, tile_size=32, mask="none")
     assert to_dask(other.plan).name != array.name
     assert to_dask(job.plan).name == array.name
 

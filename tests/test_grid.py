@@ -160,9 +160,7 @@ def test_default_resolution_is_the_finest_round_number_that_fits(west, south, wi
     grid = make_grid((west, south, east, north))
     mantissa = grid.resolution / 10.0 ** math.floor(math.log10(grid.resolution) + 1e-9)
     assert min(abs(mantissa - m) for m in (1, 2, 2.5, 5)) < 1e-9
-    assert (
-        math.ceil((east - west) / grid.resolution) * math.ceil((north - south) / grid.resolution) <= 1_100_000
-    )
+    assert math.ceil((east - west) / grid.resolution) * math.ceil((north - south) / grid.resolution) <= 1_100_000
     rank = {1: 0.5, 2: 0.5, 2.5: 0.8, 5: 0.5}[min((1, 2, 2.5, 5), key=lambda m: abs(m - mantissa))]
     finer = grid.resolution * rank
     if finer >= 0.0099:
@@ -314,9 +312,7 @@ def test_outside_of_a_world_map_is_off_the_globe(crs):
     assert np.abs(back_y - y[on]).max() < 1000
     assert not on[0, 0]
     # The meridian of 180 degrees bounds the map: count the pixels left of it row by row.
-    limit = np.array(
-        [forward.transform(179.9999, v)[0] if np.isfinite(v) else 0 for v in lat[:, lat.shape[1] // 2]]
-    )
+    limit = np.array([forward.transform(179.9999, v)[0] if np.isfinite(v) else 0 for v in lat[:, lat.shape[1] // 2]])
     assert (np.abs(on.sum(1) - 2 * limit / 100_000) <= 2.5).all()
 
 
@@ -324,9 +320,7 @@ def test_off_globe_is_decided_alike_by_whole_and_by_tile():
     grid = make_grid((-180, -80, 180, 80), crs="EPSG:8857", resolution=100_000, tile_size=16)
     expected = grid.lonlat(*all_pixels(grid))[0]
     for tile in grid.tiles():
-        part = grid.lonlat(
-            np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop)
-        )[0]
+        part = grid.lonlat(np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop))[0]
         assert np.array_equal(part, expected[tile.rows, tile.cols], equal_nan=True)
 
 
@@ -370,11 +364,7 @@ def reference_mask(polygon, grid):
 
 
 STAR = shapely.Polygon(
-    [
-        (3 + r * math.cos(t), 41 + r * math.sin(t))
-        for k in range(14)
-        for r, t in [((3.0, 1.3)[k % 2], k * math.pi / 7)]
-    ],
+    [(3 + r * math.cos(t), 41 + r * math.sin(t)) for k in range(14) for r, t in [((3.0, 1.3)[k % 2], k * math.pi / 7)]],
     [[(2.6, 40.7), (3.4, 40.7), (3.3, 41.3), (2.7, 41.2)]],
 )
 
@@ -492,9 +482,7 @@ def test_region_file(tmp_path, suffix):
 
 def test_region_file_unites_its_polygons(tmp_path):
     path = tmp_path / "two.gpkg"
-    geopandas.GeoDataFrame(
-        geometry=[shapely.box(0, 0, 1, 1), None, shapely.box(1, 0, 2, 1)], crs=4326
-    ).to_file(path)
+    geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1), None, shapely.box(1, 0, 2, 1)], crs=4326).to_file(path)
     geometry = Region.from_file(path).geometry
     assert geometry.area == pytest.approx(2.0)
     assert geometry.geom_type == "Polygon"

@@ -28,11 +28,7 @@ ROOT = Path(sdm.__file__).parent
 def loaded(statement):
     """Top-level packages in sys.modules of a fresh interpreter after a statement."""
     code = f"import sys\n{statement}\nprint(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
-    return set(
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.split()
-    )
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
 def modules(package):
@@ -99,9 +95,7 @@ def imports(path):
 
 def test_every_module_has_its_level():
     found = {
-        p.stem if p.is_file() else p.name
-        for p in ROOT.iterdir()
-        if p.suffix == ".py" or (p / "__init__.py").exists()
+        p.stem if p.is_file() else p.name for p in ROOT.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
     }
     assert found - {"__init__"} == set().union(*LAYERS)
 

@@ -95,9 +95,7 @@ def test_location_is_a_place_on_the_sphere(toy):
     lon, lat = np.radians(at.T)
     xyz = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
     phase = xyz @ encoders.location.frequencies.numpy()
-    assert seen["x"].numpy() == pytest.approx(
-        np.concatenate([xyz, np.cos(phase), np.sin(phase)], 1), abs=1e-5
-    )
+    assert seen["x"].numpy() == pytest.approx(np.concatenate([xyz, np.cos(phase), np.sin(phase)], 1), abs=1e-5)
     assert out[1] == pytest.approx(out[2], abs=1e-5)
     assert np.abs(out[0] - out[1]).max() > 1e-3
 
@@ -110,9 +108,7 @@ def test_missing_file(toy, name):
         Model.open(folder)
 
 
-@pytest.mark.parametrize(
-    "name", ["nonesuch", "", "../..", "a\0b", "x" * 5000, "mammals-trees/../mammals-trees/x"]
-)
+@pytest.mark.parametrize("name", ["nonesuch", "", "../..", "a\0b", "x" * 5000, "mammals-trees/../mammals-trees/x"])
 def test_unknown_model(name):
     with pytest.raises(ModelError, match="neither a bundled model") as caught:
         Model.open(name)
@@ -322,9 +318,7 @@ def test_digest_names_the_weights(toy):
     for change in (
         lambda: reweigh(folder, lambda s: s["location.frequencies"].add_(1e-3)),
         lambda: (folder / "vocabulary.txt").write_text("class:Mammalia\ngenus:Ursus\nspecies:Ursus minor\n"),
-        lambda: (folder / "config.json").write_text(
-            (folder / "config.json").read_text().replace("10.0", "10.5", 1)
-        ),
+        lambda: (folder / "config.json").write_text((folder / "config.json").read_text().replace("10.0", "10.5", 1)),
     ):
         before = Model.open(folder).digest
         change()

@@ -167,9 +167,7 @@ def test_subspecies_that_is_now_a_species_is_pointed_out(table):
     assert any("Cervus canadensis" in note for note in resolution.notes)
 
 
-@pytest.mark.parametrize(
-    "query", ["Ursus sp.", "Ursus spp.", "Ursus sp", "Ursus cf. arctos", "Ursus aff. arctos"]
-)
+@pytest.mark.parametrize("query", ["Ursus sp.", "Ursus spp.", "Ursus sp", "Ursus cf. arctos", "Ursus aff. arctos"])
 def test_open_nomenclature_gives_the_genus(table, query):
     resolution = table.resolve(query)
     assert (resolution.taxon.rank, resolution.taxon.name, resolution.known) == ("genus", "Ursus", True)
@@ -535,9 +533,7 @@ def test_suggest(table):
 
 
 def test_taxonomic_string(table):
-    of = {
-        q: taxonomic_string(table.resolve(q).taxon) for q in ("Ursus arctos", "Ursus", "Ursidae", "Mammalia")
-    }
+    of = {q: taxonomic_string(table.resolve(q).taxon) for q in ("Ursus arctos", "Ursus", "Ursidae", "Mammalia")}
     assert of == {
         "Ursus arctos": "Animalia Chordata Mammalia Carnivora Ursidae Ursus arctos",
         "Ursus": "Animalia Chordata Mammalia Carnivora Ursidae Ursus",
@@ -610,9 +606,9 @@ def test_family_unknown_to_the_model_falls_back_to_the_order(tmp_path):
 
 
 def test_synonym_of_two_species_is_an_error(tmp_path):
-    rows = BEAR.replace("brown bear,,", "brown bear,Ursus vetus,") + BEAR.replace(
-        "arctos", "maritimus"
-    ).replace("brown bear,,", "polar bear,Ursus vetus,")
+    rows = BEAR.replace("brown bear,,", "brown bear,Ursus vetus,") + BEAR.replace("arctos", "maritimus").replace(
+        "brown bear,,", "polar bear,Ursus vetus,"
+    )
     table = TaxonTable.load(_folder(tmp_path, HEADER + rows))
     with pytest.raises(SpeciesNameError, match="Ursus maritimus"):
         table.resolve("Ursus vetus")
@@ -670,9 +666,7 @@ def test_bad_genera(tmp_path):
 
 
 def test_import_pulls_in_nothing_heavy():
-    code = (
-        "import sys, sdm.names; print([m for m in ('numpy','pandas','torch','rasterio') if m in sys.modules])"
-    )
+    code = "import sys, sdm.names; print([m for m in ('numpy','pandas','torch','rasterio') if m in sys.modules])"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=MODEL.parent.parent
     )
@@ -707,9 +701,7 @@ def test_slug_of_plain_names(name, stem):
     assert slug(name) == stem
 
 
-@pytest.mark.parametrize(
-    "name", ["con", "NUL", "aux", "Com1", "lpt9", "", "---", "a" * 81, "李", "é", "CON."]
-)
+@pytest.mark.parametrize("name", ["con", "NUL", "aux", "Com1", "lpt9", "", "---", "a" * 81, "李", "é", "CON."])
 def test_slug_with_hash(name):
     assert re.search(r"-[0-9a-f]{8}$", slug(name))
 

@@ -4,6 +4,14 @@ import torch
 from torch import Tensor, nn
 
 
+def normal_(tensor: Tensor, std: float) -> Tensor:
+    """Fill with N(0, std^2), in place; nothing on the meta device, where weights are about to be loaded.
+
+    There torch would import its compiler, a second and more, to fill a tensor that holds nothing.
+    """
+    return tensor if tensor.is_meta else nn.init.normal_(tensor, std=std)
+
+
 class NormedResidual(nn.Module):
     """`x + W2 gelu(W1 layernorm(x))`: (B, width) -> (B, width)."""
 
@@ -28,7 +36,7 @@ class PlainResidual(nn.Module):
         self.w2 = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
         # Start near the identity: without normalisation a deep sum would grow at the start.
-        nn.init.normal_(self.w2.weight, std=0.02)
+        normal_(self.w2.weight, 0.02)
         nn.init.zeros_(self.w2.bias)
 
     def forward(self, x: Tensor) -> Tensor:

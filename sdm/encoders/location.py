@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sdm.encoders.blocks import NormedResidual
+from sdm.encoders.blocks import NormedResidual, normal_
 
 
 class LocationEncoder(nn.Module):
@@ -16,8 +16,9 @@ class LocationEncoder(nn.Module):
 
     def __init__(self, dim: int, sigmas: list[float], features: int, width: int, depth: int, dropout: float = 0.0):
         super().__init__()
-        frequencies = [torch.randn(3, features) * s for s in sigmas]
-        self.register_buffer("frequencies", torch.cat(frequencies, dim=1))  # (3, F)
+        self.register_buffer("frequencies", torch.empty(3, features * len(sigmas)))  # (3, F)
+        for k, sigma in enumerate(sigmas):
+            normal_(self.frequencies[:, k * features : (k + 1) * features], sigma)
         self.net = nn.Sequential(
             nn.Linear(3 + 2 * features * len(sigmas), width),
             *[NormedResidual(width, dropout) for _ in range(depth)],

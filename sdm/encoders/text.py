@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sdm.encoders.blocks import normal_
 from sdm.names import RANKS
 
 FIRST_RANK = RANKS.index("class")
@@ -30,8 +31,8 @@ class TaxonTower(nn.Module):
     def __init__(self, vocabulary: Sequence[str], dim: int) -> None:
         super().__init__()
         self.index = {token: i for i, token in enumerate(vocabulary)}
-        self.embedding = nn.Embedding(len(vocabulary), dim)
-        nn.init.normal_(self.embedding.weight, std=0.05)
+        table = normal_(torch.empty(len(vocabulary), dim), 0.05)
+        self.embedding = nn.Embedding.from_pretrained(table, freeze=False)
 
     def lookup(self, lineage: Sequence[str]) -> list[int]:
         """Rows of the ranks of a lineage that the vocabulary knows."""

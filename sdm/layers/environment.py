@@ -80,19 +80,15 @@ class Environment:
         bands: dict[str, tuple[RasterLayer, int]] = {}
         for name in BUNDLED:
             bands.update(_named_bands(RasterLayer(folder("data") / name)))
-        self.replaced: tuple[str, ...] = ()
-        for path in _expand(self.overrides):
-            layer = RasterLayer(path)
-            found = _named_bands(layer)
-            wanted = {i.layer for i in self.inputs}
-            if not wanted & found.keys():
-                raise LayerError(
-                    f"environment raster {str(path)!r} has no band this model reads (found: "
-                    f"{', '.join(found) or 'no named bands'}); name bands bio1..bio19, elevation, relief or "
-                    "landcover in their descriptions, or name the file so, as WorldClim does (wc2.1_5m_bio_1.tif)."
-                )
-            bands.update({k: v for k, v in found.items() if k in wanted})
-            self.replaced += tuple(sorted(found.keys() & wanted))
+        replaced: dict[str, tuple[RasterLayer, int]] = {}
+        for given in self.overrides:
+            for name, source in _override(given, {i.layer for i in self.inputs}).items():
+                if name in replaced:
+                    _refuse_twice(name, replaced[name][0].path, source[0].path)
+                replaced[name] = source
+        self.replaced = tuple(sorted(replaced))
+        """Names of the variables the user's rasters provide."""
+        bands.update(replaced)
         self._groups = _group(self.inputs, bands)
 
     def sample(self, lon: np.ndarray, lat: np.ndarray, standardise: bool = True) -> np.ndarray:
@@ -190,9 +186,36 @@ def _named_bands(layer: RasterLayer) -> dict[str, tuple[RasterLayer, int]]:
     return found
 
 
+def _override(given: str, wanted: set[str]) -> dict[str, tuple[RasterLayer, int]]:
+    """The wanted variables of one file or folder; a folder may hold others too, a file must be of use."""
+    found: dict[str, tuple[RasterLayer, int]] = {}
+    seen: list[str] = []
+    for path in _expand([given]):
+        for name, source in _named_bands(RasterLayer(path)).items():
+            seen.append(name)
+            if name in found:
+                _refuse_twice(name, found[name][0].path, source[0].path)
+            if name in wanted:
+                found[name] = source
+    if not found:
+        names = ", ".join(seen) or "no named bands"
+        raise LayerError(
+            f"environment raster {given!r} has no band this model reads (found: {names}); "
+            "name bands bio1..bio19, elevation, relief or landcover in their descriptions, or name the file so, as "
+            "WorldClim does (wc2.1_5m_bio_1.tif)."
+        )
+    return found
+
+
+def _refuse_twice(name: str, one: str, other: str) -> None:
+    raise LayerError(f"environment variable {name} is in both {one!r} and {other!r}; give one of them.")
+
+
 def _variable(text: str) -> str | None:
     """The variable a band description or file name stands for: "wc2.1_5m_bio_01" -> "bio1"."""
     text = text.strip().lower()
+    if match := re.search(r"chelsa_bio10_0*([1-9]\d?)(?!\d)", text):  # there "bio10" is the name of the whole set
+        return f"bio{int(match[1])}"
     if match := re.search(r"(?:^|[^a-z])bio[ _-]?0*([1-9]\d?)(?!\d)", text):
         return f"bio{int(match[1])}"
     words = set(re.split(r"[^a-z]+", text))

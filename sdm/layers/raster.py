@@ -161,7 +161,7 @@ class RasterLayer:
             if index.size == 0:
                 continue
             row, col = self._position(lon[index], lat[index])
-            if index.size < 64 or not np.isfinite(row + col).any():
+            if index.size < 2 or not np.isfinite(row + col).any():
                 done.append(index)
                 continue
             height = np.nanmax(row) - np.nanmin(row) + 2
@@ -379,14 +379,19 @@ def _open(path: str, pitch: float | None, resampling: str):
     grid = {}
     if pitch is not None:
         width, height = round(360.0 / pitch), round(180.0 / pitch)
-        grid = {"transform": Affine(pitch, 0, -180.0, 0, -pitch, 90.0), "width": width, "height": height}
+        # Imagery on 0..360, or running past 180, is warped where it lies: moved west it would be lost.
+        west = 0.0 if dataset.crs.is_geographic and dataset.bounds.right > 180.0 + 1e-6 else -180.0
+        grid = {"transform": Affine(pitch, 0, west, 0, -pitch, 90.0), "width": width, "height": height}
+    elif dataset.nodata is None:
+        # Beyond the corners of a turned raster there is nothing; without this it would read as 0.
+        grid = {"dtype": "float32", "src_nodata": None}
     try:
         return WarpedVRT(
             dataset,
             crs="EPSG:4326",
             resampling=Resampling[resampling],
             add_alpha=False,
-            nodata=dataset.nodata,
+            nodata=math.nan if "dtype" in grid else dataset.nodata,
             **grid,
         )
     except (RasterioError, OSError, ValueError) as error:

@@ -245,9 +245,7 @@ def test_disk_errors_are_plain_sentences(tmp_path):
 
 
 def tiny_disk(folder):
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True
-    )
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
     return made.returncode == 0
 
 

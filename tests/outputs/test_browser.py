@@ -56,11 +56,7 @@ def show(browser, path):
 def requests(browser):
     """URLs a page asked for since the last call, other than data inside it."""
     events = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
-    sent = [
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
+    sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
     # chrome: is the new tab that Chromium itself opens first.
     return [url for url in sent if not url.startswith(("data:", "chrome:"))]
 
@@ -93,9 +89,7 @@ def click(browser, longitude, latitude):
     actions.perform()
     deadline = time.time() + 5
     while time.time() < deadline:
-        text = browser.execute_script(
-            "const p = document.querySelector('.sdm-popup'); return p && p.innerText"
-        )
+        text = browser.execute_script("const p = document.querySelector('.sdm-popup'); return p && p.innerText")
         if text:
             return text
         time.sleep(0.05)

@@ -35,9 +35,7 @@ def test_round_trip(grid, store, tmp_path, metadata):
     assert tags["species"] == "Ursus arctos" and tags["odd_key__"] == "a b"
     assert tags["TIFFTAG_IMAGEDESCRIPTION"].endswith("A test. Second line.")
     valid = values[~np.isnan(values)].astype(np.float64)
-    assert (
-        float(band["STATISTICS_MINIMUM"]) == valid.min() and float(band["STATISTICS_MAXIMUM"]) == valid.max()
-    )
+    assert float(band["STATISTICS_MINIMUM"]) == valid.min() and float(band["STATISTICS_MAXIMUM"]) == valid.max()
     assert float(band["STATISTICS_MEAN"]) == pytest.approx(valid.mean(), rel=1e-12) == summary.mean
     assert float(band["STATISTICS_STDDEV"]) == pytest.approx(valid.std(), rel=1e-10)
     assert summary.nodata_count == np.count_nonzero(np.isnan(values))

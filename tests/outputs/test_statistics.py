@@ -25,8 +25,7 @@ def test_blocks_cover_the_source_once(chunks, limit):
         seen[rows, columns] += 1
         np.testing.assert_array_equal(block, values[rows, columns])
         assert (
-            block.size <= max(limit, 512 * 700 if not chunks else chunks[0] * chunks[1])
-            and block.dtype == np.float32
+            block.size <= max(limit, 512 * 700 if not chunks else chunks[0] * chunks[1]) and block.dtype == np.float32
         )
     assert (seen == 1).all()
 
@@ -69,13 +68,9 @@ def test_pixel_area_is_the_geodesic_area(grid):
     to_wgs84 = Transformer.from_crs(grid.crs.proj, "EPSG:4326", always_xy=True)
     for row, column in ((0, 0), (grid.height // 2, grid.width // 3), (grid.height - 1, grid.width - 1)):
         side = np.linspace(0, 1, 20)  # parallels and grid lines are not geodesics: densify
-        columns = np.concatenate(
-            [column + side, np.full(20, column + 1), column + 1 - side, np.full(20, column)]
-        )
+        columns = np.concatenate([column + side, np.full(20, column + 1), column + 1 - side, np.full(20, column)])
         rows = np.concatenate([np.full(20, row), row + side, np.full(20, row + 1), row + 1 - side])
-        expected, _ = Geod(ellps="WGS84").polygon_area_perimeter(
-            *to_wgs84.transform(*grid.pix2wld(columns, rows))
-        )
+        expected, _ = Geod(ellps="WGS84").polygon_area_perimeter(*to_wgs84.transform(*grid.pix2wld(columns, rows)))
         found = PixelArea(grid).block(slice(row, row + 1), slice(column, column + 1))
         assert found.item() == pytest.approx(abs(expected), rel=2e-4)
 
@@ -86,9 +81,7 @@ def test_same_region_same_area_in_every_crs():
     for crs in ("EPSG:3338", "EPSG:3857", "EPSG:3995", "EPSG:2225"):  # the last one in US feet
         grid = geographic.to_crs(crs)
         x, y = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
-        longitude, latitude = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(
-            *grid.pix2wld(x, y)
-        )
+        longitude, latitude = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(*grid.pix2wld(x, y))
         inside = (longitude > -160) & (longitude < -148) & (latitude > 58) & (latitude < 70)
         values = np.where(inside, 1.0, np.nan)
         assert summarise(values, grid).expected_area_km2 == pytest.approx(truth, rel=2e-3), crs

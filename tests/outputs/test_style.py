@@ -52,7 +52,5 @@ def test_qml_is_well_formed_and_labelled(tmp_path, metadata):
     assert [item.get("label") for item in items][:3] == ["0", "0.1", "0.2"] and len(items) == 11
     assert items[0].get("color") == RAMP[0] and items[-1].get("color") == RAMP[-1]
     write_qml(tmp_path / "b.qml", MapMetadata("t", "q", unit='<"&', valid_range=(-5, 5)))
-    labels = [
-        item.get("label") for item in ElementTree.parse(tmp_path / "b.qml").getroot().findall(".//item")
-    ]
+    labels = [item.get("label") for item in ElementTree.parse(tmp_path / "b.qml").getroot().findall(".//item")]
     assert labels[0] == '-5 <"&' and labels[5] == '0 <"&'

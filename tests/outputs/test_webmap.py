@@ -104,9 +104,7 @@ def test_escaping():
 def test_map_without_anything_to_show(tmp_path, metadata):
     grid = GRIDS["geographic"]
     path = tmp_path / "map.html"
-    write_html(
-        path, xr.DataArray(np.full(grid.shape, np.nan, np.float32), dims=("y", "x")), metadata, geobox=grid
-    )
+    write_html(path, xr.DataArray(np.full(grid.shape, np.nan, np.float32), dims=("y", "x")), metadata, geobox=grid)
     assert path.stat().st_size < 300_000
 
 

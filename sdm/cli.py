@@ -84,13 +84,15 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
         raise RequestError(f"config {str(path)!r} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"config {str(path)!r} is not valid TOML: {error}.") from None
-    known = {p.name for p in context.command.params} - {"config", "list_models", "search", "version"}
+    # Keys are the long names of the options, as on the command line; species is the one argument.
+    known = {opt.removeprefix("--"): p.name for p in context.command.params for opt in p.opts if opt.startswith("--")}
+    known = {k: n for k, n in known.items() if n not in ("config", "list_models", "search", "version", "help")}
+    known["species"] = "species"
     defaults: dict[str, Any] = {}
     for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            options = ", ".join(sorted(k.replace("_", "-") for k in known))
-            raise RequestError(f"config {str(path)!r} has the unknown key {key!r}; known: {options}.")
+        name = known.get(key.replace("_", "-"))
+        if name is None:
+            raise RequestError(f"config {str(path)!r} has the unknown key {key!r}; known: {', '.join(sorted(known))}.")
         if isinstance(value, list) and name in ("modalities", "format"):
             value = ",".join(map(str, value))
         if name == "species" and isinstance(value, str):

@@ -35,15 +35,11 @@ class Trainee(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor([math.log(20.0)]))
         self.bias = nn.Parameter(torch.tensor([-6.0]))
 
-    def modality(self, data: Prepared, index: np.ndarray, lonlat: np.ndarray | None = None) -> list[Tensor]:
-        """Unit embeddings of places in the order of MODALITIES, each (N, dim).
-
-        `lonlat` (N, 2) replaces the places' own position for the location encoder.
-        """
+    def modality(self, data: Prepared, index: np.ndarray) -> list[Tensor]:
+        """Unit embeddings of places in the order of MODALITIES, each (N, dim)."""
         device = self.bias.device
-        lonlat = data.places.lonlat[index] if lonlat is None else lonlat
         inputs = {
-            "location": torch.from_numpy(lonlat.astype(np.float32)),
+            "location": torch.from_numpy(data.places.lonlat[index].astype(np.float32)),
             "satellite": torch.from_numpy(data.crops[index]),
             "environment": torch.from_numpy(data.environment[index]),
         }
@@ -80,7 +76,7 @@ def train(
         index = draw(o.batch)
         presence = torch.from_numpy(data.labels(index)).to(device)
         species = normalise(model.encoders["text"](rows, _rank_dropout(rows, o, device)))
-        embeddings = model.modality(data, index, _jittered(data.places.lonlat[index], o, rng))
+        embeddings = model.modality(data, index)
         weights = subsets.draw(o.batch)  # (B, 3) of 0 and 1
         place = normalise(sum(w.unsqueeze(1) * e for w, e in zip(weights.T, embeddings, strict=True)))
         unknown = torch.from_numpy(data.polygon_rows[index] < 0).to(device)
@@ -156,21 +152,6 @@ class _Subsets:
 
     def draw(self, n: int) -> Tensor:
         return self.masks[torch.multinomial(self.chance, n, replacement=True)]
-
-
-def _jittered(lonlat: np.ndarray, o, rng: np.random.Generator) -> np.ndarray:
-    """Places moved at random, each by its own distance: (N, 2) (lon, lat) -> the same.
-
-    Location then cannot draw a range edge sharper than the ranges are known, and leaves to
-    environment and imagery, which stay in place, what they can tell.
-    """
-    if not o.location_jitter:
-        return lonlat
-    n = len(lonlat)
-    sigma = rng.random(n) * o.location_jitter * (rng.random(n) < o.location_jitter_share)
-    lat = np.clip(lonlat[:, 1] + sigma * rng.standard_normal(n), -89.9, 89.9)
-    lon = lonlat[:, 0] + sigma * rng.standard_normal(n) / np.maximum(np.cos(np.radians(lat)), 0.1)
-    return np.stack([lon, lat], axis=1)
 
 
 def _rank_dropout(rows: Tensor, o, device: str) -> Tensor:

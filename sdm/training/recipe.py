@@ -47,10 +47,6 @@ class Optimiser:
     land_share: float = 0.6
     tree_weight: float = 2.0
     """How much likelier a cell with tree data is drawn than other land."""
-    location_jitter: float = 0.0
-    """Largest standard deviation, degrees, by which a place is moved before its location (only) is encoded."""
-    location_jitter_share: float = 0.5
-    """Share of places that are moved."""
     species_dropout: float = 0.1
     genus_dropout: float = 0.2
     subset_shares: dict = field(default_factory=dict)

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -246,6 +248,7 @@ def write_maps(
             zarr_store.create(store, job.grid.geobox, (side, side), meta)
         run_tiles(job.plan, stores, [m.variable for m in metadata], workers, tell)
         encoded = time.time()
+        _give_memory_back()
         results, total = [], len(job.slugs)
         countries = _countries(job.grid) if "html" in formats else None
         for k, (stem, store, meta) in enumerate(zip(job.slugs, stores, metadata, strict=True)):
@@ -257,6 +260,7 @@ def write_maps(
             else:
                 summary = summarise(array, job.grid.geobox)
             files = {suffix[1:]: f"{stem}{suffix}" for suffix in kept}
+            _give_memory_back()
             if "html" in formats:
                 links = {LINKS[n]: f for n, f in files.items() if n in LINKS}
                 write_html(staging.path(f"{stem}.html"), array, meta, countries, links)
@@ -570,8 +574,6 @@ def _countries(grid: Grid):
 
 
 def _active_client():
-    import sys
-
     if "distributed" not in sys.modules:  # nobody can have made a client
         return None
     from distributed import get_client
@@ -580,6 +582,20 @@ def _active_client():
         return get_client()
     except ValueError:
         return None
+
+
+def _give_memory_back() -> None:
+    """Return freed memory to the system: what one stage has let go of must not add to the peak of the next.
+
+    glibc keeps the freed blocks of each thread for itself, more of them the longer the threads have run.
+    """
+    import ctypes
+    import gc
+
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # a libc without malloc_trim
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _remove_store(path: Path) -> None:

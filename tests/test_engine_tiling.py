@@ -18,10 +18,10 @@ from sdm.model import MODALITIES, Model, list_models
 TILES = (64, 100, 256, 512, 4096)
 GRIDS = {
     # Name: bbox, CRS, resolution. Coasts, so that masks cut; odd sizes, so that edge tiles are thin.
-    "degrees": ((-125.03, 46.0, -115.0, 54.9), "EPSG:4326", 0.05),
-    "antimeridian": ((172.0, 60.0, -168.0, 68.0), "EPSG:4326", 0.1),
-    "fine": ((9.0, 45.0, 12.3, 47.4), "EPSG:4326", 0.02),
-    "albers": ((-160.0, 57.0, -148.0, 63.0), "EPSG:3338", 5000.0),
+    "degrees": ((-125.03, 47.0, -119.0, 52.9), "EPSG:4326", 0.05),
+    "antimeridian": ((172.0, 60.0, -168.0, 68.0), "EPSG:4326", 0.16),
+    "fine": ((6.0, 43.0, 14.4, 46.4), "EPSG:4326", 0.02),
+    "albers": ((-160.0, 57.0, -148.0, 63.0), "EPSG:3338", 7000.0),
     "coarse": ((100.0, -10.0, 160.0, 20.0), "EPSG:4326", 0.5),
 }
 

@@ -11,6 +11,7 @@ tiling of a map give the same bits.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ DRIVERS = ["GTiff", "COG", "netCDF", "Zarr", "HFA", "AAIGrid", "EHdr", "ENVI", "
 
 MAX_WINDOW = 6_000_000
 """Cells read at once per band; sampling a larger extent is split so that memory stays bounded."""
+
+CACHE_MB = 64
+"""GDAL's cache of decoded blocks: enough for a row of tiles. By default it may grow to 5 % of the machine's
+memory, so that a larger map would take more. Counts when we are the first to read; GDAL_CACHEMAX wins."""
 
 MIXED_AT_ONCE = 2048
 """Positions interpolated together: their corners stay in the processor's cache."""
@@ -210,11 +215,14 @@ class RasterLayer:
         return data if raw else self._decode(data, bands)
 
     def _read(self, r0, r1, c0, c1, bands) -> np.ndarray:
+        import rasterio
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
+        limit = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE_MB}
         try:
-            return self._dataset().read(bands, window=Window(c0, r0, c1 - c0, r1 - r0))
+            with rasterio.Env(**limit):
+                return self._dataset().read(bands, window=Window(c0, r0, c1 - c0, r1 - r0))
         except (RasterioError, OSError) as error:
             raise LayerError(f"layer {self.path!r} cannot be read in rows {r0}..{r1}: {error}") from error
 

@@ -80,7 +80,11 @@ class Plan:
         pixel = self.grid.resolution
         if not self.grid.is_geographic:
             pixel = pixel * self.grid.metres_per_unit / (KM_PER_DEGREE * 1000.0)
-        return {m: max(1, int(self.model.pitch(m) / pixel + 1e-6)) for m in self.modalities}
+        strides = {m: max(1, int(self.model.pitch(m) / pixel + 1e-6)) for m in self.modalities}
+        if self.environment and "environment" in strides:
+            # The user's rasters may hold detail that the corners of a lattice cell do not tell.
+            strides["environment"] = 1
+        return strides
 
     @property
     def blended(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ FLAGS = [
 
 
 def main(page: str, picture: str) -> None:
-    """Photograph `page` at 1200 x 800 pixels into `picture`, as a paletted PNG."""
+    """Photograph `page` at 1200 x 800 pixels into `picture`."""
     with tempfile.TemporaryDirectory() as profile:
         shot = Path(profile) / "shot.png"
         subprocess.run(
@@ -29,7 +29,7 @@ def main(page: str, picture: str) -> None:
              Path(page).resolve().as_uri()],
             check=True, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        Image.open(shot).convert("RGB").quantize(256).save(picture, optimize=True)
+        Image.open(shot).convert("RGB").save(picture, optimize=True)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,14 @@ def _run(app: typer.Typer, name: str) -> None:
         app(prog_name=name)
     except SdmError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was left behind.", 130)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
+        if code not in (130, 143):
+            raise
+        print("error: interrupted; no output was written.", file=sys.stderr, flush=True)
+        # The outputs are cleaned up by now. Threads of native libraries may still be busy, and tearing the
+        # interpreter down under them can end in an abort: leave at once, with the right code.
+        os._exit(code)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: not our error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

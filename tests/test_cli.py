@@ -1,8 +1,10 @@
 """The command line as a user meets it: exit codes, one clear sentence, nothing half-written."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -139,3 +141,21 @@ def test_hostile_name_does_not_reach_the_terminal(run):
 def test_python_m_sdm_is_the_same_program():
     done = subprocess.run([sys.executable, "-m", "sdm", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("taxabind-map ")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_with_its_code_and_leaves_no_output(tmp_path, name, code):
+    command = [sys.executable, "-m", "sdm", "Puma concolor", "--bbox", "-130", "-56", "-34", "60"]
+    process = subprocess.Popen(
+        [*command, "--resolution", "0.02", "--out", str(tmp_path / "o")], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("o/.sdm-staging-*/new/*.zarr/*/*.*")) and time.monotonic() < deadline:
+        time.sleep(0.05)  # until the first tiles are on disk
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "interrupted" in err and "Traceback" not in err
+    assert list((tmp_path / "o").iterdir()) == []

@@ -116,7 +116,10 @@ def plan(
 
     Raises SdmError subclasses: see `sdm.errors`.
     """
-    queries = [species] if isinstance(species, str) else _listed("species", species)
+    try:
+        queries = [species] if isinstance(species, str) else list(species)
+    except TypeError:
+        raise RequestError(f"species {species!r} is not a list.") from None
     if not all(isinstance(q, str) for q in queries):
         raise SpeciesNameError(f"species {queries!r} must be names, given as text.")
     if not queries:
@@ -131,7 +134,8 @@ def plan(
         _check_whole("step", step)
     wanted = parse_modalities(modalities)
     # Cheap checks first: a wrong box or name is reported before anything heavy is opened.
-    grid = make_grid(_bbox(bbox), _region(region), crs, resolution, tile_size, max_pixels)
+    bbox = None if bbox is None else BBox.of(bbox)
+    grid = make_grid(bbox, _region(region), crs, resolution, tile_size, max_pixels)
     opened, resolutions = _resolve(queries, model)
     _refuse_twins(resolutions)
     environment = (environment,) if isinstance(environment, str | Path) else tuple(environment)
@@ -145,7 +149,7 @@ def plan(
     )  # fmt: skip
     check_layers(result)
     request = {
-        "species": queries, "bbox": None if bbox is None else [float(v) for v in _bbox(bbox).as_tuple()],
+        "species": queries, "bbox": None if bbox is None else list(bbox.as_tuple()),
         "region": str(region) if isinstance(region, str | Path) else ("geometry" if region is not None else None),
         "crs": str(crs), "resolution": resolution, "model": None if model is None else str(model),
         "modalities": list(wanted), "mask": mask, "satellite": None if satellite is None else str(satellite),
@@ -265,7 +269,7 @@ def write_maps(
                 links = {LINKS[n]: f for n, f in files.items() if n in LINKS}
                 write_html(staging.path(f"{stem}.html"), array, meta, countries, links)
             timings = {"tiles_s": round(encoded - started, 3), "written_s": round(time.time() - encoded, 3)}
-            report = _report(job, k, files, summary.to_dict(), timings, command)
+            report = _report(job, k, meta.quantity, files, summary.to_dict(), timings, command)
             sidecar.write_json(staging.path(f"{stem}.json"), report)
             results.append(MapResult(job.resolutions[k].taxon.name, {n: out / f for n, f in files.items()}, report))
         for name in hidden:
@@ -388,28 +392,9 @@ def processors() -> int:
         return os.cpu_count() or 1
 
 
-def _listed(name: str, values) -> list:
-    try:
-        return list(values)
-    except TypeError:
-        raise RequestError(f"{name} {values!r} is not a list.") from None
-
-
 def _check_whole(name: str, value) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise RequestError(f"{name} {value!r} must be a whole number.")
-
-
-def _bbox(bbox) -> BBox | None:
-    if bbox is None or isinstance(bbox, BBox):
-        return bbox
-    values = _listed("bbox", bbox)
-    if len(values) != 4:
-        raise BoxError(f"bbox has {len(values)} numbers; give four: WEST SOUTH EAST NORTH in degrees.")
-    try:
-        return BBox(*(float(v) for v in values))
-    except (TypeError, ValueError):
-        raise BoxError(f"bbox {values} is not four numbers: WEST SOUTH EAST NORTH in degrees.") from None
 
 
 def _region(region) -> Region | None:
@@ -419,11 +404,12 @@ def _region(region) -> Region | None:
         return Region.from_file(region)
     import shapely
 
+    from sdm.layers.vector import united
+
     if hasattr(region, "to_crs"):
         if region.crs is None:
             raise BoxError("the region has no CRS; set one, for example with set_crs(4326).")
-        valid = shapely.make_valid(region.to_crs(4326).geometry.dropna().values)
-        return Region.from_geometry(shapely.union_all(valid))
+        return Region.from_geometry(united(region.geometry))
     if not isinstance(region, shapely.Geometry):
         raise RequestError(f"region {region!r} is not a file, a GeoDataFrame or a geometry.")
     return Region.from_geometry(region)
@@ -515,7 +501,9 @@ def _notes(plan: Plan, resolution: Resolution, k: int) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _report(job: Job, k: int, files: dict, statistics: dict, timings: dict, command: str) -> dict[str, Any]:
+def _report(
+    job: Job, k: int, quantity: str, files: dict, statistics: dict, timings: dict, command: str
+) -> dict[str, Any]:
     """The content of the `.json` sidecar."""
     import importlib.metadata as installed
 
@@ -530,7 +518,7 @@ def _report(job: Job, k: int, files: dict, statistics: dict, timings: dict, comm
             "common_names": list(r.taxon.common), "synonyms": list(r.taxon.synonyms),
         },
         "notes": list(job.notes[k]),
-        "quantity": describe(job, k).quantity,
+        "quantity": quantity,
         "calibration": {"set": calibration_key(p.modalities), "scale": scale, "bias": bias},
         "request": job.request,
         "command": command,

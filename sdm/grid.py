@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -84,6 +84,19 @@ class BBox:
             )
         if self.south == self.north or self.width == 0.0:
             raise BoxError(f"bbox {self} encloses no area; west and east, south and north must differ.")
+
+    @classmethod
+    def of(cls, values: BBox | Iterable[float]) -> BBox:
+        """A box from four numbers, or the box itself. Raises BoxError."""
+        if isinstance(values, BBox):
+            return values
+        try:
+            numbers = list(values)
+        except TypeError:
+            raise BoxError(f"bbox {values!r} is not four numbers: WEST SOUTH EAST NORTH in degrees.") from None
+        if len(numbers) != 4:
+            raise BoxError(f"bbox has {len(numbers)} numbers; give four: WEST SOUTH EAST NORTH in degrees.")
+        return cls(*numbers)
 
     @property
     def crosses_antimeridian(self) -> bool:
@@ -392,10 +405,8 @@ def make_grid(
     """
     if (bbox is None) == (region is None):
         raise RequestError("give either a bbox (WEST SOUTH EAST NORTH) or a region, and not both.")
-    if bbox is not None and not isinstance(bbox, BBox):
-        if len(tuple(bbox)) != 4:
-            raise BoxError(f"bbox has {len(tuple(bbox))} numbers; give four: WEST SOUTH EAST NORTH in degrees.")
-        bbox = BBox(*bbox)
+    if bbox is not None:
+        bbox = BBox.of(bbox)
     crs = parse_crs(crs)
     outline = bbox.polygon() if bbox is not None else region.geometry
     asked = outline.bounds

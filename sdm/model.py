@@ -218,8 +218,13 @@ def build(config: dict, vocabulary: list[str], dropout: float = 0.0, env_dropout
 
 def list_models() -> list[Model]:
     """The bundled models, by name."""
+    return [Model.open(path) for path in _bundled().values()]
+
+
+def _bundled() -> dict[str, Path]:
+    """Folders of the bundled models by name, sorted."""
     root = resource_folder("models")
-    return [Model.open(p) for p in sorted(root.iterdir()) if (p / "config.json").is_file()]
+    return {p.name: p for p in sorted(root.iterdir()) if (p / "config.json").is_file()}
 
 
 def _find(name: str | Path) -> Path:
@@ -229,10 +234,9 @@ def _find(name: str | Path) -> Path:
             return path.resolve()
     except (OSError, ValueError):  # a name too long, or with a null byte
         pass
-    bundled = resource_folder("models")
-    known = sorted(p.name for p in bundled.iterdir() if (p / "config.json").is_file())
+    known = _bundled()
     if str(name) in known:
-        return bundled / str(name)
+        return known[str(name)]
     raise ModelError(
         f"model {str(name)[:120]!r} is neither a bundled model ({', '.join(known) or 'none'}) nor a folder "
         "with a config.json; see --list-models."

@@ -49,7 +49,10 @@ def combine_scores(
     model: Model, embeddings: dict[str, np.ndarray], vectors: np.ndarray, modalities: tuple[str, ...]
 ) -> np.ndarray:
     """Probability (N, S) from per-modality unit embeddings (N, dim) and species vectors (S, dim)."""
-    total = np.sum([embeddings[m] for m in modalities], axis=0)
-    total /= np.linalg.norm(total, axis=1, keepdims=True)
-    scale, bias = model.calibration(modalities)
-    return 1.0 / (1.0 + np.exp(-(total @ vectors.T * scale + bias)))
+    import torch
+
+    from sdm.score import combine, cosine, probability
+
+    places = combine([torch.from_numpy(embeddings[m]) for m in modalities])
+    cos = cosine(places, torch.from_numpy(vectors))
+    return probability(cos, *model.calibration(modalities)).numpy()

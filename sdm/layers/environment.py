@@ -88,6 +88,7 @@ class Environment:
                 replaced[name] = source
         self.replaced = tuple(sorted(replaced))
         """Names of the variables the user's rasters provide."""
+        self._own = {layer for layer, _ in replaced.values()}
         bands.update(replaced)
         self._groups = _group(self.inputs, bands)
 
@@ -109,16 +110,11 @@ class Environment:
         """
         for part in (p for group in self._groups for p in group):
             layer, bands = part.layer, list(part.bands)
-            if str(Path(layer.path)) not in {str(p) for p in _expand(self.overrides)}:
+            if layer not in self._own:
                 continue
-            if not layer.overlaps(lon, lat):
-                w, s, e, n = layer.bounds
-                raise LayerError(
-                    f"environment raster {layer.path!r} covers {w:g} {s:g} {e:g} {n:g} (west south east north), "
-                    "which does not overlap the map; give a raster of the area, or leave the option out."
-                )
+            layer.require_overlap("environment", lon, lat)
             values = layer.bilinear(lon, lat, lambda w: w, len(bands), bands)
-            names = {b: n for n, (lyr, b) in _named_bands(layer).items() if lyr is layer}
+            names = {band: name for name, (_, band) in _named_bands(layer).items()}
             for k, band in enumerate(bands):
                 _check_units(layer.path, names[band], values[:, k])
 

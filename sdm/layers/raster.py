@@ -89,6 +89,15 @@ class RasterLayer:
         """(west, south, east, north) in degrees."""
         return (self.west, self.north - self.height * self.dy, self.west + self.width * self.dx, self.north)
 
+    def require_overlap(self, what: str, lon: np.ndarray, lat: np.ndarray) -> None:
+        """Raise LayerError unless one of the positions (N,), (N,) lies on the layer, a raster of `what`."""
+        if not self.overlaps(lon, lat):
+            west, south, east, north = self.bounds
+            raise LayerError(
+                f"{what} raster {self.path!r} covers {west:g} {south:g} {east:g} {north:g} (west south east north), "
+                "which does not overlap the map; give a raster of the area, or leave the option out."
+            )
+
     def overlaps(self, lon: np.ndarray, lat: np.ndarray) -> bool:
         """True when at least one of the positions lies on the layer."""
         row, col = self._position(lon, lat)

@@ -20,7 +20,6 @@ class Satellite:
 
     def __init__(self, size: int, pitch: float, path: str | Path | None = None) -> None:
         self.size = size
-        self.pitch = pitch
         self.path = None if path is None else str(path)
         if path is None:
             self.layer = RasterLayer(folder("data") / "satellite.tif")
@@ -46,9 +45,5 @@ class Satellite:
 
     def check(self, lon: np.ndarray, lat: np.ndarray) -> None:
         """Raise LayerError when the user's raster does not overlap the places (N,), (N,) degrees."""
-        if self.path is not None and not self._source.overlaps(lon, lat):
-            w, s, e, n = self._source.bounds
-            raise LayerError(
-                f"satellite raster {self.path!r} covers {w:g} {s:g} {e:g} {n:g} (west south east north), "
-                "which does not overlap the map; give a raster of the area, or leave the option out."
-            )
+        if self.path is not None:
+            self._source.require_overlap("satellite", lon, lat)

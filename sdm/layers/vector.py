@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import shapely
 
 from sdm.errors import LayerError
 from sdm.resources import folder
+
+if TYPE_CHECKING:
+    from geopandas import GeoSeries
 
 
 def read_polygons(path: str | Path) -> shapely.Geometry:
@@ -31,8 +35,12 @@ def read_polygons(path: str | Path) -> shapely.Geometry:
         raise LayerError(f"region file {str(path)!r} holds no geometry.")
     if frame.crs is None:
         raise LayerError(f"region file {str(path)!r} has no CRS; assign one (for example in QGIS) and save it again.")
-    geometry = frame.geometry.dropna().to_crs(4326)
-    return shapely.union_all(shapely.make_valid(geometry.values))
+    return united(frame.geometry)
+
+
+def united(series: GeoSeries) -> shapely.Geometry:
+    """The geometries of a GeoSeries with a CRS, repaired, as one in WGS84, (lon, lat)."""
+    return shapely.union_all(shapely.make_valid(series.dropna().to_crs(4326).values))
 
 
 def countries(bounds: tuple[float, float, float, float]):

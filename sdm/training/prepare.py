@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -121,12 +120,3 @@ def prepare(recipe: Recipe, folder: Path, log=print) -> Prepared:
         species_rows,
         None if polygons is None else tuple(float(v) for v in polygons.bounds),
     )
-
-
-def read_occurrences(path: str | Path) -> dict[str, np.ndarray]:
-    """Occurrence records by species, (N, 2) **(lon, lat)**, from a CSV with species, lon, lat columns."""
-    records: dict[str, list[tuple[float, float]]] = {}
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            records.setdefault(row["species"], []).append((float(row["lon"]), float(row["lat"])))
-    return {name: np.array(points) for name, points in records.items()}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from sdm import __version__
+from sdm.layers.environment import Environment
+from sdm.layers.satellite import Satellite
 from sdm.model import FORMAT, MODALITIES, all_subsets, calibration_key
-from sdm.score import normalise
+from sdm.score import combine, cosine, probability
 from sdm.training.evaluate import calibration_error, fit_calibration, held_out, score_ranges, sigmoid
 from sdm.training.loop import Trainee, architecture_config, embed_places, embed_species, train
 from sdm.training.prepare import Prepared, prepare
@@ -61,7 +63,7 @@ def develop(recipe: Recipe, data: Prepared, cells: np.ndarray, run_folder: Path,
     model = train(recipe, data, cells[~test], device, log)
     calibration, _ = calibrate(model, data, cells[~test], recipe.optimiser.seed, log)
     torch.save(model.state_dict(), run_folder / "develop.pt")
-    places = at_positions(data, cells[test], centre[test])
+    places = at_positions(data, cells[test], centre[test], recipe.architecture.satellite["pixel"])
     embeddings = embed_places(model, places, np.arange(int(test.sum())))
     species = embed_species(model, data)
     mammals = len(data.raster.species)
@@ -69,9 +71,8 @@ def develop(recipe: Recipe, data: Prepared, cells: np.ndarray, run_folder: Path,
     result = {}
     for subset in all_subsets():
         key = calibration_key(subset)
-        place = normalise(sum(embeddings[m] for m in subset))
-        scale, bias = calibration[key]
-        p = torch.sigmoid(place @ species[:mammals].T * scale + bias).cpu().numpy()
+        place = combine([embeddings[m] for m in subset])
+        p = probability(cosine(place, species[:mammals]), *calibration[key]).cpu().numpy()
         result[key] = score_ranges(p, present, e.min_cells)
         r = result[key]
         log(f"held out {key}: AP {r['ap']:.4f} AUC {r['auc']:.4f} ECE {r['ece']:.5f} "
@@ -79,22 +80,15 @@ def develop(recipe: Recipe, data: Prepared, cells: np.ndarray, run_folder: Path,
     return result
 
 
-def at_positions(data: Prepared, cells: np.ndarray, lonlat: np.ndarray) -> Prepared:
-    """The same training set with other places: one per cell, at (N, 2) (lon, lat)."""
-    from dataclasses import replace
-
-    from sdm.layers.environment import Environment
-    from sdm.layers.satellite import Satellite
-
+def at_positions(data: Prepared, cells: np.ndarray, lonlat: np.ndarray, pixel: float) -> Prepared:
+    """The same training set with other places: one per cell, at (N, 2) (lon, lat); `pixel`: degrees of imagery."""
     lon, lat = lonlat.T
     places = replace(data.places, lonlat=lonlat, cell=cells)
-    size = data.crops.shape[1]
-    pixel = 360.0 / round(360.0 / (1 / 15))
     return replace(
         data,
         places=places,
         environment=Environment(data.inputs).sample(lon, lat),
-        crops=Satellite(size, pixel).crops(lon, lat),
+        crops=Satellite(data.crops.shape[1], pixel).crops(lon, lat),
         polygon_rows=np.full(lon.size, -1),
     )
 
@@ -117,10 +111,10 @@ def calibrate(model: Trainee, data: Prepared, cells: np.ndarray, seed: int, log)
     calibration, errors = {}, {}
     for subset in all_subsets():
         key = calibration_key(subset)
-        cosine = (normalise(sum(embeddings[m] for m in subset)) @ species.T).cpu().numpy()
-        scale, bias = fit_calibration(cosine[fit], present[fit], start)
+        cos = cosine(combine([embeddings[m] for m in subset]), species).cpu().numpy()
+        scale, bias = fit_calibration(cos[fit], present[fit], start)
         calibration[key] = (scale, bias)
-        q = sigmoid(cosine[check] * scale + bias)
+        q = sigmoid(cos[check] * scale + bias)
         ece, above, _ = calibration_error(q, present[check])
         errors[key] = {"scale": scale, "bias": bias, "ece": ece, "ece_above": above}
         log(f"calibrated {key}: scale {scale:.2f} bias {bias:.2f} ECE {ece:.5f} (above lowest bin {above:.4f})")
@@ -160,12 +154,3 @@ def _logger(path: Path) -> Callable[[str], None]:
             file.write(stamped + "\n")
 
     return log
-
-
-def write_reliability(metrics: dict, path: Path) -> None:
-    """The reliability table of the summed model as CSV: mean probability, fraction present, pairs."""
-    table = metrics["held_out_blocks"][calibration_key(MODALITIES)]["reliability"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["mean_probability", "fraction_present", "pairs"])
-        writer.writerows(table)

@@ -81,19 +81,28 @@ def report(model, region: str, pitches: list[str]) -> None:
 
 def plan_region(model, bbox: tuple[float, float, float, float], resolution: float):
     """A plan for the species of the model that score highest in a box, one tile, no mask."""
-    from sdm.engine import Plan
     from sdm.grid import make_grid
 
     grid = make_grid(bbox, None, resolution=resolution, tile_size=4096)
     vectors = np.stack(list(species_vectors(model).values())).astype(np.float32)
     sample = make_grid(bbox, None, resolution=max((bbox[2] - bbox[0]) / 12, resolution), tile_size=4096)
-    everyone = Plan(model, sample, model_modalities(), vectors, ("none",) * len(vectors), step=1)
+    everyone = plan_of(model, sample, vectors, step=1)
     reach = np.nanmax(whole(everyone), axis=(1, 2))
     # Half of them surely present, half near the edge of their range: that is where errors show.
     order = np.argsort(-reach)
     edge = np.argsort(np.abs(reach - 0.6))
     chosen = list(dict.fromkeys([*edge[: SPECIES // 2], *order[: SPECIES // 2]]))
-    return Plan(model, grid, model_modalities(), vectors[chosen], ("none",) * len(chosen))
+    return plan_of(model, grid, vectors[chosen])
+
+
+def plan_of(model, grid, vectors, step: int | None = None):
+    from sdm.engine import Plan, Target
+    from sdm.suitability import Probability
+
+    modalities = model_modalities()
+    score = Probability(*model.calibration(modalities))
+    targets = tuple(Target(v, score) for v in vectors)
+    return Plan(model=model, grid=grid, modalities=modalities, targets=targets, step=step)
 
 
 def species_vectors(model) -> dict[str, np.ndarray]:

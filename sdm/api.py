@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm import __version__
-from sdm.engine import Plan, check_layers, score_tile, to_dask
+from sdm.engine import Plan, Target, check_layers, score_tile, to_dask
 from sdm.errors import BoxError, RequestError, SpeciesNameError
 from sdm.grid import WGS84, BBox, Grid, Region, make_grid
 from sdm.habitat import mask_for
 from sdm.layers.landmask import KINDS
 from sdm.model import MODALITIES, Model, calibration_key, list_models, parse_modalities
 from sdm.names import Resolution, slug
+from sdm.suitability import Probability
 
 if TYPE_CHECKING:
     import geopandas
@@ -140,12 +141,15 @@ def plan(
     _refuse_twins(resolutions)
     environment = (environment,) if isinstance(environment, str | Path) else tuple(environment)
     _unused_layers(wanted, satellite, environment)
-    masks = tuple(mask_for(r.taxon) if mask == "auto" else mask for r in resolutions)
-    extents = tuple(_extent(opened, r) for r in resolutions)
-    vectors = np.stack([opened.species_embedding(r) for r in resolutions])
+    score = Probability(*opened.calibration(wanted))
+    targets = tuple(
+        Target(opened.species_embedding(r), score, mask_for(r.taxon) if mask == "auto" else mask, _extent(opened, r))
+        for r in resolutions
+    )
     result = Plan(
-        opened, grid, wanted, vectors, masks, extents, _device(device),
-        tuple(str(p) for p in environment), None if satellite is None else str(satellite), step,
+        model=opened, grid=grid, modalities=wanted, targets=targets, device=_device(device),
+        environment=tuple(str(p) for p in environment), satellite=None if satellite is None else str(satellite),
+        step=step,
     )  # fmt: skip
     check_layers(result)
     request = {
@@ -357,7 +361,7 @@ def describe(job: Job, k: int, command: str = ""):
         "model_hash": p.model.digest,
         "modalities": ",".join(p.modalities),
         "bbox": f"{west:g} {south:g} {east:g} {north:g}",
-        "mask": p.masks[k],
+        "mask": p.targets[k].mask,
         "software": f"taxabind-map {__version__}",
         "licence": str(p.model.config.get("licence", "")),
         "notes": " ".join(job.notes[k]),
@@ -487,8 +491,8 @@ def _notes(plan: Plan, resolution: Resolution, k: int) -> tuple[str, ...]:
     low, high = plan.model.domain
     if south < low or north > high:
         notes.append(f"The model was trained between latitudes {low:g} and {high:g}; pixels beyond are not modelled.")
-    if plan.extents[k]:
-        w, s, e, n = plan.extents[k]
+    if plan.targets[k].extent:
+        w, s, e, n = plan.targets[k].extent
         if west < w or south < s or east > e or north > n:
             notes.append(
                 f"Its range is known only within {w:.0f} {s:.0f} {e:.0f} {n:.0f} (west south east north); "
@@ -528,8 +532,8 @@ def _report(
         },
         "modalities": list(p.modalities),
         "layers": {
-            "environment": list(p.environment) or "bundled", "satellite": p.satellite or "bundled", "mask": p.masks[k],
-            "attribution": list(ATTRIBUTION),
+            "environment": list(p.environment) or "bundled", "satellite": p.satellite or "bundled",
+            "mask": p.targets[k].mask, "attribution": list(ATTRIBUTION),
         },
         "grid": {
             "crs": grid.crs, "resolution": grid.resolution, "rows": grid.shape[0], "columns": grid.shape[1],

@@ -6,7 +6,7 @@ How a tile becomes pixels (`score_tile`):
    the model's pitch for the modality, and their embeddings are interpolated (`_Blend`).
 2. The environment can change within a pixel. It is encoded on a lattice too, summed with the others
    and compared with the species (`_Frame`); but only where the four nodes around a cell agree, far
-   from the threshold, is the logit interpolated. All other cells are encoded pixel by pixel.
+   from the threshold, is the cosine interpolated. All other cells are encoded pixel by pixel.
 3. Pixels off the mask, the region, the layers or the model's domain become NaN: not modelled.
 
 Lattices are counted from the first pixel of the whole map, never of the tile; batches have one fixed
@@ -29,6 +29,7 @@ from sdm.layers.environment import Environment, Input
 from sdm.layers.landmask import LandMask
 from sdm.layers.satellite import Satellite
 from sdm.model import Model
+from sdm.suitability import Suitability
 
 BATCH = {"cpu": 512, "cuda": 65536}
 """Places per forward pass. Fixed per device: a matrix product of another shape may round differently.
@@ -38,27 +39,25 @@ SAMPLED_AT_ONCE = 32768
 """Places whose layers are read together: enough that windows are read once, few enough for any tile size."""
 
 SETTLED = 0.02
-"""A cell of the lattice is interpolated where the probabilities within it differ by less than this..."""
-
-MARGIN = 2.0
-"""...even if they went this far (in logits) past those of its four corners."""
+"""A cell of the lattice is interpolated where the values within it differ by less than this, even if the
+cosine went past those of its four corners by the margin of what the map measures (`sdm.suitability`)."""
 
 KM_PER_DEGREE = 111.195
 
+Extent = tuple[float, float, float, float]
+"""(west, south, east, north), degrees."""
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything a tile task needs, small enough to send to a worker: no weights, no open files."""
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Which places are encoded, and how: all that does not depend on the species.
+
+    Small enough to send to a worker: no weights, no open files.
+    """
 
     model: Model
     grid: Grid
     modalities: tuple[str, ...]
-    species: np.ndarray
-    """(S, dim) float32 unit vectors."""
-    masks: tuple[str, ...]
-    """Per species: "land", "sea" or "none"."""
-    extents: tuple[tuple[float, float, float, float] | None, ...] = ()
-    """Per species: (west, south, east, north) outside which nothing is known of it, or None."""
     device: str = "cpu"
     environment: tuple[str, ...] = ()
     satellite: str | None = None
@@ -68,7 +67,6 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.modalities:
             raise RequestError("no modality is left to map with.")
-        self.model.calibration(self.modalities)
         if self.step is not None and not 1 <= self.step <= 64:
             raise RequestError(f"step {self.step} is outside 1..64 pixels.")
 
@@ -97,63 +95,120 @@ class Plan:
         return self.step or self.strides.get("environment", 1)
 
 
+@dataclass(frozen=True)
+class Target:
+    """What is mapped: a vector of the space, where it may be shown, and what a cosine with it means."""
+
+    vector: np.ndarray
+    """(dim,) float32 unit vector."""
+    score: Suitability
+    mask: str = "none"
+    """"land", "sea" or "none"."""
+    extent: Extent | None = None
+    """Outside it nothing is known of the species."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Places):
+    """Everything a tile task needs to map some species."""
+
+    targets: tuple[Target, ...]
+
+    @cached_property
+    def species(self) -> np.ndarray:
+        """The vectors of the targets: (S, dim) float32."""
+        return np.stack([t.vector for t in self.targets])
+
+    def values(self, cosines: np.ndarray, offsets: float = 0.0) -> np.ndarray:
+        """Cosines (S, ...), moved by `offsets` times each score's margin -> values (S, ...) float32."""
+        pairs = zip(self.targets, cosines, strict=True)
+        return np.stack([t.score.values(c + offsets * t.score.margin) for t, c in pairs])
+
+
 def score_tile(plan: Plan, tile: Tile) -> np.ndarray:
-    """Probability of each species at the tile's pixels: (S, rows, columns) float32, NaN = not modelled."""
+    """Value of each species at the tile's pixels: (S, rows, columns) float32, NaN = not modelled."""
     k = plan.lattice
-    rows, cols = np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop)
+    rows, cols = _pixels(tile)
     frame_rows, frame_cols = _enclosing(rows, k), _enclosing(cols, k)
     lon, lat = plan.grid.lonlat(frame_rows, frame_cols)
     inside = tuple(
         slice(part[0] - whole[0], part[0] - whole[0] + part.size)
         for part, whole in ((rows, frame_rows), (cols, frame_cols))
     )
-    shown = _shown(plan, tile, lon[inside], lat[inside])  # (S, rows, columns)
-    if not shown.any():
-        return np.full(shown.shape, np.nan, dtype=np.float32)
+    habitats = [(t.mask, t.extent) for t in plan.targets]
+    distinct = list(dict.fromkeys(habitats))
+    places = shown(plan, tile, distinct, lon[inside], lat[inside])
+    shown_ = places[[distinct.index(h) for h in habitats]]  # (S, rows, columns)
+    if not shown_.any():
+        return np.full(shown_.shape, np.nan, dtype=np.float32)
     # Sea around a land map, or land outside a region, costs nothing: only needed places are encoded.
     needed = np.zeros(lon.shape, dtype=bool)
-    needed[inside] = shown.any(axis=0)
+    needed[inside] = shown_.any(axis=0)
     if k == 1:
         frame = _Frame(plan, frame_rows, frame_cols, lon, lat, needed)
-        logits, known = frame.logits(needed)
+        cosines, known = frame.cosines(plan.species, needed)
     else:
         nodes = np.zeros(lon.shape, dtype=bool)
         nodes[::k, ::k] = _nodes_of(needed[inside], rows, cols, k)
         frame = _Frame(plan, frame_rows, frame_cols, lon, lat, needed | nodes)
-        at_nodes, nodes_known = (a[..., ::k, ::k] for a in frame.logits(nodes))
-        logits, known = _upsample_scalar(at_nodes, nodes_known, rows, cols, k)
+        at_nodes, nodes_known = (a[..., ::k, ::k] for a in frame.cosines(plan.species, nodes))
+        cosines, known = _upsample_scalar(at_nodes, nodes_known, rows, cols, k)
         if plan.step is None:
-            unsettled = _unsettled(at_nodes, nodes_known, rows, cols, k)  # (S, rows, columns)
+            unsettled = _unsettled(plan, at_nodes, nodes_known, rows, cols, k)  # (S, rows, columns)
             again = np.zeros(lon.shape, dtype=bool)
-            again[inside] = (unsettled & shown).any(axis=0)
-            exact, exact_known = (a[..., inside[0], inside[1]] for a in frame.logits(again))
-            logits = np.where(unsettled, exact, logits)
+            again[inside] = (unsettled & shown_).any(axis=0)
+            exact, exact_known = (a[..., inside[0], inside[1]] for a in frame.cosines(plan.species, again))
+            cosines = np.where(unsettled, exact, cosines)
             known = np.where(unsettled, exact_known, known)
-    np.negative(logits, out=logits)
-    np.exp(logits, out=logits)
-    logits += 1.0
-    np.reciprocal(logits, out=logits)  # 1 / (1 + exp(-logit))
-    logits[~(shown & known)] = np.nan
-    return logits
+    values = plan.values(cosines)
+    values[~(shown_ & known)] = np.nan
+    return values
 
 
-def _shown(plan: Plan, tile: Tile, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """Boolean (S, rows, columns): inside mask, region and the latitudes the model was trained on."""
-    south, north = plan.model.domain
+def embed_tile(places: Places, tile: Tile, mask: str = "none") -> tuple[np.ndarray, np.ndarray]:
+    """Unit summed embedding of every known pixel of a tile, whatever the species.
+
+    Returns (embeddings (N, dim) float32, pixels (N,) int64: flat indices into the tile, ascending).
+    Location and imagery are interpolated as in `score_tile`; the environment is encoded at every pixel,
+    since whether its cell is settled depends on the species. `mask`: land, sea or none.
+    """
+    rows, cols = _pixels(tile)
+    lon, lat = places.grid.lonlat(rows, cols)
+    wanted = shown(places, tile, [(mask, None)], lon, lat)[0]
+    if not wanted.any():
+        return np.empty((0, places.model.dim), dtype=np.float32), np.empty(0, dtype=np.int64)
+    frame = _Frame(places, rows, cols, lon, lat, wanted)
+    embeddings, known = frame.embeddings(wanted)
+    return embeddings[known], np.flatnonzero(wanted)[known]
+
+
+def shown(
+    places: Places, tile: Tile, habitats: Sequence[tuple[str, Extent | None]], lon: np.ndarray, lat: np.ndarray
+) -> np.ndarray:
+    """Boolean (H, rows, columns): inside the region, the latitudes the model knows, and each habitat.
+
+    `habitats`: (mask, extent) pairs; `lon`, `lat` (rows, columns) degrees of the tile's pixels.
+    """
+    south, north = places.model.domain
     with np.errstate(invalid="ignore"):
         common = np.isfinite(lat) & (lat >= south) & (lat <= north)
-    inside = plan.grid.inside_region(tile)
+    inside = places.grid.inside_region(tile)
     if inside is not None:
         common &= inside
     if not common.any():
-        return np.zeros((len(plan.masks), *common.shape), dtype=bool)
-    by_kind = {kind: common & _land_mask().keep(kind, lon, lat) for kind in set(plan.masks)}
-    shown = np.stack([by_kind[kind] for kind in plan.masks])
-    for k, extent in enumerate(plan.extents):
+        return np.zeros((len(habitats), *common.shape), dtype=bool)
+    by_mask = {mask: common & _land_mask().keep(mask, lon, lat) for mask in {mask for mask, _ in habitats}}
+    out = np.stack([by_mask[mask] for mask, _ in habitats])
+    for k, (_, extent) in enumerate(habitats):
         if extent is not None:
             west, south, east, north = extent
-            shown[k] &= (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
-    return shown
+            out[k] &= (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
+    return out
+
+
+def _pixels(tile: Tile) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column numbers of a tile's pixels in the whole map."""
+    return np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop)
 
 
 class _Frame:
@@ -163,7 +218,7 @@ class _Frame:
     and which of them will be asked for.
     """
 
-    def __init__(self, plan: Plan, rows, cols, lon, lat, needed) -> None:
+    def __init__(self, plan: Places, rows, cols, lon, lat, needed) -> None:
         self.plan, self.lon, self.lat = plan, lon, lat
         groups: dict[int, list[str]] = {}
         for m in plan.blended:
@@ -172,33 +227,48 @@ class _Frame:
         # Embeddings of one coarse lattice are added before they are interpolated: once, not per modality.
         self.blends = [_Blend(plan, group, k, rows, cols, needed) for k, group in groups.items()]
 
-    def logits(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (S, n, m) at the wanted places (n, m), 0 elsewhere, and where they are known (n, m)."""
+    def cosines(self, species: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines (S, n, m) with unit vectors (S, dim) at the wanted places (n, m), 0 elsewhere; known (n, m)."""
         import torch
 
         from sdm.score import similarity
 
-        plan = self.plan
-        scale, bias = plan.model.calibration(plan.modalities)
+        cosines = np.zeros((len(species), wanted.size), dtype=np.float32)
+        known = np.zeros(wanted.size, dtype=bool)
+        vectors = torch.from_numpy(species).to(self.plan.device)
+        for places, total, ok in self._sums(wanted):
+            cosines[:, places] = similarity(total, vectors)[: places.size].T.cpu().numpy()
+            known[places] = ok
+        return cosines.reshape(-1, *wanted.shape), known.reshape(wanted.shape)
+
+    def embeddings(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Unit embeddings (N, dim) float32 of the N wanted places, in order, and which are known (N,)."""
+        from sdm.score import normalise
+
+        row = np.cumsum(wanted.ravel()) - 1
+        out = np.empty((int(wanted.sum()), self.plan.model.dim), dtype=np.float32)
+        known = np.zeros(len(out), dtype=bool)
+        for places, total, ok in self._sums(wanted):
+            out[row[places]] = normalise(total)[: places.size].cpu().numpy()
+            known[row[places]] = ok
+        return out, known
+
+    def _sums(self, wanted: np.ndarray):
+        """Yields (flat indices of wanted places, their summed embeddings (batch, dim) with padding, known)."""
+        import torch
+
         todo = np.flatnonzero(wanted)
         lon, lat = self.lon.ravel()[todo], self.lat.ravel()[todo]
-        logits = np.zeros((len(plan.species), wanted.size), dtype=np.float32)
-        known = np.zeros(wanted.size, dtype=bool)
-        with torch.inference_mode(), _one_torch_thread(plan.device):
-            species = torch.from_numpy(plan.species).to(plan.device)
-            for part, total, ok in _embed(plan, self.encoded, lon, lat):
+        near = np.logical_and.reduce([blend.known for blend in self.blends]) if self.blends else None
+        with torch.inference_mode(), _one_torch_thread(self.plan.device):
+            for part, total, ok in _embed(self.plan, self.encoded, lon, lat):
                 places = todo[part]
                 for blend in self.blends:
                     total += blend.at(places, len(total))
-                logits[:, places] = (similarity(total, species) * scale + bias)[: places.size].T.cpu().numpy()
-                known[places] = ok
-        known = known.reshape(wanted.shape)
-        for blend in self.blends:
-            known &= blend.known
-        return logits.reshape(-1, *wanted.shape), known
+                yield places, total, ok if near is None else ok & near.ravel()[places]
 
 
-def _embed(plan: Plan, modalities, lon, lat):
+def _embed(plan: Places, modalities, lon, lat):
     """Sum of the unit embeddings of some modalities (or none) at places (N,), (N,), batch by batch.
 
     Yields (slice of the places, (batch, dim) tensor, known (places of the batch,)); rows of the
@@ -236,7 +306,7 @@ class _Blend:
     asked for. Only the coarse nodes around those are encoded.
     """
 
-    def __init__(self, plan: Plan, modalities, stride: int, rows, cols, needed) -> None:
+    def __init__(self, plan: Places, modalities, stride: int, rows, cols, needed) -> None:
         import torch
 
         r, c = _nodes_around(rows, stride), _nodes_around(cols, stride)
@@ -347,15 +417,16 @@ def _nodes_of(needed: np.ndarray, rows: np.ndarray, cols: np.ndarray, stride: in
     return nodes
 
 
-def _unsettled(values, known, rows, cols, k) -> np.ndarray:
+def _unsettled(plan, cosines, known, rows, cols, k) -> np.ndarray:
     """Pixels (S, rows, columns) that must be encoded: the cell around them is not known to be flat.
 
-    `values` (S, n, m) logits on the k-lattice, `known` (n, m). Decided per species, so that a map does
+    `cosines` (S, n, m) on the k-lattice, `known` (n, m). Decided per species, so that a map does
     not depend on what else is mapped with it. Nodes themselves are exact already.
     """
-    corners = [np.s_[..., d : values.shape[1] - 1 + d, a : values.shape[2] - 1 + a] for d in (0, 1) for a in (0, 1)]
-    low, high = (f.reduce([values[c] for c in corners]) for f in (np.minimum, np.maximum))
-    spread = 1.0 / (1.0 + np.exp(-(high + MARGIN))) - 1.0 / (1.0 + np.exp(-(low - MARGIN)))
+    n, m = known.shape
+    corners = [np.s_[..., d : n - 1 + d, a : m - 1 + a] for d in (0, 1) for a in (0, 1)]
+    low, high = (f.reduce([cosines[c] for c in corners]) for f in (np.minimum, np.maximum))
+    spread = plan.values(high, 1.0) - plan.values(low, -1.0)
     cells = (spread > SETTLED) | ~np.logical_and.reduce([known[c] for c in corners])
     out = cells[:, (rows // k - rows[0] // k)[:, None], (cols // k - cols[0] // k)[None, :]]
     out &= (rows % k > 0)[:, None] | (cols % k > 0)[None, :]
@@ -383,7 +454,7 @@ def _upsample_scalar(values, known, rows, cols, k):
     return total / np.where(ok, weight, 1.0), ok
 
 
-def _layers(plan: Plan) -> dict:
+def _layers(plan: Places) -> dict:
     """Per modality: a function (lon, lat) -> (values for the encoder, known)."""
     return _open_layers(plan.model, plan.modalities, plan.environment, plan.satellite)
 
@@ -433,7 +504,7 @@ def satellite_of(model: Model, path: str | None = None) -> Satellite:
     return Satellite(model.config["satellite"]["size"], model.config["satellite"]["pixel"], path)
 
 
-def check_layers(plan: Plan) -> None:
+def check_layers(plan: Places) -> None:
     """Sample a few places over the map before any work. Raises LayerError."""
     rows = np.unique(np.linspace(0, plan.grid.shape[0] - 1, 24).astype(int))
     cols = np.unique(np.linspace(0, plan.grid.shape[1] - 1, 24).astype(int))
@@ -463,17 +534,9 @@ def to_dask(plan: Plan):
     from dask.base import tokenize
 
     name = "suitability-" + tokenize(
-        plan.model.digest,
-        grid,
-        plan.modalities,
-        plan.species,
-        plan.masks,
-        plan.extents,
-        plan.device,
-        plan.environment,
-        plan.satellite,
+        plan.model.digest, grid, plan.modalities, plan.targets, plan.device, plan.environment, plan.satellite,
         plan.step,
-    )
+    )  # fmt: skip
     graph = {(name, 0, i, j): (score_tile, plan, tile) for (i, j), tile in tiles.items()}
     # The dtype and meta are stated: otherwise Dask would run a tile, and load the model, to guess them.
     return da.Array(graph, name, chunks, dtype=np.float32, meta=np.empty((0, 0, 0), dtype=np.float32))

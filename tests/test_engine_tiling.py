@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from sdm import engine
-from sdm.engine import Plan, score_tile
+from sdm.engine import Plan, Target, score_tile
 from sdm.grid import BBox, make_grid
 from sdm.model import MODALITIES, Model, list_models
+from sdm.suitability import Probability
 
 TILES = (64, 100, 256, 512, 4096)
 GRIDS = {
@@ -37,13 +38,12 @@ def plan_of(model: Model, grid: str, *, step: int | None = None, modalities=MODA
     for k, taxon in enumerate(list(model.taxa)[:2]):
         vectors[k] = model.load("cpu").text.embed(taxon.lineage).numpy()
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    score = Probability(*model.calibration(modalities))
     return Plan(
-        model,
-        make_grid(BBox(*bbox), None, crs, resolution, tile_size=64),
-        modalities,
-        vectors,
-        (mask, "none", "sea"),
-        (None, None, None),
+        model=model,
+        grid=make_grid(BBox(*bbox), None, crs, resolution, tile_size=64),
+        modalities=modalities,
+        targets=tuple(Target(v, score, m) for v, m in zip(vectors, (mask, "none", "sea"), strict=True)),
         step=step,
     )
 
@@ -115,7 +115,7 @@ def test_a_species_does_not_depend_on_those_mapped_with_it(model):
     plan = plan_of(model, "degrees")
     together = whole_map(plan, 256)
     for k in range(2):
-        alone = dataclasses.replace(plan, species=plan.species[k : k + 1], masks=plan.masks[k : k + 1], extents=(None,))
+        alone = dataclasses.replace(plan, targets=plan.targets[k : k + 1])
         # Only the product with the species may round differently: its shape is the number of species.
         np.testing.assert_allclose(whole_map(alone, 256)[0], together[k], atol=2e-6)
 

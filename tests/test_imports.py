@@ -72,7 +72,7 @@ LAYERS = [
     {"api", "points"},
     {"outputs", "engine"},
     {"model", "habitat"},
-    {"encoders", "score"},
+    {"encoders", "score", "suitability"},
     {"grid"},
     {"layers"},
     {"names"},

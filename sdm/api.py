@@ -7,12 +7,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import itertools
 import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from sdm.habitat import mask_for
 from sdm.layers.landmask import KINDS
 from sdm.model import MODALITIES, Model, calibration_key, list_models, parse_modalities
 from sdm.names import Resolution, slug
+from sdm.schedule import run_tasks
 from sdm.suitability import Probability
 
 if TYPE_CHECKING:
@@ -291,39 +291,16 @@ def run_tiles(
     tell: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> None:
     """Compute every tile and write its chunk into each species' store: one Dask task per tile."""
-    import dask
-    from dask.callbacks import Callback
-
     tiles = list(plan.grid.tiles())
-    task = dask.delayed(write_tile_task, pure=False)
-    # Named in order: Dask runs ties by name, so the map fills from the north-west.
-    tasks = [
-        task(plan, tile, tuple(stores), tuple(variables), dask_key_name=f"tile-{n:08d}") for n, tile in enumerate(tiles)
-    ]
     tell("tiles", 0, len(tiles))
-    client = _active_client()
-    if client is not None:
-        from distributed import as_completed
-
-        futures = client.compute(tasks)
-        try:
-            for done, _ in enumerate(as_completed(futures, raise_errors=True, with_results=True), 1):
-                tell("tiles", done, len(tiles))
-        finally:
-            client.cancel(futures)
-        return
-    count = [0]
-
-    def after(key, result, dsk, state, worker_id) -> None:
-        count[0] += 1
-        tell("tiles", min(count[0], len(tiles)), len(tiles))
-
-    # Leaving the pool waits for tiles under way: after a failure none may write into a folder being removed.
-    with ThreadPoolExecutor(workers or processors()) as pool, Callback(posttask=after):
-        dask.compute(*tasks, scheduler="threads", pool=pool, optimize_graph=False)
+    finished = itertools.count(1)
+    run_tasks(
+        write_tile_task, tiles, (plan, tuple(stores), tuple(variables)), workers=workers,
+        done=lambda _: tell("tiles", next(finished), len(tiles)),
+    )  # fmt: skip
 
 
-def write_tile_task(plan: Plan, tile, stores: Sequence[Path], variables: Sequence[str]) -> tuple[int, int]:
+def write_tile_task(tile, plan: Plan, stores: Sequence[Path], variables: Sequence[str]) -> tuple[int, int]:
     """Score one tile and write it; returns the tile's index, nothing heavy."""
     from sdm.outputs.zarr_store import write_tile
 
@@ -386,14 +363,6 @@ def parse_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise RequestError(f"no format given; choose any of {', '.join(FORMATS)}.")
     return tuple(f for f in FORMATS if f in names)
-
-
-def processors() -> int:
-    """Processors this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
 
 
 def _check_whole(name: str, value) -> None:
@@ -563,17 +532,6 @@ def _countries(grid: Grid):
     if low < -180.0 or high > 180.0:
         low, high = -180.0, 180.0
     return countries((low, max(south - pad, -90.0), high, min(north + pad, 90.0)))
-
-
-def _active_client():
-    if "distributed" not in sys.modules:  # nobody can have made a client
-        return None
-    from distributed import get_client
-
-    try:
-        return get_client()
-    except ValueError:
-        return None
 
 
 def _give_memory_back() -> None:

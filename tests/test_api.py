@@ -19,6 +19,7 @@ import xarray as xr
 import sdm
 from sdm import api
 from sdm.errors import BoxError, OutputError, RequestError, SdmError, SpeciesNameError
+from sdm.schedule import active_client
 
 BOX = (-112, 38, -108, 41)
 ALL = {
@@ -390,5 +391,5 @@ def test_an_active_client_is_used_and_left_open(tmp_path, monkeypatch):
 
 def test_no_client_is_made(tmp_path):
     sdm.write_maps(job(resolution=0.5), tmp_path, formats="zarr")
-    assert api._active_client() is None
+    assert active_client() is None
     assert os.environ.get("DASK_SCHEDULER_ADDRESS") is None

@@ -70,7 +70,7 @@ LAYERS = [
     {"cli"},
     {"training"},
     {"api", "points"},
-    {"outputs", "engine"},
+    {"outputs", "engine", "schedule"},
     {"model", "habitat"},
     {"encoders", "score", "suitability"},
     {"grid"},

@@ -1,86 +1,23 @@
-"""The command line: parse, call `sdm.api`, print. No decision about maps is made here.
-
-Only the standard library and typer are imported at the top, so that `--help` answers at once.
-"""
+"""`taxabind-map` and `sdm map`: parse, call `sdm.api`, print. No decision about maps is made here."""
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sdm import __version__
-from sdm.errors import RequestError, SdmError
-
-EPILOG = (
-    "Exit codes: 0 done, 1 unexpected failure, 2 bad request, 3 unknown species, 4 unusable layer, 5 unusable model, "
-    "6 output cannot be written, 7 map too large, 130 interrupted, 143 terminated."
-)
-DEBUG = "TAXABIND_MAP_DEBUG"
-
-_settings = {
-    "no_args_is_help": True,
-    "pretty_exceptions_enable": False,
-    "add_completion": False,
-    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 110},
-}
-map_app = typer.Typer(**_settings)
-sdm_app = typer.Typer(help="Train and inspect species-distribution models, and map with them.", **_settings)
+from sdm.cli.app import EPILOG, map_app, printable, progress, say, sdm_app
+from sdm.cli.models import print_models, search_names
+from sdm.errors import RequestError
 
 
-def main() -> None:
-    """Entry point of `taxabind-map` and `python -m sdm`."""
-    _run(map_app, "taxabind-map")
-
-
-def main_sdm() -> None:
-    """Entry point of `sdm`."""
-    _run(sdm_app, "sdm")
-
-
-def _run(app: typer.Typer, name: str) -> None:
-    try:
-        app(prog_name=name)
-    except SdmError as error:
-        _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
-        if code not in (130, 143):
-            raise
-        print("error: interrupted; no output was written.", file=sys.stderr, flush=True)
-        # The outputs are cleaned up by now. Threads of native libraries may still be busy, and tearing the
-        # interpreter down under them can end in an abort: leave at once, with the right code.
-        os._exit(code)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone: not our error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Exception as error:
-        if os.environ.get(DEBUG):
-            raise
-        text = " ".join(str(error).split())[:300]
-        _fail(f"unexpected failure: {type(error).__name__}: {text} (set {DEBUG}=1 to see where).", 1)
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"error: {_printable(message)}", file=sys.stderr)
-    sys.exit(code)
-
-
-def _printable(text: str) -> str:
-    """Text safe for a terminal: hostile names must not carry escape sequences to it."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-
-
-def _config(context: typer.Context, path: Path | None) -> Path | None:
+def config_file(context: typer.Context, path: Path | None) -> Path | None:
     """Take defaults from a TOML file; options on the command line win."""
     if path is None:
         return None
@@ -110,41 +47,8 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def _list_models(asked: bool) -> None:
-    if not asked:
-        return
-    from sdm.model import list_models
-
-    for model in list_models():
-        config = model.config
-        groups: dict[str, int] = {}
-        for taxon in model.taxa:
-            groups[taxon.group] = groups.get(taxon.group, 0) + 1
-        species = ", ".join(f"{n:,} {g}s" for g, n in sorted(groups.items(), key=lambda item: -item[1]))
-        print(f"{model.name}  version {config.get('version', '?')}  {config.get('licence', '')}")
-        print(f"  {config.get('title', '')}: {species}")
-        print(f"  modalities {', '.join(config.get('modalities', []))}; hash {model.digest}; {model.folder}")
-    raise typer.Exit()
-
-
-def _search(text: str | None) -> None:
-    if text is None:
-        return
-    from sdm.model import list_models
-
-    found = False
-    for model in list_models():
-        for taxon in model.taxa.search(text):
-            found = True
-            print(_printable(f"{taxon.label}  [{model.name}]"))
-    if not found:
-        from sdm.errors import SpeciesNameError
-
-        raise SpeciesNameError(f"no species of any bundled model matches {text[:80]!r}; try part of the name.")
-    raise typer.Exit()
-
-
-def _version(asked: bool) -> None:
+def show_version(asked: bool) -> None:
+    """Print the version and stop, if asked."""
     if asked:
         print(f"taxabind-map {__version__}")
         raise typer.Exit()
@@ -245,20 +149,21 @@ def map_command(
         Path | None,
         typer.Option(
             metavar="FILE.toml", help="Options by their long names; the command line wins.", is_eager=True,
-            callback=_config, rich_help_panel="Running", show_default=False,
+            callback=config_file, rich_help_panel="Running", show_default=False,
         ),
     ] = None,
     list_models: Annotated[
-        bool, typer.Option("--list-models", help="List the bundled models.", is_eager=True, callback=_list_models)
+        bool, typer.Option("--list-models", help="List the bundled models.", is_eager=True, callback=print_models)
     ] = False,
     search: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Find species by part of a name.", is_eager=True, callback=_search, show_default=False
+            metavar="NAME", help="Find species by part of a name.", is_eager=True, callback=search_names,
+            show_default=False,
         ),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_version)
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=show_version)
     ] = False,
 ) -> None:  # fmt: skip
     """Map where a species lives: a probability raster as Cloud-Optimized GeoTIFF, Zarr and offline web map.
@@ -280,9 +185,9 @@ def map_command(
     if not quiet:
         for resolution_, notes in zip(job.resolutions, job.notes, strict=True):
             if resolution_.taxon.name.casefold() != resolution_.query.strip().casefold():
-                _say(f"{resolution_.query} -> {resolution_.taxon.label} ({resolution_.how})")
+                say(f"{resolution_.query} -> {resolution_.taxon.label} ({resolution_.how})")
             for note in notes:
-                _say(f"note: {note}")
+                say(f"note: {note}")
     if dry_run:
         estimate = job.estimate(formats)
         if json_output:
@@ -291,7 +196,7 @@ def map_command(
             _print_estimate(estimate)
         return
     command = shlex.join(["taxabind-map", *sys.argv[1:]])
-    with _progress(enabled=not quiet) as tell:
+    with progress(enabled=not quiet) as tell:
         results = api.write_maps(
             job, out, formats=formats, overwrite=overwrite, workers=workers, command=command, progress=tell
         )
@@ -303,10 +208,6 @@ def map_command(
             _print_result(result)
 
 
-def _say(text: str) -> None:
-    print(_printable(text), file=sys.stderr)
-
-
 def _print_estimate(e: dict[str, Any]) -> None:
     print(f"{', '.join(e['species'])}: {e['columns']} x {e['rows']} = {e['pixels']:,} pixels in {e['tiles']} tiles")
     print(f"{e['crs']}, resolution {e['resolution']:g}; at most {e['bytes_at_most'] / 1e6:.0f} MB of outputs")
@@ -315,7 +216,7 @@ def _print_estimate(e: dict[str, Any]) -> None:
 
 def _print_result(result: Any) -> None:
     s = result.report["statistics"]
-    print(_printable(result.species))
+    print(printable(result.species))
     if s["count"]:
         print(
             f"  probability {s['min']:.3f} .. {s['max']:.3f}, mean {s['mean']:.3f}; "
@@ -325,70 +226,3 @@ def _print_result(result: Any) -> None:
         print("  no pixel is modelled here (all masked)")
     for path in result.files.values():
         print(f"  {path}")
-
-
-@contextmanager
-def _progress(enabled: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar with time left on stderr; nothing when it is not a terminal."""
-    if not enabled or not sys.stderr.isatty():
-        yield lambda stage, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: dict[str, Any] = {}
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task({"tiles": "encoding tiles", "writing": "writing maps"}[stage], total=total)
-            bar.update(tasks[stage], completed=done, total=total)
-
-        yield tell
-
-
-@sdm_app.command("models")
-def models_command() -> None:
-    """List the bundled models."""
-    _list_models(True)
-
-
-@sdm_app.command("train", epilog=EPILOG)
-def train_command(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file; see recipes/.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Model folder, holding taxa.csv. Default: models/NAME.", show_default=False),
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Log and metrics. Default: runs/NAME.", show_default=False)
-    ] = None,
-    stage: Annotated[
-        str, typer.Option(help="develop (hold blocks out and score), ship (train on everything), or both.")
-    ] = "develop,ship",
-    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads.", show_default=False)] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda[:N].")] = "cpu",
-) -> None:
-    """Train a model from a recipe: develop on held-out blocks, then train on everything and export."""
-    from sdm.training.recipe import Recipe
-
-    opened = Recipe.read(recipe)
-    stages = tuple(s.strip() for s in stage.split(","))
-    if not stages or not set(stages) <= {"develop", "ship"}:
-        raise RequestError(f"stage {stage!r} is not known; choose develop, ship or develop,ship.")
-    import torch
-
-    from sdm.training.run import run as run_recipe
-
-    if threads:
-        torch.set_num_threads(threads)
-    run_recipe(opened, out or Path("models") / opened.name, run or Path("runs") / opened.name, stages, device)

@@ -1,0 +1,102 @@
+"""What the commands share: the two programs, errors and exit codes, progress, printing.
+
+Only the standard library and typer are imported at the top of every module here, so that `--help`
+answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from sdm.errors import SdmError
+
+EPILOG = (
+    "Exit codes: 0 done, 1 unexpected failure, 2 bad request, 3 unknown species, 4 unusable layer, 5 unusable model, "
+    "6 output cannot be written, 7 map too large, 130 interrupted, 143 terminated."
+)
+DEBUG = "TAXABIND_MAP_DEBUG"
+
+_settings = {
+    "no_args_is_help": True,
+    "pretty_exceptions_enable": False,
+    "add_completion": False,
+    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 110},
+}
+map_app = typer.Typer(**_settings)
+sdm_app = typer.Typer(help="Train and inspect species-distribution models, and map with them.", **_settings)
+
+
+def run(app: typer.Typer, name: str) -> None:
+    """Run a program; every failure ends in one sentence on stderr and a documented exit code."""
+    try:
+        app(prog_name=name)
+    except SdmError as error:
+        fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
+        if code not in (130, 143):
+            raise
+        print("error: interrupted; no output was written.", file=sys.stderr, flush=True)
+        # The outputs are cleaned up by now. Threads of native libraries may still be busy, and tearing the
+        # interpreter down under them can end in an abort: leave at once, with the right code.
+        os._exit(code)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: not our error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        text = " ".join(str(error).split())[:300]
+        fail(f"unexpected failure: {type(error).__name__}: {text} (set {DEBUG}=1 to see where).", 1)
+
+
+def fail(message: str, code: int) -> None:
+    """Print an error and leave."""
+    print(f"error: {printable(message)}", file=sys.stderr)
+    sys.exit(code)
+
+
+def printable(text: str) -> str:
+    """Text safe for a terminal: hostile names must not carry escape sequences to it."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def say(text: str) -> None:
+    """Print to stderr: stdout is for results."""
+    print(printable(text), file=sys.stderr)
+
+
+@contextmanager
+def progress(enabled: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar with time left on stderr; nothing when it is not a terminal."""
+    if not enabled or not sys.stderr.isatty():
+        yield lambda stage, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task({"tiles": "encoding tiles", "writing": "writing maps"}[stage], total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield tell

@@ -1,5 +1,7 @@
-"""Where the bundled `models`, `recipes` and `data` folders are: in the wheel, or in the checkout."""
+"""Where files are: the bundled `models`, `recipes` and `data` folders, and the user's cache."""
 
+import os
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,3 +17,15 @@ def folder(kind: str) -> Path:
         if candidate.is_dir():
             return candidate
     raise FileNotFoundError(f"the bundled folder {kind!r} is missing from this installation of taxabind-map")
+
+
+def cache_folder(given: str | Path | None = None) -> Path:
+    """The folder for what is fetched or computed once: `given`, $TAXABIND_MAP_CACHE, or the user's cache folder.
+
+    It may not exist yet.
+    """
+    chosen = given or os.environ.get("TAXABIND_MAP_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    usual = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}.get(sys.platform)
+    return Path(usual or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "taxabind-map"

@@ -68,13 +68,15 @@ def test_what_a_part_never_loads(statement, never):
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"training"},
+    {"training", "evaluation"},
     {"api", "points"},
     {"outputs", "engine", "schedule"},
     {"model", "habitat"},
+    {"published"},
     {"encoders", "score", "suitability"},
     {"grid"},
     {"layers"},
+    {"media", "embeddings"},
     {"names"},
     {"errors", "resources"},
 ]

@@ -27,3 +27,36 @@ class LandMask:
             return on_globe
         surface = self.layer.nearest(lon, lat)
         return on_globe & ((surface == LAND) if kind == "land" else (surface != LAND))
+
+
+ANTARCTIC = -60.0
+"""Degrees of latitude; the land south of it is Antarctica."""
+_STEPS = np.array([0.7548776662466927, 0.5698402909980532])
+"""1/g and 1/g^2, with g^3 = g + 1: of all steps those that fill the unit square most evenly."""
+
+
+def land_sample(n: int = 20_000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """`n` places on land, each standing for the same area: (lon, lat), each (n,) float64 degrees.
+
+    Without lakes and Antarctica. The first `m` of `land_sample(n, seed)` are `land_sample(m, seed)`. They are
+    the points of Roberts' R2 sequence, spread over the sphere by area, that are land on the bundled mask;
+    `seed` shifts the sequence. Shares of area come out several times closer than with random points.
+
+    M. Roberts (2018), The unreasonable effectiveness of quasirandom sequences,
+    https://extremelearning.com.au/unreasonable-effectiveness-of-quasirandom-sequences/
+    """
+    if n < 1:
+        raise ValueError(f"a sample of {n} places is none")
+    mask = LandMask()
+    start = np.random.default_rng(seed).random(2) if seed else np.array([0.5, 0.5])
+    lons, lats, found, first = [], [], 0, 0
+    while found < n:
+        index = np.arange(first, first + 4 * max(n - found, 256))
+        first = int(index[-1]) + 1
+        u, v = (start[:, None] + index * _STEPS[:, None]) % 1.0
+        lon, lat = 360.0 * u - 180.0, np.degrees(np.arcsin(2.0 * v - 1.0))
+        land = (lat > ANTARCTIC) & mask.keep("land", lon, lat)
+        lons.append(lon[land])
+        lats.append(lat[land])
+        found += int(land.sum())
+    return np.concatenate(lons)[:n], np.concatenate(lats)[:n]

@@ -1,0 +1,77 @@
+"""What `embed` and `classify` share: photos and recordings told apart, a model that has what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdm.errors import ModelError, RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
+NOUNS = {"image": "image encoder", "audio": "audio encoder", "text": "text encoder"}
+
+
+def sort_files(files: Sequence[str], photos: Sequence[str], sounds: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(photos, recordings): those given by option, then plain files by their endings. Raises RequestError."""
+    photos, sounds = list(photos), list(sounds)
+    for file in files:
+        ending = Path(file).suffix.lower()
+        if ending in PHOTOS:
+            photos.append(file)
+        elif ending in SOUNDS:
+            sounds.append(file)
+        else:
+            raise RequestError(
+                f"{file[:200]!r} is neither a photo ({', '.join(PHOTOS)}) nor a recording ({', '.join(SOUNDS)}) by its "
+                "ending; say which with --photo or --audio."
+            )
+    return photos, sounds
+
+
+def open_with(name: str, *modalities: str) -> Any:
+    """The model, which must have all the modalities. Raises ModelError with one remedy."""
+    from sdm.model import open_model
+
+    model = open_model(name)
+    for modality in modalities:
+        if modality not in model.modalities:
+            what = NOUNS.get(modality, f"encoder for {modality}")
+            remedy = f"; it has {', '.join(model.modalities)}" if modality not in NOUNS else "; use --model taxabind"
+            raise ModelError(f"model {model.name!r} has no {what}{remedy}.")
+    return model
+
+
+def place_embeddings(
+    model: Any, encoders: Any, lonlat: np.ndarray, modalities: Sequence[str], imagery: str | None, device: str
+) -> dict[str, np.ndarray]:
+    """Unit vectors (N, dim) by modality of (N, 2) degrees (lon, lat); `imagery` in place of the model's own."""
+    import numpy as np
+
+    from sdm.evaluation.encode import encode_items
+
+    found = {}
+    if "location" in modalities:
+        found["location"] = encode_items(encoders, "location", lonlat, 4096)
+    rest = [m for m in modalities if m != "location"]
+    if "satellite" in rest and imagery:
+        from sdm.layers.imagery import open_imagery
+
+        parts = []
+        for part, crops, known in open_imagery(imagery).in_blocks(lonlat[:, 0], lonlat[:, 1]):
+            if not known.all():
+                lon, lat = lonlat[part][~known][0]
+                raise RequestError(f"{imagery[:200]!r} has no imagery at longitude {lon:g}, latitude {lat:g}.")
+            parts.append(encoders.encode("satellite", crops).float().cpu().numpy())
+        found["satellite"] = np.concatenate(parts)
+        rest.remove("satellite")
+    if rest:
+        from sdm.points import embed_places
+
+        sampled = embed_places(model, lonlat[:, 0], lonlat[:, 1], device)
+        found |= {m: sampled[m] for m in rest}
+    return {m: found[m] for m in modalities}

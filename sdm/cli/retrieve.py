@@ -1,0 +1,88 @@
+"""`sdm retrieve`: nearest neighbours among embeddings."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sdm.cli.app import EPILOG, say, sdm_app
+from sdm.errors import RequestError
+
+if TYPE_CHECKING:
+    from sdm.embeddings import Embeddings
+
+CARRIED = ("modality", "path", "text", "lon", "lat")
+"""Columns of the targets that are handed on."""
+
+
+@sdm_app.command("retrieve", epilog=EPILOG)
+def retrieve_command(
+    query: Annotated[
+        str, typer.Option(metavar="FILE[#KEY]", help="Embeddings to look up: Parquet, npy, npz, pt or safetensors.")
+    ],
+    targets: Annotated[str, typer.Option(metavar="FILE[#KEY]", help="Embeddings to look among.")],
+    top: Annotated[int, typer.Option(min=1, max=100_000, help="Neighbours per query.")] = 10,
+    mean: Annotated[bool, typer.Option("--mean", help="Average all queries into one.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv|FILE.json", help="Output; by default CSV on stdout.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """Find the nearest embeddings, across modalities: a photo's places, a sound's photos, a text's satellite crops.
+
+    sdm retrieve --query bear.parquet --targets places.parquet --top 20 --out near.csv
+    """
+    if out and out.suffix.lower() not in (".csv", ".json"):
+        raise RequestError(f"output {out.name!r} must end in .csv or .json.")
+    from sdm.embeddings import mean_vector, read_embeddings
+    from sdm.evaluation.ranking import nearest
+    from sdm.outputs.atomic import Staging, check_targets, disk_errors
+
+    if out:
+        check_targets(out.parent, [out.name], overwrite=overwrite)
+    asked = read_embeddings(query)
+    among = read_embeddings(targets, asked.dim, "the queries' model")
+    _check_models(asked, among)
+    vectors, labels = (mean_vector(asked.vectors)[None], ("mean",)) if mean else (asked.vectors, asked.labels)
+    rows, cosines = nearest(vectors, among.vectors, top, device)
+    carried = [c for c in CARRIED if c in among.columns]
+    found = [
+        {"query": labels[i], "rank": k + 1, "target": among.labels[r], "cosine": round(float(c), 6),
+         **{column: among.columns[column][r] for column in carried}}
+        for i in range(len(vectors))
+        for k, (r, c) in enumerate(zip(rows[i], cosines[i], strict=True))
+    ]  # fmt: skip
+    if out is None:
+        print(_csv(found), end="")
+        return
+    text = _csv(found) if out.suffix.lower() == ".csv" else json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    with Staging(out.parent, [out.name], overwrite=overwrite) as staging:
+        with disk_errors(out):
+            staging.path(out.name).write_bytes(text.encode("utf-8", "replace"))
+        staging.publish()
+    say(f"{len(found):,} neighbours of {len(vectors):,} queries among {len(among):,}: {out}")
+
+
+def _check_models(asked: Embeddings, among: Embeddings) -> None:
+    """Vectors of two models have nothing to do with each other, even where their lengths agree."""
+    ours, theirs = (e.metadata.get("digest") for e in (asked, among))
+    if ours and theirs and ours != theirs:
+        raise RequestError(
+            f"the queries were made by model {asked.metadata.get('model')!r} ({ours}), the targets by "
+            f"{among.metadata.get('model')!r} ({theirs}); embed both with one model."
+        )
+
+
+def _csv(found: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return text.getvalue()

@@ -1,0 +1,175 @@
+"""Photos as the image tower expects them: (224, 224, 3) uint8 RGB.
+
+A photo is hostile until read: only a few formats, a limit on bytes and on pixels, no truncated
+files. The steps are TaxaBind's (`Resize((256, 256))`, `CenterCrop(224)` of torchvision, which on a
+Pillow image is Pillow's own antialiased resize, so the bytes are the same); see `PREPROCESS`.
+Colour profiles are ignored, as they were in training.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdm.errors import RequestError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
+"""Nothing else is opened: each further decoder is a further way in for a hostile file."""
+MAX_BYTES = 256 * 2**20
+MAX_PIXELS = 89_478_485
+"""Pillow's own threshold of a "decompression bomb": a quarter of a gigabyte as RGB."""
+SIZE = 224
+"""Pixels on a side of what the image tower sees."""
+PREPROCESS = ("taxabind", "open_clip")
+"""`taxabind`: squash to 256 x 256, bilinear, centre crop: what the model was trained and evaluated with.
+`open_clip`: shortest side to 224, bicubic, centre crop: what the model card's open_clip code does."""
+
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""What brings a picture with an EXIF orientation upright."""
+
+_open_lock = threading.Lock()
+
+
+def read_photo(path: str | Path, preprocess: str = "taxabind") -> np.ndarray:
+    """One photo file -> (224, 224, 3) uint8 RGB, upright (EXIF orientation applied), alpha over white.
+
+    Raises RequestError when the file is missing, of another format, too large, truncated or corrupt.
+    """
+    return prepare(open_photo(path), preprocess)
+
+
+def read_photos(
+    paths: Iterable[str | Path], preprocess: str = "taxabind", batch: int = 64, workers: int | None = None
+) -> Iterator[np.ndarray]:
+    """Photo files -> batches of at most (batch, 224, 224, 3) uint8, in order.
+
+    Threads decode ahead (Pillow lets go of the interpreter while it decodes), at most two batches,
+    so a device can work on one batch while the next is read. Raises as `read_photo`.
+    """
+    paths = iter(paths)
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            ahead = deque(pool.submit(read_photo, p, preprocess) for p in islice(paths, 2 * batch))
+            while ahead:
+                photos = [ahead.popleft().result() for _ in range(min(batch, len(ahead)))]
+                ahead.extend(pool.submit(read_photo, p, preprocess) for p in islice(paths, len(photos)))
+                yield np.stack(photos)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def prepare(image: Image.Image, preprocess: str = "taxabind") -> np.ndarray:
+    """Resize and crop an RGB Pillow image -> (224, 224, 3) uint8."""
+    from PIL import Image
+
+    if preprocess == "taxabind":
+        image = image.resize((256, 256), Image.Resampling.BILINEAR)
+    elif preprocess == "open_clip":
+        short, long = sorted(image.size)
+        longer = SIZE * long // short
+        if longer > MAX_PIXELS // SIZE:
+            raise RequestError(f"a photo of {image.width} x {image.height} pixels is too narrow; crop it first.")
+        # torchvision leaves an image alone whose shortest side fits already.
+        if short != SIZE:
+            size = (SIZE, longer) if image.width <= image.height else (longer, SIZE)
+            image = image.resize(size, Image.Resampling.BICUBIC)
+    else:
+        raise RequestError(f"preprocessing {preprocess!r} is not known; choose one of {', '.join(PREPROCESS)}.")
+    # Rounded as torchvision's CenterCrop does: half a pixel goes to the even side.
+    left, top = round((image.width - SIZE) / 2), round((image.height - SIZE) / 2)
+    return np.asarray(image.crop((left, top, left + SIZE, top + SIZE)))
+
+
+def open_photo(path: str | Path) -> Image.Image:
+    """A photo file as an upright RGB Pillow image, fully decoded. Raises RequestError."""
+    from PIL import Image, UnidentifiedImageError
+
+    name = str(path)[:200]
+    try:
+        if not Path(path).is_file():
+            raise RequestError(f"photo {name!r} does not exist or is not a file.")
+        if (size := Path(path).stat().st_size) > MAX_BYTES:
+            raise RequestError(f"photo {name!r} has {size / 2**20:.0f} MiB; the limit is {MAX_BYTES // 2**20} MiB.")
+        # Filters of warnings belong to the whole process, hence the lock; only the header is read here.
+        with _open_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=FORMATS)
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_many_pixels(name)
+            image.load()
+            orientation = _orientation(image)
+            rgb = _to_rgb(image, name)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise _too_many_pixels(name) from None
+    except UnidentifiedImageError:
+        raise RequestError(
+            f"photo {name!r} is not one of {', '.join(FORMATS)} (or is damaged); convert it, for example to JPEG."
+        ) from None
+    except RequestError:
+        raise
+    except Exception as error:  # decoders meet hostile bytes with errors of every kind
+        raise RequestError(f"photo {name!r} cannot be read: {error or type(error).__name__}.") from error
+    turn = _TURNS.get(orientation)
+    return rgb if turn is None else rgb.transpose(Image.Transpose[turn])
+
+
+def _too_many_pixels(name: str) -> RequestError:
+    return RequestError(f"photo {name!r} has more than {MAX_PIXELS / 1e6:.0f} megapixels; reduce it first.")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; read after decoding, since Pillow turns a TIFF by itself and drops the tag."""
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF is common, and no reason to refuse the picture
+        return 1
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Any mode that a photo can have -> RGB: alpha over white, 16 bits to 8, floats from 0..1 or 0..255."""
+    from PIL import Image
+
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return Image.fromarray(_to_bytes(np.asarray(image), name)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode == "LAB":
+        raise RequestError(f"photo {name!r} is in the Lab colour space; convert it to RGB.")
+    return image.convert("RGB")
+
+
+def _to_bytes(grey: np.ndarray, name: str) -> np.ndarray:
+    """Grey levels of 16-bit or float images -> uint8."""
+    if not np.isfinite(grey).all():
+        raise RequestError(f"photo {name!r} has pixels that are not finite.")
+    low, high = float(grey.min()), float(grey.max())
+    top = (1.0, 255.0) if grey.dtype.kind == "f" else (65535.0,)
+    fitting = [t for t in top if high <= t]
+    if low < 0 or not fitting:
+        raise RequestError(
+            f"photo {name!r} has grey levels from {low:g} to {high:g}; a photo has 0..65535 as integers, 0..1 or "
+            "0..255 as floats. Convert it to 8 bits."
+        )
+    return (grey.astype(np.float64) * (255.0 / fitting[0]) + 0.5).astype(np.uint8)

@@ -1,0 +1,119 @@
+"""Bytes over HTTP into a file, going on where an earlier try, or an earlier run, was cut off.
+
+The hub's own library starts an interrupted file again from nothing when its process has ended, which is no
+way to fetch half a gigabyte over a poor line; its layout of the cache and its locks are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from sdm.errors import ModelError
+
+TRIES = 6
+"""In a row that bring no new byte."""
+TIMEOUT = 30.0
+"""Seconds without a byte."""
+_CHUNK = 1 << 20
+_FINAL = (400, 401, 403, 404, 410)
+
+
+def wait(tries: int) -> None:
+    """Pause before the next of several tries in vain."""
+    time.sleep(min(0.5 * 2**tries, 10.0))
+
+
+class CorruptError(ModelError):
+    """What arrived is not what the server had announced."""
+
+
+def resume(
+    locate: Callable[[], tuple[str, Mapping[str, str]]],
+    partial: Path,
+    size: int | None,
+    etag: str,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+) -> None:
+    """Fill `partial` until it has `size` bytes (None: until the server says it is complete), and check it.
+
+    `locate` gives a URL and headers, anew for each try, since signed links expire. `etag` is the hub's: the
+    SHA-256 of a large file, the git hash of a small one. `progress` is called with bytes done and in all.
+    Raises ModelError: a network that gives nothing in six tries, a full disk, a content that does not fit
+    its hash (the file is then removed).
+    """
+    vain = 0
+    while True:
+        before = partial.stat().st_size if partial.exists() else 0
+        if size is not None and before >= size:
+            break
+        try:
+            size = _once(*locate(), partial, before, size, progress)
+            break
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            code = getattr(error, "code", None)
+            if code == 416:  # what is here does not fit what is there
+                partial.unlink(missing_ok=True)
+            after = partial.stat().st_size if partial.exists() else 0
+            vain = 0 if after > before else vain + 1
+            if code in _FINAL or vain >= TRIES:
+                raise ModelError(f"the server gave no more than {after:,} bytes ({_reason(error)})") from error
+            if vain:
+                wait(vain)
+    _check(partial, size, etag)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", "") or error or type(error).__name__)[:150]
+
+
+def _once(url: str, headers: Mapping[str, str], partial: Path, done: int, size: int | None, progress: Callable) -> int:
+    """One request for the rest of a file; returns the size of the whole. Raises on any interruption."""
+    if not url.startswith(("http://", "https://")):
+        raise ModelError(f"the server refers to {url[:100]!r}, which is not fetched")
+    asked = dict(headers) | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    with urllib.request.urlopen(urllib.request.Request(url, headers=asked), timeout=TIMEOUT) as answer:
+        if done and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {done}-"):
+            done = 0  # a server that knows no ranges sends everything
+        length = answer.headers.get("Content-Length")
+        total = size if size is not None else (done + int(length) if length else None)
+        if total is not None and shutil.disk_usage(partial.parent).free < total - done:
+            raise ModelError(f"{(total - done) / 1e6:.0f} MB do not fit on the disk of {str(partial.parent)!r}")
+        with partial.open("ab" if done else "wb") as file:
+            # read1, since read waits for a whole chunk and loses what it has when the line goes dead.
+            while chunk := answer.read1(_CHUNK):
+                done += len(chunk)
+                if total is not None and done > total:
+                    raise CorruptError("the server sends more than it announced")
+                file.write(chunk)
+                progress(done, total)
+    if total is not None and done < total:
+        raise ConnectionError("the connection was closed early")
+    return done
+
+
+def _check(path: Path, size: int, etag: str) -> None:
+    """The hub names large files by their SHA-256 and small ones as git does; other servers do neither."""
+    if path.stat().st_size != size:
+        problem = f"{path.stat().st_size:,} bytes arrived instead of {size:,}"
+    elif len(etag) == 64 and _hash(path, hashlib.sha256()) != etag:
+        problem = "its SHA-256 is not the announced one"
+    elif len(etag) == 40 and _hash(path, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)) != etag:
+        problem = "its git hash is not the announced one"
+    else:
+        return
+    path.unlink()
+    raise CorruptError(f"the file arrived damaged: {problem}")
+
+
+def _hash(path: Path, digest) -> str:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

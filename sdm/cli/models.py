@@ -1,27 +1,50 @@
-"""`sdm models`, and the options of `taxabind-map` that list models and search names."""
+"""`sdm models`: list, show, fetch, verify; and the options of `taxabind-map` that list models and search names."""
 
 from __future__ import annotations
 
+import json
+import sys
+from typing import Annotated, Any
+
 import typer
 
-from sdm.cli.app import printable, sdm_app
+from sdm.cli.app import EPILOG, _settings, printable, say, sdm_app
+from sdm.errors import ModelError, SpeciesNameError
+
+models_app = typer.Typer(help="List, show, fetch and verify models.", **_settings | {"no_args_is_help": False})
+sdm_app.add_typer(models_app, name="models")
+
+CACHE = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="Where weights are kept. Default: the Hugging Face cache.", show_default=False),
+]
+MODEL = Annotated[str, typer.Argument(metavar="NAME|FOLDER|hf://ORG/REPO[@REVISION]", help="Model.")]
 
 
 def print_models(asked: bool) -> None:
-    """Print the bundled models and stop, if asked."""
+    """Print the bundled models, and whether the published ones are there, and stop, if asked."""
     if not asked:
         return
     from sdm.model import list_models
+    from sdm.published import Checkpoints
+    from sdm.published.layout import PARTS, megabytes
 
     for model in list_models():
-        config = model.config
         groups: dict[str, int] = {}
         for taxon in model.taxa:
             groups[taxon.group] = groups.get(taxon.group, 0) + 1
         species = ", ".join(f"{n:,} {g}s" for g, n in sorted(groups.items(), key=lambda item: -item[1]))
-        print(f"{model.name}  version {config.get('version', '?')}  {config.get('licence', '')}")
-        print(f"  {config.get('title', '')}: {species}")
-        print(f"  modalities {', '.join(config.get('modalities', []))}; hash {model.digest}; {model.folder}")
+        print(f"{model.name}  version {model.version or '?'}  {model.licence}")
+        print(f"  {model.title}: {species}")
+        print(f"  modalities {', '.join(model.modalities)}; hash {model.digest}; {model.folder}")
+    total = megabytes(sum(p.bytes for p in PARTS))
+    try:
+        there = Checkpoints.open()
+        state = f"modalities {', '.join(there.modalities)}; {there.root}"
+    except ModelError:
+        state = f"not fetched: sdm models fetch taxabind ({total})"
+    print("taxabind  the published checkpoints; image and text MIT, the others without a stated licence")
+    print(f"  any species by name, photo, sound or text; relative suitability, not probability\n  {state}")
     raise typer.Exit()
 
 
@@ -37,13 +60,132 @@ def search_names(text: str | None) -> None:
             found = True
             print(printable(f"{taxon.label}  [{model.name}]"))
     if not found:
-        from sdm.errors import SpeciesNameError
-
         raise SpeciesNameError(f"no species of any bundled model matches {text[:80]!r}; try part of the name.")
     raise typer.Exit()
 
 
-@sdm_app.command("models")
-def models_command() -> None:
-    """List the bundled models."""
+@models_app.callback(invoke_without_command=True)
+def models_command(context: typer.Context) -> None:
+    """List, show, fetch and verify models; without a command, list."""
+    if context.invoked_subcommand is None:
+        print_models(True)
+
+
+@models_app.command("list", epilog=EPILOG)
+def list_command() -> None:
+    """List the bundled models, and whether the published ones are there."""
     print_models(True)
+
+
+@models_app.command("show", epilog=EPILOG)
+def show_command(
+    model: MODEL,
+    cache_dir: CACHE = None,
+    json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what a model holds: modalities, files, sizes, hashes, licence."""
+    from sdm.model import open_model
+
+    opened = open_model(model, cache_dir=cache_dir, offline=True)
+    facts: dict[str, Any] = {
+        "name": opened.name, "title": opened.title, "version": opened.version, "licence": opened.licence,
+        "hash": opened.digest, "dimensions": opened.dim, "modalities": list(opened.modalities),
+        "calibrated": opened.calibrated, "folder": str(opened.folder), "files": opened.files(),
+    }  # fmt: skip
+    if json_output:
+        print(json.dumps(facts, indent=2))
+        return
+    for key, value in facts.items():
+        if key != "files":
+            print(printable(f"{key:12} {', '.join(value) if isinstance(value, list) else value}"))
+    for file in facts["files"]:
+        print(printable(f"  {file['bytes']:>13,}  {file['path']}"))
+
+
+@models_app.command("fetch", epilog=EPILOG)
+def fetch_command(
+    model: Annotated[str, typer.Argument(metavar="taxabind|hf://ORG/REPO[@REVISION]", help="Model.")] = "taxabind",
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(help="Only what this modality needs. Repeatable. Default: all.", show_default=False),
+    ] = None,
+    cache_dir: CACHE = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Fetch a model's weights from the Hugging Face hub, and verify them. An interrupted fetch goes on where it was."""
+    from sdm.published.fetch import fetch
+    from sdm.published.layout import parse_uri
+    from sdm.published.verify import verify
+
+    if model == "taxabind":
+        repository = revision = None
+    elif model.startswith("hf://"):
+        repository, revision = parse_uri(model)
+    else:
+        raise ModelError(f"model {model[:120]!r} is not on the hub; fetch taxabind or hf://organisation/repository.")
+    with _bytes(not quiet) as progress:
+        found = fetch(
+            modality or None, repository=repository, revision=revision, cache_dir=cache_dir, progress=progress
+        )
+    _report(verify(found), quiet)
+
+
+@models_app.command("verify", epilog=EPILOG)
+def verify_command(
+    model: MODEL = "taxabind",
+    cache_dir: CACHE = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the exit code.")] = False,
+) -> None:
+    """Check every weight of a model: layout, shapes, numbers, SHA-256 against the published or first seen one."""
+    from sdm.model import open_model
+    from sdm.published.model import PublishedModel
+    from sdm.published.verify import verify
+
+    opened = open_model(model, cache_dir=cache_dir, offline=True)
+    if isinstance(opened, PublishedModel):
+        _report(verify(opened.checkpoints), quiet)
+        for _, problem in opened.checkpoints.problems:
+            raise ModelError(problem)
+        return
+    opened.load("cpu")
+    if not quiet:
+        print(printable(f"ok        {opened.digest}  {opened.folder}"))
+
+
+def _report(checks: list, quiet: bool) -> None:
+    """Print what was found. Raises ModelError when a file is bad."""
+    for check in checks:
+        if not quiet:
+            status = check.status if check.good else "BAD"
+            print(printable(f"{status:9} {check.sha256[:16]}  {check.bytes:>12,}  {check.path}"))
+    for check in checks:
+        if not check.good:
+            raise ModelError(check.status)
+    if not quiet and any(c.status == "recorded" for c in checks):
+        say("recorded: seen for the first time; taxabind.lock.json holds the hash that is expected from now on")
+
+
+def _bytes(enabled: bool):
+    """Progress of downloads on stderr; nothing when it is not a terminal."""
+    from contextlib import contextmanager
+
+    @contextmanager
+    def bar():
+        if not enabled or not sys.stderr.isatty():
+            yield lambda name, done, total: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, console=Console(stderr=True)) as shown:
+            tasks: dict[str, Any] = {}
+
+            def tell(name: str, done: int, total: int | None) -> None:
+                if name not in tasks:
+                    tasks[name] = shown.add_task(name, total=total)
+                shown.update(tasks[name], completed=done, total=total)
+
+            yield tell
+
+    return bar()

@@ -17,16 +17,14 @@ import numpy as np
 import pyproj
 from affine import Affine
 
+from sdm.layers.raster import mix
+
 STRAIGHT = 0.05
 """Pixels by which an affine map may miss."""
 SMALLEST_PIECE = 8
-TURNED = 0.1
-"""Tangent of the angle between crop and source up to which GDAL's average takes the right cells."""
 
 A, F = 6378137.0, 1 / 298.257223563
 E2 = F * (2 - F)
-
-SHARP = {"XSCALE": 1, "YSCALE": 1}
 
 
 @dataclass(frozen=True)
@@ -87,11 +85,10 @@ class Fit:
         self.corners = np.array([(0, 0), (w, 0), (w, h), (0, h)]) @ linear.T + origin
 
 
-def cells_per_pixel(transform: Affine, linear: np.ndarray) -> tuple[float, float, bool]:
-    """How many columns and rows of a source a wanted pixel spans, and whether the two are turned against each other."""
-    m = np.linalg.solve(np.array([[transform.a, transform.b], [transform.d, transform.e]]), linear)
-    (a, b), (c, d) = np.abs(m)
-    return float(math.hypot(a, b)), float(math.hypot(c, d)), bool(b > TURNED * a or c > TURNED * d)
+def cells_per_pixel(transform: Affine, linear: np.ndarray) -> tuple[float, float]:
+    """How many columns and rows of a source a wanted pixel spans."""
+    (a, b), (c, d) = np.linalg.solve(np.array([[transform.a, transform.b], [transform.d, transform.e]]), linear)
+    return math.hypot(a, b), math.hypot(c, d)
 
 
 _GRID = np.linspace(0.0, 1.0, 5)
@@ -144,41 +141,57 @@ def draw(layer: Layer, place: Place, piece: tuple[int, int, int, int], picture: 
 
 
 def _warp(patch: Patch, way: Fit, shape: tuple[int, int]) -> np.ndarray:
-    """A patch in the pixels of a piece: (4, rows, columns) uint8."""
-    from rasterio.warp import Resampling, reproject
+    """A patch in the pixels of a piece: (4, rows, columns) uint8, masked cells left out of every mix.
 
+    Interpolating linearly between cells is averaging over a square of one cell. So a pixel of n x n
+    cells is averaged over its area by n x n interpolated samples, however it is turned.
+    """
     t = patch.transform
-    across, down, turned = cells_per_pixel(t, way.linear)
-    # At a cell to a pixel both are the same, and interpolating costs half.
-    average = min(across, down) > 0.999 and max(across, down) > 1.02 and not turned
-    # Where GDAL's average does not serve, the mean of several samples does.
-    fine = 1 if average else max(1, round(max(across, down)))
-    (a, b), (d, e) = way.linear / fine
-    x, y = way.origin
-    out = np.zeros((4, shape[0] * fine, shape[1] * fine), dtype=np.uint8)
-    # Both sides are in the layer's CRS; any name will do for it, but a geographic one makes GDAL wrap. The origin is
-    # moved, since GDAL takes a raster at (0, 0) with cells of 1 for one without georeference. Scales of 1 keep its
-    # bilinear kernel from growing with the box around a turned crop.
-    reproject(
-        patch.pixels, out,
-        src_transform=Affine(t.a, t.b, 1e3, t.d, t.e, 1e3),
-        dst_transform=Affine(a, b, x - t.c + 1e3, d, e, y - t.f + 1e3),
-        src_crs="EPSG:3857", dst_crs="EPSG:3857", src_alpha=4, dst_alpha=4,
-        resampling=Resampling.average if average else Resampling.bilinear, **({} if average else SHARP),
-    )  # fmt: skip
-    return out if fine == 1 else _mean_of(out, fine)
-
-
-def _mean_of(samples: np.ndarray, fine: int) -> np.ndarray:
-    """Means of blocks of `fine` x `fine` samples, those that are there: (4, rows, columns) uint8."""
-    rows, cols = samples.shape[1] // fine, samples.shape[2] // fine
-    blocks = samples.reshape(4, rows, fine, cols, fine).astype(np.float32)
-    there = (blocks[3] > 127.0).astype(np.float32)
-    share = there.sum(axis=(1, 3))
-    out = np.zeros((4, rows, cols), dtype=np.uint8)
-    out[:3] = np.rint((blocks[:3] * there).sum(axis=(2, 4)) / np.maximum(share, 1.0))
-    out[3] = np.where(share >= 0.5 * fine**2, 255, 0)
+    to_cells = np.linalg.inv(np.array([[t.a, t.b], [t.d, t.e]]))
+    linear, origin = to_cells @ way.linear, to_cells @ (way.origin - (t.c, t.f))
+    fine = max(1, math.ceil(max(cells_per_pixel(t, way.linear)) - 0.25))
+    whole = bool(patch.pixels[3].all())
+    cells = np.moveaxis(patch.pixels[:3], 0, 2).astype(np.float32)
+    if not whole:
+        cells[patch.pixels[3] == 0] = np.nan
+    # A row and a column more, so that every cell has a neighbour to the east and south.
+    cells = np.pad(cells, ((0, 1), (0, 1), (0, 0)), mode="edge")
+    total, count = np.float32(0.0), np.float32(0.0)
+    for k in range(fine**2):
+        col = np.arange(shape[1]) + (k % fine + 0.5) / fine
+        row = np.arange(shape[0])[:, None] + (k // fine + 0.5) / fine
+        x, y = (linear[n, 0] * col + linear[n, 1] * row + origin[n] for n in (0, 1))
+        values, there = _interpolated(patch, cells, whole, x.ravel(), y.ravel())
+        total, count = total + values, count + there
+    out = np.empty((4, *shape), dtype=np.uint8)
+    mean = total / np.maximum(count, 1.0)[:, None] if np.ndim(count) else total / count
+    out[:3] = np.rint(mean, out=mean).T.reshape(3, *shape)
+    out[3] = np.where(count >= 0.5 * fine**2, 255, 0).reshape(shape if np.ndim(count) else ())
     return out
+
+
+def _interpolated(
+    patch: Patch, cells: np.ndarray, whole: bool, x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | bool]:
+    """Bilinear values (N, 3) at positions in columns `x` and rows `y`, 0 where the cell there is missing.
+
+    And where it is not: boolean (N,), or True for all. `whole`: no cell of the patch is missing.
+    """
+    height, width = patch.pixels.shape[1:]
+    all_in = x.min() >= 0.0 and x.max() < width and y.min() >= 0.0 and y.max() < height
+    inside = True if all_in else (x >= 0.0) & (x < width) & (y >= 0.0) & (y < height)
+    x, y = np.clip(x - 0.5, 0.0, width - 1.0), np.clip(y - 0.5, 0.0, height - 1.0)
+    left, top = x.astype(np.intp), y.astype(np.intp)
+    across, down = (x - left).astype(np.float32), (y - top).astype(np.float32)
+    first = top * (width + 1) + left
+    corners = (first, first + 1, first + width + 1, first + width + 2)
+    values = mix(cells.reshape(-1, 3), corners, down[:, None], across[:, None])
+    if all_in and whole:
+        return values, True
+    nearest = (top + (down >= 0.5)) * width + left + (across >= 0.5)
+    there = inside & (patch.pixels[3].ravel()[np.minimum(nearest, width * height - 1)] > 0)
+    values[~there] = 0.0
+    return values, there
 
 
 class _PerThread(threading.local):

@@ -65,18 +65,48 @@ class Fetcher:
         self.cache = None if cache is None else DiskCache(cache, limit)
         self.offline = offline
         self.patience = patience
+        self._start()
+
+    def _start(self) -> None:
+        self._locks = [threading.Lock() for _ in range(64)]
+
+    def __getstate__(self) -> dict:
+        return {k: v for k, v in self.__dict__.items() if k != "_locks"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._start()
 
     def get(
-        self, url: str, parse: Callable[[bytes, str], T], *, most: int, keep: bool = True, part: int | None = None
+        self,
+        url: str,
+        parse: Callable[[bytes, str], T],
+        *,
+        most: int,
+        keep: bool = True,
+        part: int | None = None,
+        ranges: bool = False,
     ) -> T | None:
         """What `parse(body, content_type)` makes of the file at `url`; None where the server has nothing (404).
 
         `parse` raises `Unusable` when it is not what was asked for; `most`: bytes beyond which an
         answer is refused; `keep`: use the cache on disk; `part`: only so many bytes from the
-        beginning. Raises LayerError.
+        beginning; `ranges`: the server must be able to send parts. Raises LayerError.
         """
         require_web(url)
-        cache = self.cache if keep and part is None else None
+        # Two threads that want the same file: the second finds it in the cache.
+        with self._locks[hash(url) % len(self._locks)]:
+            return self._get(url, parse, self.cache if keep and part is None else None, most, part, ranges)
+
+    def _get(
+        self,
+        url: str,
+        parse: Callable[[bytes, str], T],
+        cache: DiskCache | None,
+        most: int,
+        part: int | None,
+        ranges: bool,
+    ) -> T | None:
         kept = None if cache is None else cache.get(url)
         if kept is not None:
             try:
@@ -87,12 +117,14 @@ class Fetcher:
             raise LayerError(
                 f"{shown(url)} is not in the cache and --offline forbids to fetch it; run once without --offline."
             )
-        body, parsed = self._ask(url, parse, most, part)
+        body, parsed = self._ask(url, parse, most, part, ranges)
         if cache is not None:
             cache.put(url, body)
         return parsed
 
-    def _ask(self, url: str, parse: Callable[[bytes, str], T], most: int, part: int | None) -> tuple[bytes, T | None]:
+    def _ask(
+        self, url: str, parse: Callable[[bytes, str], T], most: int, part: int | None, ranges: bool
+    ) -> tuple[bytes, T | None]:
         import requests
 
         host, problem = _host(url), ""
@@ -125,24 +157,30 @@ class Fetcher:
             if status not in (200, 206):
                 remedy = "check the address and its key or token" if status in (401, 403) else "check the address"
                 raise LayerError(f"{shown(url)} answers with HTTP status {status}; {remedy}.")
-            if part is not None and status != 206 and len(body) >= part:
-                raise LayerError(
-                    f"{shown(url)}: the server does not send parts of files (no answer to a Range request); "
-                    "download the file and give its path."
-                )
             try:
-                return body, parse(body, kind)
+                parsed = parse(body, kind)
             except Unusable as error:
                 if not error.transient:
                     raise LayerError(f"{shown(url)}: {error}") from error
                 problem = str(error)
+                continue
+            if ranges and status != 206:
+                raise LayerError(
+                    f"{shown(url)}: the server does not send parts of files (no answer to a Range request); "
+                    "download the file and give its path."
+                )
+            return body, parsed
         raise LayerError(f"{shown(url)} could not be fetched in {ATTEMPTS} attempts ({problem}); try again later.")
 
 
 def require_web(url: str) -> None:
     """Raise LayerError unless the address is http or https with a host."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
         raise LayerError(f"address {shown(url)!r} is not http or https; give such an address, or a path.")
 
 

@@ -181,13 +181,12 @@ def _source(where: str, options: dict[str, Any], colours: dict[str, Any], fetche
             scenes = stac.read_items(where, options.get("asset"), fetcher)
             return mosaic.open_scenes(scenes, where, fetcher, **colours)
         return mosaic.open_files(where, **colours)
-    require_web(where)
     host = urlsplit(where).hostname or ""
     credit = colours["attribution"] or (EOX if host == "eox.at" or host.endswith(".eox.at") else "")
     if "{" in where:
         side = options.get("tilesize", 256)
         return tiles.Tiles(tiles.XYZ(where), fetcher, side, options.get("maxzoom", tiles.MAX_ZOOM), credit)
-    if "layers" in {k.lower() for k, _ in parse_qsl(urlsplit(where).query)}:
+    if "layers" in {k.lower() for k, _ in parse_qsl(urlsplit(where).query, keep_blank_values=True)}:
         side = options.get("tilesize", tiles.WMS_SIDE)
         return tiles.Tiles(tiles.WMS(where), fetcher, side, options.get("maxzoom", tiles.MAX_ZOOM), credit)
     if _looks_like_json(where, fetcher):
@@ -206,7 +205,7 @@ def _looks_like_json(url: str, fetcher: Fetcher) -> bool:
             raise Unusable("the answer is empty.")
         return body.lstrip()[:1] in (b"{", b"[")
 
-    # A short answer may come whole (status 200): a STAC item often does.
+    # It may come whole (status 200), as a STAC item often does.
     return bool(fetcher.get(url, parse, most=64, part=64))
 
 
@@ -230,6 +229,7 @@ def _split(spec: str) -> tuple[str, dict[str, Any]]:
     given = [tuple(part.split("=", 1)) if "=" in part else ("asset", part) for part in tail.split("&") if part]
     given = [(k, unquote(v)) for k, v in given]
     if "://" in where:
+        require_web(where)
         # Our own names are taken out of the query; the others are the server's.
         parts = urlsplit(where)
         pairs = parts.query.split("&") if parts.query else []

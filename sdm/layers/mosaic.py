@@ -54,7 +54,6 @@ HTTP = {
     "GDAL_HTTP_USERAGENT": USER_AGENT,
     "GDAL_HTTP_MULTIPLEX": "NO",
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # do not ask the server for .aux.xml, .ovr, .msk
-    "CPL_VSIL_CURL_USE_HEAD": "NO",
 }
 
 
@@ -423,11 +422,11 @@ def _apply(transform: Affine, points: np.ndarray, move: float = 0.0) -> tuple[np
 def _decimation(transform: Affine, linear: np.ndarray) -> tuple[int, int]:
     """Cells along the raster's columns and rows to average before warping: powers of two.
 
-    Four or more cells stay for a wanted pixel, for the warp to average where exactly they lie. Where
-    it takes samples instead, two do, and one where the other axis has less than one.
+    Two or more cells stay for a wanted pixel, for the warp to average where exactly they lie; one
+    where along the other axis there is less than one.
     """
-    across, down, turned = cells_per_pixel(transform, linear)
-    keep = 1.0 if min(across, down) < 0.999 else 2.0 if turned else 4.0
+    across, down = cells_per_pixel(transform, linear)
+    keep = 1.0 if min(across, down) < 0.999 else 2.0
     return tuple(2 ** max(0, math.floor(math.log2(max(r, 1e-9) / keep) + 1e-9)) for r in (across, down))
 
 
@@ -514,7 +513,7 @@ def _probe(url: str, fetcher: Fetcher) -> tuple[str, str]:
 
     if fetcher.offline:
         raise LayerError(f"satellite raster {shown(url)!r} is read from its server, which --offline forbids.")
-    found = fetcher.get(url, parse, most=PROBE_BYTES, part=PROBE_BYTES)
+    found = fetcher.get(url, parse, most=PROBE_BYTES, part=PROBE_BYTES, ranges=True)
     if found is None:
         raise LayerError(f"satellite raster {shown(url)!r} does not exist (HTTP status 404); check the address.")
     return found

@@ -303,10 +303,10 @@ def _interpolate_part(sources: Sequence[Source], lon: np.ndarray, lat: np.ndarra
     if layer.is_global:
         left, right = left % layer.width, right % layer.width
     top, bottom = (top - extent[0]) * width, (bottom - extent[0]) * width
-    return _mix(table, (top + left, top + right, bottom + left, bottom + right), fr, fc)
+    return mix(table, (top + left, top + right, bottom + left, bottom + right), fr, fc)
 
 
-def _mix(table: np.ndarray, corners: tuple[np.ndarray, ...], fr: np.ndarray, fc: np.ndarray) -> np.ndarray:
+def mix(table: np.ndarray, corners: tuple[np.ndarray, ...], fr: np.ndarray, fc: np.ndarray) -> np.ndarray:
     """Bilinear mix of the rows of `table` (cells, columns) at four corners (N,) -> (N, columns).
 
     `fr`, `fc` (N, 1): how far to the south and east. In steps small enough to stay in the cache.

@@ -28,7 +28,8 @@ MOST_BYTES = 8_000_000
 MAX_ZOOM = 22
 MAX_TILES = 256
 """Tiles for one crop; more would mean that pitch and size were mixed up."""
-MEMORY_TILES = 64
+MEMORY_BYTES = 64_000_000
+"""Of decoded tiles; more than one group of crops needs."""
 WMS_SIDE = 512
 HALF_WORLD = 20037508.342789244
 """Metres from the origin of EPSG:3857 to its edge: pi x 6378137."""
@@ -74,6 +75,7 @@ class Tiles:
         self.attribution = attribution
         self.pyramid = address.pyramid
         self.crs, self.period = self.pyramid.crs, self.pyramid.width
+        self._most = max(16, MEMORY_BYTES // (4 * side**2))
         self._start()
 
     def _start(self) -> None:
@@ -118,7 +120,7 @@ class Tiles:
             level, rows, cols = self._span(corners, linear)
             wanted.update(dict.fromkeys((level, col, row) for row in rows for col in cols))
         # More than memory holds would push out what comes first, and then all would be decoded twice.
-        keys = list(wanted)[:MEMORY_TILES]
+        keys = list(wanted)[: self._most]
         if len(keys) > 1:
             with ThreadPoolExecutor(CONNECTIONS) as pool:
                 for _ in pool.map(lambda key: self._tile(*key), keys):
@@ -176,7 +178,7 @@ class Tiles:
         )
         with self._lock:
             self._memory[key] = tile
-            while len(self._memory) > MEMORY_TILES:
+            while len(self._memory) > self._most:
                 self._memory.popitem(last=False)
         return tile
 

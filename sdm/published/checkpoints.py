@@ -18,6 +18,8 @@ from sdm.published.locate import Found, find, hub_cache, parts_below
 if TYPE_CHECKING:
     from torch import nn
 
+    from sdm.published.weights import Blueprint, WeightFile
+
 _cache: dict[tuple, nn.Module] = {}
 _lock = threading.Lock()
 
@@ -130,6 +132,18 @@ class Checkpoints:
         """The option that makes `sdm models fetch` fetch to where these were looked for."""
         return "" if self.root == hub_cache() else f" --cache-dir {shlex.quote(str(self.root))}"
 
+    @cached_property
+    def dim(self) -> int:
+        """Length of the embeddings. Raises ModelError when two parts differ, so that they cannot be compared."""
+        sizes: dict[int, str] = {}
+        for found in self.found:
+            for modality, tower in _towers(found).items():
+                sizes.setdefault(dimension(tower), modality)
+        if len(sizes) > 1:
+            listed = ", ".join(f"{size} ({modality})" for size, modality in sizes.items())
+            raise ModelError(f"the encoders in {str(self.root)!r} give vectors of different lengths: {listed}.")
+        return next(iter(sizes))
+
     def load(self, modality: str, device: str = "cpu") -> nn.Module:
         """The tower of a modality on a device, in evaluation mode, shared by all callers in this process.
 
@@ -163,11 +177,25 @@ def lock_key(found: Found, path: Path) -> str:
     return f"{found.part.repository}/{path.name}"
 
 
+def dimension(tower: nn.Module) -> int:
+    """Length of what a tower gives."""
+    return tower.dim if hasattr(tower, "dim") else tower.config.projection_dim
+
+
+def _towers(found: Found) -> dict[str, nn.Module]:
+    """The towers of a part by modality, without memory."""
+    return dict(plan_of(found)[1].towers)
+
+
 def _read(found: Found, modality: str) -> nn.Module:
+    file, plan = plan_of(found)
+    return file.fill(plan, modality)
+
+
+def _blueprint(found: Found) -> tuple[WeightFile, Blueprint]:
     from sdm.published.blueprints import blueprint
     from sdm.published.weights import WeightFile
 
     file = WeightFile(found.weights)
     config = None if found.config is None else read_config(found.config)
-    source = str(found.config or found.weights)
-    return file.fill(blueprint(found.part.key, config, file, source), modality)
+    return file, blueprint(found.part.key, config, file, str(found.config or found.weights))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.errors import ModelError, RequestError
-from sdm.published.checkpoints import Checkpoints
+from sdm.published.checkpoints import Checkpoints, dimension
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ class PublishedEncoders:
                 ):
                     y = self._forward(modality, tower, part)
                 parts.append(normalise(y.float()))
-            return torch.cat(parts) if parts else torch.empty(0, _dim(tower), device=self.device)
+            return torch.cat(parts) if parts else torch.empty(0, dimension(tower), device=self.device)
 
     def encode_photos(
         self, paths: Iterable[str | Path], batch: int = 64, workers: int | None = None
@@ -153,7 +153,7 @@ class PublishedEncoders:
                 raise RequestError(f"a sound of the shape {clip.shape} is not mono, is empty, or has a gap in it.")
             features, longer = self._helpers["audio"](clip)
             vectors.append(tower(features.to(self.device), is_longer=longer.to(self.device)).audio_embeds)
-        return torch.cat(vectors) if vectors else torch.empty(0, _dim(tower), device=self.device)
+        return torch.cat(vectors) if vectors else torch.empty(0, dimension(tower), device=self.device)
 
 
 _tokenizer: list = []
@@ -173,10 +173,6 @@ def tokenizer():
         except (OSError, ValueError, EOFError) as error:
             raise ModelError(f"{str(path)!r} cannot be read: {error}") from error
     return _tokenizer[0]
-
-
-def _dim(tower: Any) -> int:
-    return tower.dim if hasattr(tower, "dim") else tower.config.projection_dim
 
 
 def _check(modality: str, values: np.ndarray, shape: tuple[int, ...], expected: str) -> None:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdm.errors import ModelError
-from sdm.published.checkpoints import Checkpoints, lock_key
+from sdm.published.checkpoints import Checkpoints, lock_key, plan_of
 from sdm.published.hashes import read_lock, write_lock
-from sdm.published.layout import read_config
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,9 @@ def verify(checkpoints: Checkpoints) -> list[Check]:
 
 def _structure(found) -> str:
     """What is wrong with the weights of a part, or nothing."""
-    from sdm.published.blueprints import blueprint
-    from sdm.published.weights import WeightFile
-
     try:
-        file = WeightFile(found.weights)
-        config = None if found.config is None else read_config(found.config)
-        file.check(blueprint(found.part.key, config, file, str(found.config or found.weights)))
+        file, plan = plan_of(found)
+        file.check(plan)
         for key in file.shapes:  # one at a time: the largest tensor is all the memory it takes
             file.read([key])
     except ModelError as error:

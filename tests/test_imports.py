@@ -68,8 +68,10 @@ def test_what_a_part_never_loads(statement, never):
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"training"},
+    {"training", "serve"},
+    {"batch"},
     {"api", "points"},
+    {"index"},
     {"outputs", "engine", "schedule"},
     {"model", "habitat"},
     {"encoders", "score", "suitability"},

@@ -1,6 +1,6 @@
 """The command line: `taxabind-map` maps, `sdm` holds all commands. Parse, call the API, print."""
 
-from sdm.cli import map, models, train  # noqa: F401  each adds its commands to the programs
+from sdm.cli import index, map, models, serve, train  # noqa: F401  each adds its commands to the programs
 from sdm.cli.app import map_app, run, sdm_app
 
 

@@ -7,44 +7,41 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdm import __version__
-from sdm.engine import Plan, Target, check_layers, score_tile, to_dask
-from sdm.errors import BoxError, RequestError, SpeciesNameError
-from sdm.grid import WGS84, BBox, Grid, Region, make_grid
-from sdm.habitat import mask_for
+from sdm.cluster import ClusterWarning, active_client, open_client
+from sdm.engine import Plan, score_tile, to_dask
+from sdm.errors import RequestError, SpeciesNameError
+from sdm.grid import BBox, Grid
+from sdm.layers import ATTRIBUTION
 from sdm.layers.landmask import KINDS
-from sdm.model import MODALITIES, Model, calibration_key, list_models, parse_modalities
+from sdm.model import Model, calibration_key, list_models, local_device
 from sdm.names import Resolution, slug
+from sdm.request import places_of, region_of, target_of
 from sdm.schedule import run_tasks
-from sdm.suitability import Probability
 
 if TYPE_CHECKING:
     import geopandas
     import shapely
     import xarray as xr
 
+    from sdm.index import Index
+
 FORMATS = ("cog", "zarr", "html")
 LINKS = {"tif": "GeoTIFF", "zarr": "Zarr", "json": "report"}
 """Labels of the files the web map links to."""
 MAX_SPECIES = 64
 """Species in one call: each holds an open store and a row of every tile in memory."""
-
-ATTRIBUTION = (
-    "Contains modified Copernicus Climate Change Service information (ERA5)",
-    "Mapzen terrain, NOAA ETOPO5, NASA MODIS and Blue Marble, GSHHG, Natural Earth",
-)
-"""Short credits for the bundled layers; `data/NOTICE.md` has the full ones."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class Job:
             "pixels": self.grid.pixels,
             "tiles": self.grid.tile_count,
             "bytes_at_most": int(per_species * len(self.resolutions)),
-            "device": self.plan.device,
+            "device": _device_here(self.plan.device),
             "model": self.plan.model.name,
             "modalities": list(self.plan.modalities),
             "pixels_between_encoded_places": self.plan.strides,
@@ -92,10 +89,10 @@ def plan(
     bbox: BBox | Sequence[float] | None = None,
     region: str | Path | geopandas.GeoDataFrame | shapely.Geometry | None = None,
     *,
-    crs: str | int = WGS84,
+    crs: str | int | None = None,
     resolution: float | None = None,
     model: str | Path | None = None,
-    modalities: str | Sequence[str] = MODALITIES,
+    modalities: str | Sequence[str] | None = None,
     satellite: str | Path | None = None,
     environment: str | Path | Sequence[str | Path] = (),
     mask: str = "auto",
@@ -103,17 +100,22 @@ def plan(
     tile_size: int = 256,
     step: int | None = None,
     max_pixels: int = 100_000_000,
+    index: Index | str | Path | None = None,
+    resolved: tuple[Model, Sequence[Resolution]] | None = None,
 ) -> Job:
     """Decide everything about a map without computing a pixel.
 
     `species`: scientific or common names. `bbox`: (west, south, east, north) in degrees, west > east
     across the antimeridian; or `region`: a vector file, GeoDataFrame or WGS84 geometry (lon, lat),
-    whose outside is not mapped. `crs`, `resolution` (CRS units): of the output. `model`: name or
-    folder; by default the bundled model that knows the species. `modalities`: any subset of
-    location, satellite, environment. `satellite`, `environment`: rasters in place of the bundled
+    whose outside is not mapped. `crs` (default EPSG:4326), `resolution` (CRS units): of the output. `model`:
+    name or folder; by default the bundled model that knows the species. `modalities`: any subset of
+    location, satellite, environment (default all). `satellite`, `environment`: rasters in place of the bundled
     layers. `mask`: land, sea, none or auto (by the species' habitat). `device`: auto, cpu, cuda or
     cuda:N. `step`: encode every step-th pixel in every modality (1: all), by default each modality
-    at the model's own pitch.
+    at the model's own pitch. `index`: a region index, its path or its URL: all that was decided when it was
+    built (CRS, resolution, model, modalities, layers, tiles) is the map's, and may only be given if it is the
+    same; without a box or region the whole of it is mapped. `resolved`: the model and what each name means in
+    it, where that is known.
 
     Raises SdmError subclasses: see `sdm.errors`.
     """
@@ -125,39 +127,47 @@ def plan(
         raise SpeciesNameError(f"species {queries!r} must be names, given as text.")
     if not queries:
         raise SpeciesNameError("no species given; name at least one, for example 'Ursus arctos'.")
-    if len(queries) > MAX_SPECIES:
-        raise RequestError(f"{len(queries)} species in one call; at most {MAX_SPECIES}: split the list.")
+    if resolved is None and len(queries) > MAX_SPECIES:
+        raise RequestError(
+            f"{len(queries)} species in one call; at most {MAX_SPECIES}: for more give --species FILE, or use map_batch."
+        )
     if mask not in KINDS:
         raise RequestError(f"mask {mask!r} is not known; choose one of {', '.join(KINDS)}.")
-    _check_whole("tile_size", tile_size)
-    _check_whole("max_pixels", max_pixels)
-    if step is not None:
-        _check_whole("step", step)
-    wanted = parse_modalities(modalities)
-    # Cheap checks first: a wrong box or name is reported before anything heavy is opened.
+    # Cheap checks first: a wrong box is reported before anything heavy is opened.
     bbox = None if bbox is None else BBox.of(bbox)
-    grid = make_grid(bbox, _region(region), crs, resolution, tile_size, max_pixels)
-    opened, resolutions = _resolve(queries, model)
-    _refuse_twins(resolutions)
+    region_ = region_of(region)
+    if index is not None:
+        index = _open_index(index)
+        model = index.find_model(resolved[0] if resolved else model)
+    if resolved is None:
+        opened, resolutions = _resolve(queries, model)
+        _refuse_twins(resolutions)
+    else:
+        opened, resolutions = resolved
     environment = (environment,) if isinstance(environment, str | Path) else tuple(environment)
-    _unused_layers(wanted, satellite, environment)
-    score = Probability(*opened.calibration(wanted))
-    targets = tuple(
-        Target(opened.species_embedding(r), score, mask_for(r.taxon) if mask == "auto" else mask, _extent(opened, r))
-        for r in resolutions
-    )
-    result = Plan(
-        model=opened, grid=grid, modalities=wanted, targets=targets, device=_device(device),
-        environment=tuple(str(p) for p in environment), satellite=None if satellite is None else str(satellite),
-        step=step,
-    )  # fmt: skip
-    check_layers(result)
+    asked = {
+        "crs": crs, "resolution": resolution, "modalities": modalities, "satellite": satellite,
+        "environment": environment, "device": device, "step": step, "max_pixels": max_pixels,
+    }  # fmt: skip
+    if index is None:
+        given = {name: value for name, value in asked.items() if value is not None}
+        places = places_of(bbox, region_, model=opened, tile_size=tile_size, **given)
+    else:
+        places = index.places_in(opened, bbox, region_, **asked)
+    wanted = places.modalities
+    targets = tuple(target_of(opened, r, wanted, mask) for r in resolutions)
+    if index is not None:
+        for target, resolution_ in zip(targets, resolutions, strict=True):
+            index.check_mask(target.mask, resolution_.taxon.name)
+    result = Plan(**{f.name: getattr(places, f.name) for f in fields(places)}, targets=targets)
     request = {
         "species": queries, "bbox": None if bbox is None else list(bbox.as_tuple()),
         "region": str(region) if isinstance(region, str | Path) else ("geometry" if region is not None else None),
-        "crs": str(crs), "resolution": resolution, "model": None if model is None else str(model),
+        "crs": str(crs or places.grid.crs), "resolution": resolution,
+        "model": None if model is None else model.name if isinstance(model, Model) else str(model),
         "modalities": list(wanted), "mask": mask, "satellite": None if satellite is None else str(satellite),
-        "environment": [str(p) for p in environment], "tile_size": tile_size, "step": step,
+        "environment": [str(p) for p in environment], "tile_size": places.grid.tile_size, "step": step,
+        "index": None if index is None else index.url,
     }  # fmt: skip
     notes = tuple(_notes(result, r, k) for k, r in enumerate(resolutions))
     return Job(result, tuple(resolutions), notes, request)
@@ -175,6 +185,8 @@ def map_species(species: str | Sequence[str], bbox: Sequence[float] | None = Non
     import xarray as xr
 
     job = plan(species, bbox, **options)
+    if active_client() is None:
+        local_device(job.plan.device)  # now, not in the middle of a computation
     grid = job.grid
     a = grid.geobox.affine
     rows, cols = grid.shape
@@ -214,17 +226,22 @@ def write_maps(
     *,
     formats: Sequence[str] = FORMATS,
     overwrite: bool = False,
+    threads: int | None = None,
     workers: int | None = None,
+    scheduler_address: str | Path | None = None,
     command: str = "",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[MapResult]:
     """Compute a job and write, per species, `.tif` and `.qml`, `.zarr`, `.html` and `.json` into `out`.
 
-    Either every file of the job appears, complete and checked, or none. `workers`: tiles computed at
-    once, by default one per processor; an active `dask.distributed.Client` is used instead when there
-    is one. `progress(stage, done, total)` is called in this process.
+    Either every file of the job appears, complete and checked, or none. Where tiles are computed:
+    `threads`, tiles at once in this process; or `workers`, so many processes of this machine (with
+    `threads` tiles at once in each, by default 1); or `scheduler_address`, a Dask cluster's; else an active
+    `dask.distributed.Client`, if there is one; else this process, one tile per processor. The result is the
+    same to the bit. `progress(stage, done, total)` is called in this process.
 
-    Raises OutputError when an output exists (without `overwrite`) or cannot be written.
+    Raises OutputError when an output exists (without `overwrite`) or cannot be written, ClusterError when
+    a cluster does not answer or loses its workers.
     """
     from sdm.outputs import sidecar, zarr_store
     from sdm.outputs.atomic import Staging, check_targets
@@ -234,27 +251,29 @@ def write_maps(
     from sdm.outputs.webmap import write_html
 
     formats = parse_formats(formats)
-    if workers is not None:
-        _check_whole("workers", workers)
-        if workers < 1:
-            raise RequestError(f"workers {workers} must be at least 1.")
     out = Path(out)
     tell = progress or (lambda stage, done, total: None)
     suffixes = {"cog": (".tif", ".qml"), "zarr": (".zarr",), "html": (".html",)}
     kept = [s for f in formats for s in suffixes[f]] + [".json"]
     names = [f"{stem}{suffix}" for stem in job.slugs for suffix in kept]
     check_targets(out, names, overwrite=overwrite)
+    if workers is None and scheduler_address is None and active_client() is None:
+        local_device(job.plan.device)
     started = time.time()
     # The tiles always go through a Zarr store, published or not: it is what bounds the memory.
     hidden = [] if "zarr" in formats else [f"{stem}.zarr" for stem in job.slugs]
-    with Staging(out, names, overwrite=overwrite) as staging:
-        scratch = staging.path(names[0]).parent
+    with (
+        open_client(threads=threads, workers=workers, scheduler_address=scheduler_address) as client,
+        Staging(out, names, overwrite=overwrite) as staging,
+    ):
+        # Absolute: a worker has its own working folder.
+        scratch = staging.path(names[0]).parent.absolute()
         stores = [scratch / f"{stem}.zarr" for stem in job.slugs]
         metadata = [describe(job, k, command) for k in range(len(job.slugs))]
         side = job.grid.tile_size
         for store, meta in zip(stores, metadata, strict=True):
             zarr_store.create(store, job.grid.geobox, (side, side), meta)
-        run_tiles(job.plan, stores, [m.variable for m in metadata], workers, tell)
+        device = run_tiles(job.plan, stores, [m.variable for m in metadata], threads, client, tell)
         encoded = time.time()
         _give_memory_back()
         results, total = [], len(job.slugs)
@@ -273,7 +292,7 @@ def write_maps(
                 links = {LINKS[n]: f for n, f in files.items() if n in LINKS}
                 write_html(staging.path(f"{stem}.html"), array, meta, countries, links)
             timings = {"tiles_s": round(encoded - started, 3), "written_s": round(time.time() - encoded, 3)}
-            report = _report(job, k, meta.quantity, files, summary.to_dict(), timings, command)
+            report = _report(job, k, meta.quantity, files, summary.to_dict(), timings, device, command)
             sidecar.write_json(staging.path(f"{stem}.json"), report)
             results.append(MapResult(job.resolutions[k].taxon.name, {n: out / f for n, f in files.items()}, report))
         for name in hidden:
@@ -287,21 +306,37 @@ def run_tiles(
     plan: Plan,
     stores: Sequence[Path],
     variables: Sequence[str],
-    workers: int | None = None,
+    threads: int | None = None,
+    client: Any = None,
     tell: Callable[[str, int, int], None] = lambda stage, done, total: None,
-) -> None:
-    """Compute every tile and write its chunk into each species' store: one Dask task per tile."""
+) -> str:
+    """Compute every tile and write its chunk into each species' store: one Dask task per tile.
+
+    On the workers of `client`, or on threads of this process. Returns the devices the tiles were computed on,
+    as "cpu", "cuda" or "cpu,cuda": the two round differently.
+    """
     tiles = list(plan.grid.tiles())
     tell("tiles", 0, len(tiles))
-    finished = itertools.count(1)
-    run_tasks(
-        write_tile_task, tiles, (plan, tuple(stores), tuple(variables)), workers=workers,
-        done=lambda _: tell("tiles", next(finished), len(tiles)),
-    )  # fmt: skip
+    devices = []
+
+    def done(device: str) -> None:
+        devices.append(device)
+        tell("tiles", len(devices), len(tiles))
+
+    shared = (plan, tuple(stores), tuple(variables))
+    run_tasks(write_tile_task, tiles, shared, threads=threads, client=client, folder=stores[0].parent, done=done)
+    used = ",".join(sorted(set(devices)))
+    if "," in used:
+        warnings.warn(
+            f"tiles were computed on {used}, which round differently; give a device for the same bits every time.",
+            ClusterWarning,
+            stacklevel=3,
+        )
+    return used
 
 
-def write_tile_task(tile, plan: Plan, stores: Sequence[Path], variables: Sequence[str]) -> tuple[int, int]:
-    """Score one tile and write it; returns the tile's index, nothing heavy."""
+def write_tile_task(tile, plan: Plan, stores: Sequence[Path], variables: Sequence[str]) -> str:
+    """Score one tile and write it; returns the device it was computed on, nothing heavy."""
     from sdm.outputs.zarr_store import write_tile
 
     values = score_tile(plan, tile)
@@ -309,7 +344,7 @@ def write_tile_task(tile, plan: Plan, stores: Sequence[Path], variables: Sequenc
         # A chunk that is never written reads as not modelled.
         if not np.isnan(layer).all():
             write_tile(store, tile.rows, tile.cols, layer, variable)
-    return tile.index
+    return plan.here
 
 
 def describe(job: Job, k: int, command: str = ""):
@@ -326,23 +361,15 @@ def describe(job: Job, k: int, command: str = ""):
         "Not an abundance, not a habitat quality; ranges come from maps with cells of about 96 km. "
         "NaN: not modelled. " + " ".join(job.notes[k])
     )
-    west, south, east, north = job.grid.bbox
     tags = {
         "species": taxon.name,
         "query": r.query,
         "resolved_by": r.how,
         "rank": taxon.rank,
         "common_name": taxon.common[0] if taxon.common else "",
-        "model": p.model.name,
-        "model_version": str(p.model.config.get("version", "")),
-        "model_hash": p.model.digest,
-        "modalities": ",".join(p.modalities),
-        "bbox": f"{west:g} {south:g} {east:g} {north:g}",
         "mask": p.targets[k].mask,
-        "software": f"taxabind-map {__version__}",
-        "licence": str(p.model.config.get("licence", "")),
         "notes": " ".join(job.notes[k]),
-        "command": command,
+        **common_tags(job, command),
     }
     title = taxon.name + (f" ({taxon.common[0]})" if taxon.common else "")
     return MapMetadata(
@@ -352,6 +379,23 @@ def describe(job: Job, k: int, command: str = ""):
         tags={key: value for key, value in tags.items() if value},
         attribution=ATTRIBUTION,
     )
+
+
+def common_tags(job: Job, command: str) -> dict[str, str]:
+    """Provenance that all maps of a job share."""
+    p = job.plan
+    west, south, east, north = job.grid.bbox
+    return {
+        "model": p.model.name,
+        "model_version": str(p.model.config.get("version", "")),
+        "model_hash": p.model.digest,
+        "modalities": ",".join(p.modalities),
+        "index": "" if p.source is None else p.source.digest,
+        "bbox": f"{west:g} {south:g} {east:g} {north:g}",
+        "software": f"taxabind-map {__version__}",
+        "licence": str(p.model.config.get("licence", "")),
+        "command": command,
+    }
 
 
 def parse_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
@@ -365,36 +409,13 @@ def parse_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(f for f in FORMATS if f in names)
 
 
-def _check_whole(name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise RequestError(f"{name} {value!r} must be a whole number.")
-
-
-def _region(region) -> Region | None:
-    if region is None or isinstance(region, Region):
-        return region
-    if isinstance(region, str | Path):
-        return Region.from_file(region)
-    import shapely
-
-    from sdm.layers.vector import united
-
-    if hasattr(region, "to_crs"):
-        if region.crs is None:
-            raise BoxError("the region has no CRS; set one, for example with set_crs(4326).")
-        return Region.from_geometry(united(region.geometry))
-    if not isinstance(region, shapely.Geometry):
-        raise RequestError(f"region {region!r} is not a file, a GeoDataFrame or a geometry.")
-    return Region.from_geometry(region)
-
-
-def _resolve(queries: Sequence[str], model: str | Path | None) -> tuple[Model, list[Resolution]]:
+def _resolve(queries: Sequence[str], model: Model | str | Path | None) -> tuple[Model, list[Resolution]]:
     """The model to use and what each query means in it.
 
     Without a model named, the bundled one that knows every name; else the one with fewest unknown.
     """
     if model is not None:
-        opened = Model.open(model)
+        opened = model if isinstance(model, Model) else Model.open(model)
         return opened, [opened.taxa.resolve(q) for q in queries]
     best: tuple[int, Model, list[Resolution]] | None = None
     failure: SpeciesNameError | None = None
@@ -412,6 +433,15 @@ def _resolve(queries: Sequence[str], model: str | Path | None) -> tuple[Model, l
     return best[1], best[2]
 
 
+def _open_index(index: Index | str | Path) -> Index:
+    if not isinstance(index, str | Path):
+        return index
+    from sdm.index import Index
+
+    # Tiles that two tiles of the map share stay in memory: a row of them, not the whole index.
+    return Index.open(index, cache_bytes=256 << 20)
+
+
 def _refuse_twins(resolutions: Sequence[Resolution]) -> None:
     seen: dict[str, str] = {}
     for r in resolutions:
@@ -422,35 +452,12 @@ def _refuse_twins(resolutions: Sequence[Resolution]) -> None:
         seen[r.taxon.name] = r.query
 
 
-def _unused_layers(modalities: tuple[str, ...], satellite, environment) -> None:
-    for name, given in (("satellite", satellite is not None), ("environment", bool(environment))):
-        if given and name not in modalities:
-            raise RequestError(f"--{name} is given but the modalities {','.join(modalities)} leave it out; add it.")
-
-
-def _extent(model: Model, resolution: Resolution) -> tuple[float, float, float, float] | None:
-    """Where the range of a group of species is known at all: (west, south, east, north), or None: everywhere."""
-    group = model.config.get("groups", {}).get(resolution.taxon.group)
-    return tuple(group["extent"]) if group and group.get("extent") else None
-
-
-def _device(device: str) -> str:
-    import torch
-
-    if not isinstance(device, str):
-        raise RequestError(f"device {device!r} is not known; choose auto, cpu, cuda or cuda:N.")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
+def _device_here(device: str) -> str:
+    """What a device is in this process, or its name where only the workers of a cluster can have it."""
+    try:
+        return local_device(device)
+    except RequestError:
         return device
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or (number and not number.isdigit()):
-        raise RequestError(f"device {device!r} is not known; choose auto, cpu, cuda or cuda:N.")
-    if not torch.cuda.is_available():
-        raise RequestError(f"device {device!r} was asked for, but this machine or torch build has no CUDA; use cpu.")
-    if number and int(number) >= torch.cuda.device_count():
-        raise RequestError(f"device {device!r} does not exist; this machine has {torch.cuda.device_count()}.")
-    return device
 
 
 def _notes(plan: Plan, resolution: Resolution, k: int) -> tuple[str, ...]:
@@ -469,20 +476,20 @@ def _notes(plan: Plan, resolution: Resolution, k: int) -> tuple[str, ...]:
             )
     if east > 180.0:
         notes.append(f"The map crosses the antimeridian and spans {east - west:g} degrees of longitude.")
+    if plan.source is not None:
+        notes.append(plan.source.note)
     if "location" not in plan.modalities:
         notes.append("Without location the map shows similar places anywhere on the globe, not the range.")
     return tuple(notes)
 
 
 def _report(
-    job: Job, k: int, quantity: str, files: dict, statistics: dict, timings: dict, command: str
+    job: Job, k: int, quantity: str, files: dict, statistics: dict, timings: dict, device: str, command: str
 ) -> dict[str, Any]:
     """The content of the `.json` sidecar."""
-    import importlib.metadata as installed
-
-    r, p, grid = job.resolutions[k], job.plan, job.grid
-    scale, bias = p.model.calibration(p.modalities)
-    packages = ("numpy", "torch", "rasterio", "xarray", "zarr", "dask", "odc-geo")
+    r = job.resolutions[k]
+    common = provenance(job, device, command)
+    common["layers"]["mask"] = job.plan.targets[k].mask
     return {
         "species": r.taxon.name,
         "query": r.query,
@@ -492,6 +499,22 @@ def _report(
         },
         "notes": list(job.notes[k]),
         "quantity": quantity,
+        **common,
+        "statistics": statistics,
+        "timings": timings,
+        "files": files,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }  # fmt: skip
+
+
+def provenance(job: Job, device: str, command: str) -> dict[str, Any]:
+    """What all maps of a job come from: request, model, layers, grid, device, versions."""
+    import importlib.metadata as installed
+
+    p, grid = job.plan, job.grid
+    scale, bias = p.model.calibration(p.modalities)
+    packages = ("numpy", "torch", "rasterio", "xarray", "zarr", "dask", "odc-geo")
+    return {
         "calibration": {"set": calibration_key(p.modalities), "scale": scale, "bias": bias},
         "request": job.request,
         "command": command,
@@ -500,9 +523,11 @@ def _report(
             "licence": p.model.config.get("licence"),
         },
         "modalities": list(p.modalities),
+        "index": None if p.source is None else p.source.info,
         "layers": {
-            "environment": list(p.environment) or "bundled", "satellite": p.satellite or "bundled",
-            "mask": p.targets[k].mask, "attribution": list(ATTRIBUTION),
+            "environment": job.request.get("environment") or "bundled",
+            "satellite": job.request.get("satellite") or "bundled",
+            "attribution": list(ATTRIBUTION),
         },
         "grid": {
             "crs": grid.crs, "resolution": grid.resolution, "rows": grid.shape[0], "columns": grid.shape[1],
@@ -510,15 +535,11 @@ def _report(
             "bbox_asked": list(grid.bbox), "tile_size": grid.tile_size, "tiles": grid.tile_count,
             "pixels_between_encoded_places": p.strides,
         },
-        "statistics": statistics,
-        "timings": timings,
-        "device": p.device,
-        "files": files,
+        "device": device,
         "versions": {
             "taxabind-map": __version__, "python": platform.python_version(),
             **{n: installed.version(n) for n in packages},
         },
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip
 
 

@@ -9,26 +9,30 @@ How a tile becomes pixels (`score_tile`):
    from the threshold, is the cosine interpolated. All other cells are encoded pixel by pixel.
 3. Pixels off the mask, the region, the layers or the model's domain become NaN: not modelled.
 
-Lattices are counted from the first pixel of the whole map, never of the tile; batches have one fixed
-size; and every step depends on the pixel's index in the whole map alone. So any tiling gives the same
-bits on the same device with the same batch size.
+Lattices are counted from the origin of the CRS (`Places.anchor`), never from the first pixel of a tile or
+a map; batches have one fixed size; and every step depends on the pixel's index alone. So any tiling
+gives the same bits on the same device with the same batch size, and maps of overlapping boxes agree.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Protocol
 
 import numpy as np
 
 from sdm.errors import RequestError
 from sdm.grid import Grid, Tile
-from sdm.layers.environment import Environment, Input
+from sdm.layers.environment import BUNDLED, Environment, Input, expand
+from sdm.layers.fingerprint import of_files
 from sdm.layers.landmask import LandMask
 from sdm.layers.satellite import Satellite
-from sdm.model import Model
+from sdm.model import Model, local_device
+from sdm.resources import folder
 from sdm.suitability import Suitability
 
 BATCH = {"cpu": 512, "cuda": 65536}
@@ -38,6 +42,9 @@ On a CPU the activations of 512 places fit in its second-level cache, and little
 SAMPLED_AT_ONCE = 32768
 """Places whose layers are read together: enough that windows are read once, few enough for any tile size."""
 
+TARGETS_AT_ONCE, PLACES_AT_ONCE = 256, 2048
+"""Species and places compared in one matrix product: enough for full speed, few enough for a processor's cache."""
+
 SETTLED = 0.02
 """A cell of the lattice is interpolated where the values within it differ by less than this, even if the
 cosine went past those of its four corners by the margin of what the map measures (`sdm.suitability`)."""
@@ -46,6 +53,28 @@ KM_PER_DEGREE = 111.195
 
 Extent = tuple[float, float, float, float]
 """(west, south, east, north), degrees."""
+
+
+class Source(Protocol):
+    """Where the embeddings of places lie ready: a window of a region index. Thread-safe; travels to workers."""
+
+    digest: str
+    note: str
+    """For the user of a map."""
+    info: dict
+    """For its report, as JSON values."""
+
+    def embeddings(self, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
+        """Of all pixels of a tile that are held, as `embed_tile` returns them."""
+        ...
+
+    def encoded(self, tile: Tile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same as it is stored: codes (N, dim) of any number type, scales (N,) float32, pixels (N,)."""
+        ...
+
+    def values(self, targets: Sequence[Target], tile: Tile) -> np.ndarray:
+        """As `score_tile` returns them, but for the region."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +88,13 @@ class Places:
     grid: Grid
     modalities: tuple[str, ...]
     device: str = "cpu"
+    """auto, cpu, cuda or cuda:N, of the process that computes (`here`)."""
     environment: tuple[str, ...] = ()
     satellite: str | None = None
     step: int | None = None
     """Encode every step-th pixel in all modalities; None: by each modality's pitch."""
+    source: Source | None = None
+    """Take the embeddings from here, and encode nothing."""
 
     def __post_init__(self) -> None:
         if not self.modalities:
@@ -83,6 +115,34 @@ class Places:
             # The user's rasters may hold detail that the corners of a lattice cell do not tell.
             strides["environment"] = 1
         return strides
+
+    @property
+    def here(self) -> str:
+        """The torch device in this process: a client without a GPU may send tasks to workers with one."""
+        return local_device(self.device)
+
+    @cached_property
+    def anchor(self) -> tuple[int, int]:
+        """Pixels from a node shared by all lattices, north-west of the map, to its first pixel: (rows, columns).
+
+        Pixel edges lie on whole multiples of the resolution (`make_grid`), so nodes are common to all maps
+        of one CRS and resolution: a larger box holds the very pixels of a smaller one.
+        """
+        period = math.lcm(*self.strides.values())
+        a = self.grid.geobox.affine
+        return round(a.f / a.e) % period, round(a.c / a.a) % period
+
+    def lonlat(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`Grid.lonlat` of pixels numbered from the anchor: (lon, lat) degrees, each (len(rows), len(cols))."""
+        return self.grid.lonlat(rows - self.anchor[0], cols - self.anchor[1])
+
+    def pixels(self, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column numbers of a tile's pixels, counted from the anchor."""
+        first_row, first_col = self.anchor
+        return (
+            np.arange(tile.rows.start, tile.rows.stop) + first_row,
+            np.arange(tile.cols.start, tile.cols.stop) + first_col,
+        )
 
     @property
     def blended(self) -> tuple[str, ...]:
@@ -127,10 +187,15 @@ class Plan(Places):
 
 def score_tile(plan: Plan, tile: Tile) -> np.ndarray:
     """Value of each species at the tile's pixels: (S, rows, columns) float32, NaN = not modelled."""
+    if plan.source is not None:
+        values, inside = plan.source.values(plan.targets, tile), plan.grid.inside_region(tile)
+        if inside is not None:
+            values[:, ~inside] = np.nan
+        return values
     k = plan.lattice
-    rows, cols = _pixels(tile)
+    rows, cols = plan.pixels(tile)
     frame_rows, frame_cols = _enclosing(rows, k), _enclosing(cols, k)
-    lon, lat = plan.grid.lonlat(frame_rows, frame_cols)
+    lon, lat = plan.lonlat(frame_rows, frame_cols)
     inside = tuple(
         slice(part[0] - whole[0], part[0] - whole[0] + part.size)
         for part, whole in ((rows, frame_rows), (cols, frame_cols))
@@ -165,21 +230,94 @@ def score_tile(plan: Plan, tile: Tile) -> np.ndarray:
     return values
 
 
-def embed_tile(places: Places, tile: Tile, mask: str = "none") -> tuple[np.ndarray, np.ndarray]:
+def embed_tile(
+    places: Places, tile: Tile, mask: str = "none", skip: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Unit summed embedding of every known pixel of a tile, whatever the species.
 
     Returns (embeddings (N, dim) float32, pixels (N,) int64: flat indices into the tile, ascending).
     Location and imagery are interpolated as in `score_tile`; the environment is encoded at every pixel,
-    since whether its cell is settled depends on the species. `mask`: land, sea or none.
+    since whether its cell is settled depends on the species. `mask`: land, sea or none. `skip` (rows,
+    columns): pixels left out.
     """
-    rows, cols = _pixels(tile)
-    lon, lat = places.grid.lonlat(rows, cols)
+    rows, cols = places.pixels(tile)
+    lon, lat = places.lonlat(rows, cols)
     wanted = shown(places, tile, [(mask, None)], lon, lat)[0]
+    if skip is not None:
+        wanted &= ~skip
     if not wanted.any():
         return np.empty((0, places.model.dim), dtype=np.float32), np.empty(0, dtype=np.int64)
+    if places.source is not None:
+        embeddings, pixels = places.source.embeddings(tile)
+        keep = wanted.ravel()[pixels]
+        return (embeddings, pixels) if keep.all() else (embeddings[keep], pixels[keep])
     frame = _Frame(places, rows, cols, lon, lat, wanted)
     embeddings, known = frame.embeddings(wanted)
     return embeddings[known], np.flatnonzero(wanted)[known]
+
+
+def stored_tile(places: Places, tile: Tile, mask: str = "none") -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """As `embed_tile`, without unpacking what an index holds: (codes (N, dim), scales (N,) or None, pixels (N,)).
+
+    The codes, times the scales where there are any, are the embeddings.
+    """
+    if places.source is None:
+        embeddings, pixels = embed_tile(places, tile, mask)
+        return embeddings, None, pixels
+    codes, scales, pixels = places.source.encoded(tile)
+    wanted = shown(places, tile, [(mask, None)], *places.lonlat(*places.pixels(tile)))[0].ravel()[pixels]
+    return (codes, scales, pixels) if wanted.all() else (codes[wanted], scales[wanted], pixels[wanted])
+
+
+def score_embeddings(
+    embeddings: np.ndarray, targets: Sequence[Target], device: str = "cpu", negligible: float = 0.0,
+    scales: np.ndarray | None = None,
+) -> Iterator[tuple[int, np.ndarray | None]]:  # fmt: skip
+    """Yields (k, values (N,) float32) of each target in turn, for unit embeddings (N, dim) of places.
+
+    With `scales` (N,) float32 the embeddings are codes of any number type, to be multiplied by them.
+    Values below `negligible` may be any below it; None stands for a target that has no others. The values are
+    the caller's to change until the next are asked for. Targets are taken `TARGETS_AT_ONCE` at a time, so
+    memory does not grow with their number. `device`: a torch device of this process.
+    """
+    import torch
+
+    count, dim = embeddings.shape
+    with torch.inference_mode(), one_torch_thread(device):
+        # In memory of torch's own alignment and of one shape: the same bits in every run.
+        places = torch.empty((PLACES_AT_ONCE, dim), device=device)
+        vectors = torch.empty((TARGETS_AT_ONCE, dim), device=device)
+        cosines = torch.empty((PLACES_AT_ONCE, TARGETS_AT_ONCE), device=device)
+        rows = torch.empty((TARGETS_AT_ONCE, count))
+        strips = range(0, count, PLACES_AT_ONCE)
+        for first in range(0, len(targets), TARGETS_AT_ONCE):
+            part = targets[first : first + TARGETS_AT_ONCE]
+            vectors[: len(part)] = torch.from_numpy(np.stack([t.vector for t in part]))
+            floors = [t.score.negligible(negligible) if negligible > 0.0 else -np.inf for t in part]
+            floor = torch.tensor(floors, dtype=torch.float32, device=device)
+            written = np.zeros((len(part), len(strips)), dtype=bool)
+            for number, start in enumerate(strips):
+                stop = min(start + PLACES_AT_ONCE, count)
+                places[: stop - start] = torch.from_numpy(embeddings[start:stop])
+                # A strip of places and a block of targets, their product too, stay in the processor's cache.
+                # Most species are absent from most strips: their cosines are looked at there and dropped.
+                block = torch.mm(places, vectors.T, out=cosines)[: stop - start, : len(part)]
+                if scales is not None:
+                    block *= torch.from_numpy(scales[start:stop, None]).to(device)
+                present = torch.nonzero(torch.amax(block, dim=0) >= floor).flatten()
+                if len(present) < len(part):
+                    block = block.index_select(1, present)
+                present = present.cpu()
+                rows[present, start:stop] = block.T.cpu()
+                written[present.numpy(), number] = True
+            for k, target in enumerate(part):
+                row = rows[k].numpy()
+                if not written[k].any():
+                    yield first + k, None
+                    continue
+                for number in np.flatnonzero(~written[k]):
+                    row[strips[number] : strips[number] + PLACES_AT_ONCE] = -1.0
+                yield first + k, target.score.values(row, out=row)
 
 
 def shown(
@@ -206,15 +344,10 @@ def shown(
     return out
 
 
-def _pixels(tile: Tile) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column numbers of a tile's pixels in the whole map."""
-    return np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop)
-
-
 class _Frame:
     """A rectangle of pixels whose places can be scored: slow modalities are encoded once, on entry.
 
-    `rows` (n,), `cols` (m,): pixels of the whole map; `lon`, `lat`, `needed` (n, m): their positions,
+    `rows` (n,), `cols` (m,): pixels counted from the anchor; `lon`, `lat`, `needed` (n, m): their positions,
     and which of them will be asked for.
     """
 
@@ -235,7 +368,7 @@ class _Frame:
 
         cosines = np.zeros((len(species), wanted.size), dtype=np.float32)
         known = np.zeros(wanted.size, dtype=bool)
-        vectors = torch.from_numpy(species).to(self.plan.device)
+        vectors = torch.from_numpy(species).to(self.plan.here)
         for places, total, ok in self._sums(wanted):
             cosines[:, places] = similarity(total, vectors)[: places.size].T.cpu().numpy()
             known[places] = ok
@@ -260,7 +393,7 @@ class _Frame:
         todo = np.flatnonzero(wanted)
         lon, lat = self.lon.ravel()[todo], self.lat.ravel()[todo]
         near = np.logical_and.reduce([blend.known for blend in self.blends]) if self.blends else None
-        with torch.inference_mode(), _one_torch_thread(self.plan.device):
+        with torch.inference_mode(), one_torch_thread(self.plan.here):
             for part, total, ok in _embed(self.plan, self.encoded, lon, lat):
                 places = todo[part]
                 for blend in self.blends:
@@ -276,7 +409,7 @@ def _embed(plan: Places, modalities, lon, lat):
     """
     import torch
 
-    encoders, layers = plan.model.load(plan.device), _layers(plan)
+    encoders, layers = plan.model.load(plan.here), _layers(plan)
     batch = BATCH[encoders.device.type]
     chunk = max(batch, SAMPLED_AT_ONCE)
     for first in range(0, lon.size, chunk):
@@ -312,10 +445,10 @@ class _Blend:
         r, c = _nodes_around(rows, stride), _nodes_around(cols, stride)
         wanted = _nodes_of(needed, rows, cols, stride)
         todo = np.flatnonzero(wanted)
-        lon, lat = (a.ravel()[todo] for a in plan.grid.lonlat(r, c))
+        lon, lat = (a.ravel()[todo] for a in plan.lonlat(r, c))
         ok = np.zeros(wanted.size, dtype=bool)
-        with torch.inference_mode(), _one_torch_thread(plan.device):
-            self.table = torch.empty((todo.size, plan.model.dim), device=plan.device)
+        with torch.inference_mode(), one_torch_thread(plan.here):
+            self.table = torch.empty((todo.size, plan.model.dim), device=plan.here)
             for part, total, known in _embed(plan, modalities, lon, lat):
                 self.table[part] = total[: known.size]
                 ok[todo[part]] = known
@@ -356,7 +489,7 @@ class _Blend:
         return torch.nn.functional.embedding_bag(index, self.table, mode="sum", per_sample_weights=weight)
 
 
-class _one_torch_thread:
+class one_torch_thread:
     """Run torch's CPU operations on one thread while any tile is being encoded.
 
     Tiles are the unit of parallel work; and a convolution split over another number of threads may
@@ -504,6 +637,23 @@ def satellite_of(model: Model, path: str | None = None) -> Satellite:
     return Satellite(model.config["satellite"]["size"], model.config["satellite"]["pixel"], path)
 
 
+def layer_fingerprints(
+    modalities: Sequence[str], environment: Sequence[str] = (), satellite: str | None = None
+) -> dict[str, str]:
+    """What the layers of some modalities hold, by layer: "bundled:" or "own:", then 16 hex digits."""
+    data = folder("data")
+    found = {"landmask": "bundled:" + of_files([data / "landmask.tif"])}
+    if "environment" in modalities:
+        found["environment"] = "bundled:" + of_files(data / name for name in BUNDLED)
+        if environment:
+            found["environment_own"] = "own:" + of_files(expand(environment))
+    if "satellite" in modalities:
+        own = satellite is not None
+        path = satellite if own else data / "satellite.tif"
+        found["satellite"] = ("own:" if own else "bundled:") + of_files([path])
+    return found
+
+
 def check_layers(plan: Places) -> None:
     """Sample a few places over the map before any work. Raises LayerError."""
     rows = np.unique(np.linspace(0, plan.grid.shape[0] - 1, 24).astype(int))
@@ -535,8 +685,10 @@ def to_dask(plan: Plan):
 
     name = "suitability-" + tokenize(
         plan.model.digest, grid, plan.modalities, plan.targets, plan.device, plan.environment, plan.satellite,
-        plan.step,
+        plan.step, plan.source and plan.source.digest,
     )  # fmt: skip
-    graph = {(name, 0, i, j): (score_tile, plan, tile) for (i, j), tile in tiles.items()}
+    # The plan is an entry of its own: on a cluster it reaches a worker once, not with each tile.
+    common = f"plan-{name}"
+    graph = {common: plan} | {(name, 0, i, j): (score_tile, common, tile) for (i, j), tile in tiles.items()}
     # The dtype and meta are stated: otherwise Dask would run a tile, and load the model, to guess them.
     return da.Array(graph, name, chunks, dtype=np.float32, meta=np.empty((0, 0, 0), dtype=np.float32))

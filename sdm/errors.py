@@ -2,8 +2,8 @@
 
 A message is one sentence (or two) that names the value, the rule it breaks and the remedy.
 Exit codes: 0 done, 1 unexpected failure, 2 bad request, 3 unknown species or name, 4 unusable
-input layer, 5 unusable model, 6 output cannot be written, 7 request too large, 130 interrupted
-(SIGINT), 143 terminated (SIGTERM).
+input layer, 5 unusable model, 6 output cannot be written, 7 request too large, 8 cluster not reachable
+or its workers lost, 130 interrupted (SIGINT), 143 terminated (SIGTERM).
 """
 
 
@@ -51,3 +51,15 @@ class TooLargeError(SdmError):
     """The request is larger than the stated limit; raised before anything is allocated."""
 
     exit_code = 7
+
+
+class ClusterError(SdmError):
+    """A Dask cluster does not answer, cannot do the work, or lost the workers that tried."""
+
+    exit_code = 8
+
+
+class RegionIndexError(SdmError):
+    """A region index cannot be read, was made with another model or other layers, or lacks what is asked."""
+
+    exit_code = 4

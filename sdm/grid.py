@@ -282,12 +282,13 @@ class Grid:
     def xy(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """CRS coordinates of pixel centres; `rows` and `cols` are integer index vectors.
 
-        Returns (x, y), each of shape (len(rows), len(cols)), float64. Computed from the index in
-        the whole grid, never relative to a tile, so that any tiling gives the same bits.
+        Returns (x, y), each of shape (len(rows), len(cols)), float64. Computed from the number of
+        pixels to the origin of the CRS, never relative to a tile or a box, so that any tiling gives the
+        same bits, and so do all grids of one resolution that share the pixel.
         """
         a = self.geobox.affine
-        x = a.c + (np.asarray(cols, dtype=np.float64) + 0.5) * a.a
-        y = a.f + (np.asarray(rows, dtype=np.float64) + 0.5) * a.e
+        x = (np.asarray(cols, dtype=np.float64) + (_whole(a.c / a.a) + 0.5)) * a.a
+        y = (np.asarray(rows, dtype=np.float64) + (_whole(a.f / a.e) + 0.5)) * a.e
         return np.broadcast_arrays(*np.meshgrid(x, y))
 
     def lonlat(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -467,6 +468,12 @@ def default_resolution(width: float, height: float, crs: pyproj.CRS) -> float:
 def _snap(low: float, high: float, step: float) -> tuple[int, int]:
     """Indices of the pixel edges on or outside [low, high], forgiving float noise of 1e-6 pixel."""
     return math.floor(low / step + 1e-6), max(math.ceil(high / step - 1e-6), math.floor(low / step + 1e-6) + 1)
+
+
+def _whole(pixels: float) -> float:
+    """A number of pixels without float noise, where it is a whole number at all."""
+    near = round(pixels)
+    return float(near) if abs(pixels - near) < 1e-6 else pixels
 
 
 def _clean(value: float, step: float) -> float:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,41 @@ def parse_modalities(text: str | list[str] | tuple[str, ...]) -> tuple[str, ...]
     if len(set(names)) != len(names):
         raise RequestError(f"modalities {','.join(names)!r} name one twice.")
     return tuple(m for m in MODALITIES if m in names)
+
+
+def parse_device(device: str) -> str:
+    """A device by name: auto, cpu, cuda or cuda:N. Raises RequestError for anything else.
+
+    Whether it exists is for the process to say that computes: see `local_device`.
+    """
+    if device in ("auto", "cpu", "cuda"):
+        return device
+    kind, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
+    if kind != "cuda" or not (number.isascii() and number.isdigit()):
+        raise RequestError(f"device {device!r} is not known; choose auto, cpu, cuda or cuda:N.")
+    return device
+
+
+@lru_cache(maxsize=8)
+def local_device(device: str) -> str:
+    """The torch device of this process that a device by name means: auto is a GPU where there is one.
+
+    Raises RequestError when this process does not have it.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return device
+    number = device.partition(":")[2]
+    if not torch.cuda.is_available():
+        raise RequestError(
+            f"device {device!r} was asked for, but {socket.gethostname()} or its torch build has no CUDA; use cpu."
+        )
+    if number and int(number) >= torch.cuda.device_count():
+        raise RequestError(f"device {device!r} does not exist; {socket.gethostname()} has {torch.cuda.device_count()}.")
+    return device
 
 
 def calibration_key(modalities: tuple[str, ...]) -> str:
@@ -331,5 +367,19 @@ def _load(model: Model, device: str) -> Encoders:
     key = (str(model.folder), model.digest, device)
     with _lock:
         if key not in _cache:
-            _cache[key] = Encoders(model, device)
+            _cache[key] = Encoders(_found_here(model), device)
         return _cache[key]
+
+
+def _found_here(model: Model) -> Model:
+    """The model where this machine has it: a worker may hold the bundled ones in another folder."""
+    if (model.folder / "model.safetensors").is_file():
+        return model
+    folder = _bundled().get(model.folder.name)
+    found = Model.open(folder) if folder else None
+    if found is None or found.digest != model.digest:
+        raise ModelError(
+            f"model {model.name!r} is not on {socket.gethostname()}: no folder {str(model.folder)!r}, and no bundled "
+            f"model with the hash {model.digest}; put it there, or on a file system that all machines share."
+        )
+    return found

@@ -6,6 +6,7 @@ TaxaBind checkpoints, gives a `Relative` suitability, or the `Cosine` itself.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,9 +27,14 @@ class Probability:
         """Two logits, in cosine: how far a surface may stray between places that were scored."""
         return 2.0 / self.scale
 
-    def values(self, cosines: np.ndarray) -> np.ndarray:
-        """Cosines of any shape -> a new float32 array of that shape."""
-        out = np.multiply(cosines, np.float32(-self.scale), dtype=np.float32)
+    def negligible(self, value: float) -> float:
+        """A cosine below which every value lies between 0 and `value`."""
+        # A millionth of the cosine is more than any rounding of float32.
+        return (math.log(value / (1.0 - value)) - self.bias) / self.scale - 1e-6
+
+    def values(self, cosines: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Cosines of any shape -> float32 of that shape: a new array, or `out`, which may be the cosines."""
+        out = np.multiply(cosines, np.float32(-self.scale), out=out, dtype=np.float32)
         out -= np.float32(self.bias)
         with np.errstate(over="ignore"):  # exp overflows to inf: a probability of 0
             np.exp(out, out=out)
@@ -50,9 +56,13 @@ class Relative:
         """A tenth of the spread of the sample: see `Probability.margin`."""
         return 0.1 * float(self.sample.std())
 
-    def values(self, cosines: np.ndarray) -> np.ndarray:
-        """Cosines of any shape -> a new float32 array of that shape."""
-        return (np.searchsorted(self.sample, cosines) / self.sample.size).astype(np.float32)
+    def negligible(self, value: float) -> float:
+        """See `Probability.negligible`: below the sample's lowest all are 0."""
+        return float(self.sample[0])
+
+    def values(self, cosines: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Cosines of any shape -> float32 of that shape: a new array, or `out`, which may be the cosines."""
+        return _into(out, np.searchsorted(self.sample, cosines) / self.sample.size)
 
 
 @dataclass(frozen=True)
@@ -63,9 +73,20 @@ class Cosine:
     valid_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     margin: ClassVar[float] = 0.03
 
-    def values(self, cosines: np.ndarray) -> np.ndarray:
-        """A float32 copy."""
-        return np.array(cosines, dtype=np.float32)
+    def negligible(self, value: float) -> float:
+        """See `Probability.negligible`: no cosine is."""
+        return -math.inf
+
+    def values(self, cosines: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Cosines of any shape -> float32 of that shape: a copy, or `out`, which may be the cosines."""
+        return _into(out, cosines)
+
+
+def _into(out: np.ndarray | None, values: np.ndarray) -> np.ndarray:
+    if out is None:
+        return np.array(values, dtype=np.float32)
+    out[...] = values
+    return out
 
 
 Suitability = Probability | Relative | Cosine

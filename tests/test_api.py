@@ -18,8 +18,8 @@ import xarray as xr
 
 import sdm
 from sdm import api
+from sdm.cluster import active_client
 from sdm.errors import BoxError, OutputError, RequestError, SdmError, SpeciesNameError
-from sdm.schedule import active_client
 
 BOX = (-112, 38, -108, 41)
 ALL = {
@@ -293,7 +293,7 @@ def test_a_failing_tile_leaves_nothing(tmp_path, monkeypatch, error):
     monkeypatch.setattr(api, "score_tile", failing)
     out = tmp_path / "maps"
     with pytest.raises(error):
-        sdm.write_maps(job(), out, workers=1)
+        sdm.write_maps(job(), out, threads=1)
     assert names(out) == set()
 
 
@@ -312,7 +312,7 @@ def test_no_tile_runs_on_after_another_has_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(api, "score_tile", one_fails)
     out = tmp_path / "maps"
     with pytest.raises(_Broken):
-        sdm.write_maps(job(), out, workers=2)
+        sdm.write_maps(job(), out, threads=2)
     assert finished.is_set()
     assert names(out) == set()
 

@@ -1,6 +1,15 @@
 """The command line: `taxabind-map` maps, `sdm` holds all commands. Parse, call the API, print."""
 
-from sdm.cli import classify, embed, map, models, retrieve, train  # noqa: F401  each adds its commands to the programs
+from sdm.cli import (  # noqa: F401  each adds its commands to the programs
+    classify,
+    embed,
+    index,
+    map,
+    models,
+    retrieve,
+    serve,
+    train,
+)
 from sdm.cli.app import map_app, run, sdm_app
 
 

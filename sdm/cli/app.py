@@ -7,18 +7,23 @@ answers at once.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from sdm.cluster import ClusterWarning
 from sdm.errors import SdmError
 
 EPILOG = (
     "Exit codes: 0 done, 1 unexpected failure, 2 bad request, 3 unknown species, 4 unusable layer, 5 unusable model, "
-    "6 output cannot be written, 7 map too large, 130 interrupted, 143 terminated."
+    "6 output cannot be written, 7 map too large, 8 cluster unreachable or its workers lost, 130 interrupted, "
+    "143 terminated."
 )
 DEBUG = "TAXABIND_MAP_DEBUG"
 
@@ -28,6 +33,36 @@ _settings = {
     "add_completion": False,
     "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 110},
 }
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=1024, rich_help_panel="Running", show_default=False,
+        help="Tiles at once, on threads of this process (default: one per processor); with --workers, in each worker.",
+    ),
+]  # fmt: skip
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=1024, rich_help_panel="Running", show_default=False,
+        help="Worker processes on this machine, one tile at once in each; one per GPU if there are any. "
+        "Default: none, threads of this process.",
+    ),
+]  # fmt: skip
+SchedulerAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS|FILE.json", rich_help_panel="Running", show_default=False,
+        help="Compute on a running Dask cluster: tcp://HOST:PORT, tls://HOST:PORT or its scheduler file.",
+    ),
+]  # fmt: skip
+"""Where tasks run: options of every command with tiles, for the arguments of the same names."""
+
+_STAGES = {
+    "checking": "checking what is there", "tiles": "encoding tiles",
+    "pictures": "drawing pictures", "writing": "writing maps",
+}  # fmt: skip
+"""What the stages of `progress` are called."""
+
 map_app = typer.Typer(**_settings)
 sdm_app = typer.Typer(help="Train and inspect species-distribution models, and map with them.", **_settings)
 
@@ -35,14 +70,16 @@ sdm_app = typer.Typer(help="Train and inspect species-distribution models, and m
 def run(app: typer.Typer, name: str) -> None:
     """Run a program; every failure ends in one sentence on stderr and a documented exit code."""
     try:
-        app(prog_name=name)
+        with _sigterm_cleans_up(), _warnings_in_one_line():
+            app(prog_name=name)
     except SdmError as error:
         fail(str(error), error.exit_code)
     except (KeyboardInterrupt, SystemExit) as stop:
         code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
         if code not in (130, 143):
             raise
-        print("error: interrupted; no output was written.", file=sys.stderr, flush=True)
+        left = getattr(stop, "__notes__", ["no output was written."])[-1]
+        print(f"error: interrupted; {left}", file=sys.stderr, flush=True)
         # The outputs are cleaned up by now. Threads of native libraries may still be busy, and tearing the
         # interpreter down under them can end in an abort: leave at once, with the right code.
         os._exit(code)
@@ -55,6 +92,38 @@ def run(app: typer.Typer, name: str) -> None:
             raise
         text = " ".join(str(error).split())[:300]
         fail(f"unexpected failure: {type(error).__name__}: {text} (set {DEBUG}=1 to see where).", 1)
+
+
+@contextmanager
+def _sigterm_cleans_up() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that files and worker processes are cleaned up."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise SystemExit(143)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Warnings of ours are for the user: one line, without the place in the code."""
+
+    def show(message: Any, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, ClusterWarning):
+            say(f"warning: {message}")
+        else:
+            usual(message, category, *place)
+
+    with warnings.catch_warnings():
+        usual, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def fail(message: str, code: int) -> None:
@@ -96,7 +165,7 @@ def progress(enabled: bool) -> Iterator[Callable[[str, int, int], None]]:
 
         def tell(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bar.add_task({"tiles": "encoding tiles", "writing": "writing maps"}[stage], total=total)
+                tasks[stage] = bar.add_task(_STAGES.get(stage, stage), total=total)
             bar.update(tasks[stage], completed=done, total=total)
 
         yield tell

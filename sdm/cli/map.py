@@ -12,7 +12,17 @@ from typing import Annotated, Any
 import typer
 
 from sdm import __version__
-from sdm.cli.app import EPILOG, map_app, printable, progress, say, sdm_app
+from sdm.cli.app import (
+    EPILOG,
+    SchedulerAddress,
+    Threads,
+    Workers,
+    map_app,
+    printable,
+    progress,
+    say,
+    sdm_app,
+)
 from sdm.cli.models import print_models, search_names
 from sdm.errors import RequestError
 
@@ -60,6 +70,32 @@ def map_command(
     species: Annotated[
         list[str] | None, typer.Argument(help="Scientific or common names, each in quotes.", show_default=False)
     ] = None,
+    species_file: Annotated[
+        str | None,
+        typer.Option(
+            "--species", "--species-list", metavar="FILE", rich_help_panel="A list of species", show_default=False,
+            help="Map all names of a .csv, .tsv, .txt or .parquet file in one pass, into one Zarr with a summary, a "
+            "richness map and a page; goes on where it was interrupted.",
+        ),
+    ] = None,
+    species_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Its column with the names. Default: found by the usual names.",
+            rich_help_panel="A list of species", show_default=False,
+        ),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="A name that cannot be mapped is an error, not skipped.",
+            rich_help_panel="A list of species",
+        ),
+    ] = False,
+    threshold: Annotated[
+        float,
+        typer.Option(help="Areas in its summary are those above this value.", rich_help_panel="A list of species"),
+    ] = 0.5,
     bbox: Annotated[
         tuple[float, float, float, float] | None,
         typer.Option(
@@ -74,7 +110,17 @@ def map_command(
             show_default=False,
         ),
     ] = None,
-    crs: Annotated[str, typer.Option(help="CRS of the map.", rich_help_panel="Where")] = "EPSG:4326",
+    index: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|URL", rich_help_panel="Where", show_default=False,
+            help="Region index made by `sdm index build`: nothing is encoded. Without a box or region, all of it.",
+        ),
+    ] = None,
+    crs: Annotated[
+        str | None,
+        typer.Option(help="CRS of the map. Default: EPSG:4326.", rich_help_panel="Where", show_default=False),
+    ] = None,
     resolution: Annotated[
         float | None,
         typer.Option(
@@ -93,8 +139,11 @@ def map_command(
         ),
     ] = None,
     modalities: Annotated[
-        str, typer.Option(help="Any of location, satellite, environment.", rich_help_panel="Model")
-    ] = "location,satellite,environment",
+        str | None,
+        typer.Option(
+            help="Any of location, satellite, environment. Default: all.", rich_help_panel="Model", show_default=False
+        ),
+    ] = None,
     satellite: Annotated[
         str | None,
         typer.Option(
@@ -117,9 +166,19 @@ def map_command(
         ),
     ] = None,
     out: Annotated[str, typer.Option(metavar="DIR", help="Output folder.", rich_help_panel="Output")] = "maps",
-    format: Annotated[str, typer.Option(help="Any of cog, zarr, html.", rich_help_panel="Output")] = "cog,zarr,html",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Any of cog, zarr, html; default all three. With --species: zarr is always made, and by default alone.",
+            rich_help_panel="Output", show_default=False,
+        ),
+    ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing outputs.", rich_help_panel="Output")
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace existing outputs, and unfinished ones of another request.",
+            rich_help_panel="Output",
+        ),
     ] = False,
     dry_run: Annotated[
         bool,
@@ -132,15 +191,15 @@ def map_command(
         bool, typer.Option("--quiet", "-q", help="No progress, no summary.", rich_help_panel="Output")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Running")] = "auto",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=256, help="Tiles at once. Default: one per processor.", rich_help_panel="Running",
-            show_default=False,
-        ),
-    ] = None,
+    threads: Threads = None,
+    workers: Workers = None,
+    scheduler_address: SchedulerAddress = None,
     tile_size: Annotated[
-        int, typer.Option(help="Side of a tile in pixels; also the Zarr chunk.", rich_help_panel="Running")
+        int,
+        typer.Option(
+            help="Side of a tile in pixels; also the Zarr chunk. With --index it is the index's.",
+            rich_help_panel="Running",
+        ),
     ] = 256,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Refuse larger maps.", rich_help_panel="Running")
@@ -171,17 +230,32 @@ def map_command(
     taxabind-map "Ursus arctos" --bbox -170 48 -100 72
 
     taxabind-map "brown bear" --region alaska.geojson --crs EPSG:3338 --resolution 5000
+
+    taxabind-map --species list.csv --bbox -125 31 -102 49 --out west
     """
-    if not species:
+    if species and species_file:
+        raise RequestError("species are given by name and as the file --species; give one of the two.")
+    if not species and not species_file:
         raise RequestError('no species given; name one, for example "Ursus arctos", or look one up with --search.')
+    options = {
+        "crs": crs, "resolution": resolution, "model": model, "modalities": modalities, "satellite": satellite,
+        "environment": environment or (), "mask": mask, "device": device, "tile_size": tile_size, "step": step,
+        "max_pixels": max_pixels, "index": index,
+    }  # fmt: skip
+    running = {"overwrite": overwrite, "threads": threads, "workers": workers, "scheduler_address": scheduler_address}
+    command = shlex.join(["taxabind-map", *sys.argv[1:]])
+    if species_file:
+        from sdm.cli.batch import run_batch
+
+        listed = {"column": species_column, "strict": strict, "threshold": threshold}
+        show = {"dry_run": dry_run, "json_output": json_output, "quiet": quiet}
+        run_batch(species_file, bbox, region, out, format, command, {**options, **listed}, running, **show)
+        return
     # After the cheap errors: this import brings numpy, GDAL and PROJ.
     from sdm import api
 
-    job = api.plan(
-        species, bbox, region, crs=crs, resolution=resolution, model=model, modalities=modalities, satellite=satellite,
-        environment=environment or (), mask=mask, device=device, tile_size=tile_size, step=step, max_pixels=max_pixels,
-    )  # fmt: skip
-    formats = api.parse_formats(format)
+    job = api.plan(species, bbox, region, **options)
+    formats = api.parse_formats(format or api.FORMATS)
     if not quiet:
         for resolution_, notes in zip(job.resolutions, job.notes, strict=True):
             if resolution_.taxon.name.casefold() != resolution_.query.strip().casefold():
@@ -195,11 +269,8 @@ def map_command(
         else:
             _print_estimate(estimate)
         return
-    command = shlex.join(["taxabind-map", *sys.argv[1:]])
     with progress(enabled=not quiet) as tell:
-        results = api.write_maps(
-            job, out, formats=formats, overwrite=overwrite, workers=workers, command=command, progress=tell
-        )
+        results = api.write_maps(job, out, formats=formats, command=command, progress=tell, **running)
     if json_output:
         reports = [r.report for r in results]
         print(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2, default=str))

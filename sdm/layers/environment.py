@@ -186,7 +186,7 @@ def _override(given: str, wanted: set[str]) -> dict[str, tuple[RasterLayer, int]
     """The wanted variables of one file or folder; a folder may hold others too, a file must be of use."""
     found: dict[str, tuple[RasterLayer, int]] = {}
     seen: list[str] = []
-    for path in _expand([given]):
+    for path in expand([given]):
         for name, source in _named_bands(RasterLayer(path)).items():
             seen.append(name)
             if name in found:
@@ -225,8 +225,8 @@ def _variable(text: str) -> str | None:
     return None
 
 
-def _expand(paths: Iterable[str]) -> list[Path]:
-    """Folders stand for the rasters in them."""
+def expand(paths: Iterable[str]) -> list[Path]:
+    """The files of some paths: folders stand for the rasters in them. Raises LayerError for a folder without any."""
     out: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():

@@ -1,42 +1,60 @@
-"""A short hash that says whether two runs read the same files, without reading large files whole."""
+"""What a layer holds, in a few characters: to tell whether two runs read the same data."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from sdm.errors import LayerError
 
-SAMPLES, SAMPLE_BYTES = 64, 4096
-WHOLE_BYTES = SAMPLES * SAMPLE_BYTES
+WHOLE = 256 << 20
+"""Files up to this size, in bytes, are read whole; of larger ones `PIECES` of `PIECE` bytes, and the size."""
+PIECES, PIECE = 64, 1 << 20
+
+
+def of_files(paths: Iterable[str | Path]) -> str:
+    """16 hex digits for the content of files, in their order; a folder stands for the files in it, by name.
+
+    Neither where the files lie nor when they were written counts. Raises LayerError for what cannot be read.
+    """
+    total = hashlib.sha256()
+    for path in map(Path, paths):
+        try:
+            files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+            for file in files:
+                found = file.stat()
+                total.update(_content(str(file), found.st_size, found.st_mtime_ns))
+        except OSError as error:
+            raise LayerError(f"layer {str(path)!r} cannot be read: {error.strerror}.") from error
+    return total.hexdigest()[:16]
 
 
 def of_file(path: str | Path) -> str:
-    """Hash of a file's size and content; of a file past 256 kB, of 64 pieces spread over it.
-
-    The name and the time of change do not count, so a copy has the same hash. Raises LayerError.
-    """
-    digest = hashlib.sha256()
-    try:
-        with Path(path).open("rb") as file:
-            size = file.seek(0, 2)
-            digest.update(str(size).encode())
-            starts = (
-                [0] if size <= WHOLE_BYTES else [k * (size - SAMPLE_BYTES) // (SAMPLES - 1) for k in range(SAMPLES)]
-            )
-            for start in starts:
-                file.seek(start)
-                digest.update(file.read(WHOLE_BYTES if size <= WHOLE_BYTES else SAMPLE_BYTES))
-    except OSError as error:
-        raise LayerError(f"file {str(path)!r} cannot be read: {error.strerror}.") from error
-    return digest.hexdigest()
+    """The same for one file."""
+    return of_files([path])
 
 
 def of_parts(parts: Iterable[object]) -> str:
-    """Sixteen hex digits that depend on each part's text and on their order."""
+    """16 hex digits that depend on each part's text and on their order."""
     digest = hashlib.sha256()
     for part in parts:
         text = str(part).encode()
         digest.update(f"{len(text)}:".encode() + text)
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1024)
+def _content(path: str, size: int, changed: int) -> bytes:
+    """sha256 of a file; size and time of change make the cache forget a file that is no longer the same."""
+    digest = hashlib.sha256(str(size).encode())
+    with Path(path).open("rb") as file:
+        if size <= WHOLE:
+            while part := file.read(PIECE):
+                digest.update(part)
+        else:
+            for k in range(PIECES):
+                file.seek(k * (size - PIECE) // (PIECES - 1))
+                digest.update(file.read(PIECE))
+    return digest.digest()

@@ -54,7 +54,7 @@ def check_targets(folder: Path, names: Iterable[str], *, overwrite: bool = False
     reverse, and a folder named like a Zarr output that is not a Zarr store.
     """
     folder = Path(folder)
-    _check_folder(folder)
+    check_folder(folder)
     seen: set[str] = set()
     for name in names:
         if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
@@ -62,11 +62,12 @@ def check_targets(folder: Path, names: Iterable[str], *, overwrite: bool = False
         if name.casefold() in seen:
             raise OutputError(f"Output name {name!r} is used twice.")
         seen.add(name.casefold())
-        for path in (folder / name, *_companions(folder / name)):
+        for path in (folder / name, *companions(folder / name)):
             _check_target(path, overwrite)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raise OutputError unless `folder` is a folder that can be written to, or could be made."""
     nearest = folder
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
@@ -99,7 +100,8 @@ def _check_target(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path} is not a regular file, so it cannot be replaced; remove it.")
 
 
-def _companions(path: Path) -> list[Path]:
+def companions(path: Path) -> list[Path]:
+    """The files that GIS programs may have put beside an output."""
     return [path.with_name(path.name + suffix) for suffix in _COMPANIONS] if path.suffix == ".tif" else []
 
 
@@ -116,15 +118,16 @@ class Staging:
         self.overwrite = overwrite
         self._root: Path | None = None
         self._lock: int | None = None
-        self._restore_signal = False
+        self._published = False
+        self._signals = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        _check_folder(self.folder)
+        check_folder(self.folder)
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             _remove_stale(self.folder)
         check_targets(self.folder, self.names, overwrite=self.overwrite)
-        self._catch_sigterm()
+        self._signals.enter_context(sigterm_exits())
         try:
             with disk_errors(self.folder):
                 self._root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.folder))
@@ -157,14 +160,14 @@ class Staging:
         assert self._root is not None
         with disk_errors(self.folder):
             for path in staged:
-                _flush(path)
+                flush(path)
             check_targets(self.folder, self.names, overwrite=self.overwrite)
             aside = self._root / "old"
             aside.mkdir()
             try:
                 for path in staged:
                     final = self.folder / path.name
-                    for old in (final, *_companions(final)):
+                    for old in (final, *companions(final)):
                         if old.exists():
                             old.rename(aside / old.name)
                     path.rename(final)
@@ -175,7 +178,8 @@ class Staging:
                         (self.folder / path.name).rename(path)
                 _put_back(aside, self.folder)
                 raise
-            _flush_folder(self.folder)
+            flush_folder(self.folder)
+        self._published = True
         return [self.folder / name for name in self.names]
 
     def __exit__(
@@ -186,22 +190,40 @@ class Staging:
     def _close(self) -> None:
         try:
             if self._root is not None:
-                shutil.rmtree(self._root, ignore_errors=True)
+                _remove(self._root, linger=0.0 if self._published else 0.25)
                 self._root = None
             if self._lock is not None:
                 os.close(self._lock)
                 self._lock = None
         finally:
-            if self._restore_signal:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                self._restore_signal = False
+            self._signals.close()
 
-    def _catch_sigterm(self) -> None:
-        # Someone else's handler (the command line's, a job scheduler's) is theirs to decide about.
-        in_main = threading.current_thread() is threading.main_thread()
-        if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _terminate)
-            self._restore_signal = True
+
+def _remove(root: Path, linger: float) -> None:
+    """Remove a folder; for `linger` seconds, remove it again should it come back.
+
+    Zarr writes from threads of its own: they do not stop where an interrupt stops their caller.
+    """
+    end = time.monotonic() + linger
+    shutil.rmtree(root, ignore_errors=True)
+    while time.monotonic() < end:
+        time.sleep(0.05)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """SIGTERM ends the program through SystemExit(143) meanwhile, so that cleaning up happens."""
+    # Someone else's handler (the command line's, a job scheduler's) is theirs to decide about.
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -254,7 +276,7 @@ def _put_back(aside: Path, folder: Path) -> None:
                 old.rename(folder / old.name)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Make the content durable before the rename is: else a power cut leaves a final name on no content."""
     found = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     # Side by side: file systems settle many waiting files in one go.
@@ -270,7 +292,8 @@ def _flush_one(file: Path) -> None:
         os.close(descriptor)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

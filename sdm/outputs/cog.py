@@ -109,8 +109,9 @@ def _tags(metadata: MapMetadata, summary: Summary) -> dict[str, str]:
         "not_modelled": "NaN",
         "modelled_pixels": str(summary.count),
         "modelled_area_km2": f"{summary.modelled_area_km2:.6g}",
-        "expected_area_km2": f"{summary.expected_area_km2:.6g}",
     }
+    if metadata.unit == "1":  # of another quantity a sum weighted by area is no area
+        tags["expected_area_km2"] = f"{summary.expected_area_km2:.6g}"
     if metadata.attribution:
         tags["TIFFTAG_COPYRIGHT"] = one_line("; ".join(metadata.attribution))
     return tags

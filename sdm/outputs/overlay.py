@@ -24,7 +24,8 @@ MAX_LATITUDE = 85.0511287798066
 LEVELS = 251
 """Bytes for the valid range: 250 intervals, 0.004 of a probability each, all of different colours."""
 
-_RADIUS = 6378137.0  # of the Mercator sphere, metres
+RADIUS = 6378137.0
+"""Of the sphere of Web Mercator, metres."""
 _MIN_SIZE = 1000  # pixels: smaller maps are enlarged, or their rows would land up to half a pixel off
 
 
@@ -39,14 +40,19 @@ class Overlay:
     north: float
 
     def png_url(self) -> str:
-        """The picture as a data URL: PNG with a palette whose entry 0 is transparent."""
-        from PIL import Image
+        """The picture as a data URL."""
+        return "data:image/png;base64," + base64.b64encode(png(self.levels)).decode("ascii")
 
-        picture = Image.fromarray(self.levels)
-        picture.putpalette(palette().tobytes())
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG", transparency=0, compress_level=7)
-        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+def png(picture: npt.NDArray[np.uint8]) -> bytes:
+    """A picture (y, x) of `levels` as a PNG with a palette whose entry 0 is transparent."""
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    image.putpalette(palette().tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=0, compress_level=7)
+    return buffer.getvalue()
 
 
 def palette() -> npt.NDArray[np.uint8]:
@@ -67,7 +73,7 @@ def warp(
     import rasterio
     from rasterio.warp import Resampling, reproject
 
-    place = _place(geobox)
+    place = span(geobox)
     if place is None:
         return None
     centre, west, south, east, north = place
@@ -75,8 +81,8 @@ def warp(
 
     # Mercator metres from the central longitude. A geographic grid is moved so that this is zero; any
     # other is warped into a Mercator whose origin is there. Either way nothing wraps in between.
-    left, right = (math.radians(edge - centre) * _RADIUS for edge in (west, east))
-    bottom, top = (_mercator(edge) for edge in (south, north))
+    left, right = (math.radians(edge - centre) * RADIUS for edge in (west, east))
+    bottom, top = (mercator(edge) for edge in (south, north))
     transform, target = grid.affine, _mercator_crs(centre)
     if geobox.crs.geographic:
         transform, target = Affine(*transform[:2], transform.c - centre, *transform[3:6]), _mercator_crs(0)
@@ -93,24 +99,26 @@ def warp(
             dst_transform=target_transform, dst_crs=target, dst_nodata=np.nan,
             resampling=Resampling.average if shrinks else Resampling.nearest, warp_mem_limit=64,
         )  # fmt: skip
-    return Overlay(_levels(warped, valid_range), west, south, east, north)
+    return Overlay(levels(warped, valid_range), west, south, east, north)
 
 
-def _levels(values: npt.NDArray[np.float32], valid_range: tuple[float, float]) -> npt.NDArray[np.uint8]:
+def levels(values: npt.NDArray[np.float32], valid_range: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """Bytes of a picture from values of any shape: 0 for NaN, else 1 to LEVELS over the valid range."""
     low, high = valid_range
     steps = 1 + np.rint(np.clip((values - low) / (high - low), 0, 1) * (LEVELS - 1))
     return np.where(np.isnan(values), 0, steps).astype(np.uint8)
 
 
-def _mercator(latitude: float) -> float:
-    return _RADIUS * math.asinh(math.tan(math.radians(latitude)))
+def mercator(latitude: float) -> float:
+    """Northing in metres of a latitude in degrees on the sphere of Web Mercator."""
+    return RADIUS * math.asinh(math.tan(math.radians(latitude)))
 
 
 def _mercator_crs(centre: float) -> str:
     if centre == 0:
         return "EPSG:3857"
     # "EPSG:3857 with another origin" cannot be said to GDAL, which drops the origin; this it takes literally.
-    return f"+proj=merc +R={_RADIUS:.0f} +lon_0={centre} +units=m +nadgrids=@null +wktext +no_defs"
+    return f"+proj=merc +R={RADIUS:.0f} +lon_0={centre} +units=m +nadgrids=@null +wktext +no_defs"
 
 
 def _scale(grid: GeoBox, width: float, height: float, max_size: int) -> float:
@@ -151,8 +159,12 @@ def _coarsened(source: Source, geobox: GeoBox, max_size: int) -> tuple[npt.NDArr
     return means, GeoBox((height, width), coarse, geobox.crs)
 
 
-def _place(geobox: GeoBox) -> tuple[float, float, float, float, float] | None:
-    """Central longitude (0 unless the map crosses 180), west, south, east, north in degrees."""
+def span(geobox: GeoBox) -> tuple[float, float, float, float, float] | None:
+    """Central longitude (0 unless the map crosses 180), west, south, east, north in degrees.
+
+    Longitudes are continuous, so east may exceed 180; latitudes end where Web Mercator does. None if the
+    map lies entirely beyond those.
+    """
     if geobox.crs.geographic:
         box = geobox.extent.boundingbox
         west, south, east, north = box.left, box.bottom, box.right, box.top

@@ -70,7 +70,7 @@ def _page(
     bounds = (-180.0, -60.0, 180.0, 75.0)
     if overlay is not None:
         bounds = (overlay.west, overlay.south, overlay.east, overlay.north)
-    window, extent = _window(bounds)
+    window, extent = viewport(bounds)
     shapes = land_and_borders(countries, window, extent) if countries is not None else None
 
     figure_map = _named(
@@ -115,7 +115,7 @@ def _page(
     return _sealed(figure.render())
 
 
-def _window(bounds: tuple[float, float, float, float]) -> tuple[tuple[float, float, float, float], float]:
+def viewport(bounds: tuple[float, float, float, float]) -> tuple[tuple[float, float, float, float], float]:
     """What can be looked at - the map and a margin - and the larger side of the map, in degrees."""
     west, south, east, north = bounds
     extent = max(east - west, north - south)

@@ -43,25 +43,30 @@ def create(
         raise OutputError(f"{path} exists already.")
     with disk_errors(path):
         # The root's attributes first, the consolidated copy of all metadata last.
-        root = zarr.create_group(path, zarr_format=2, attributes=_root_attributes(metadata))
-        for name, (values, attributes) in _coordinates(geobox).items():
-            array = root.create_array(
-                name, shape=values.shape, chunks=values.shape, dtype=values.dtype, fill_value=None,
-                compressors=None, attributes={"_ARRAY_DIMENSIONS": [name], **attributes},
-            )  # fmt: skip
-            array[...] = values
-        reference = root.create_array(
-            GRID_MAPPING, shape=(), dtype="int64", fill_value=None, compressors=None,
-            attributes={"_ARRAY_DIMENSIONS": [], **_grid_mapping(geobox)},
-        )  # fmt: skip
-        reference[...] = 0
+        root = zarr.create_group(path, zarr_format=2, attributes=root_attributes(metadata))
+        write_grid(root, geobox)
         dtype = np.dtype(dtype)
         root.create_array(
             metadata.variable, shape=tuple(geobox.shape), chunks=chunks, dtype=dtype,
             fill_value=dtype.type("nan"), compressors=_compressor(),
-            attributes=_variable_attributes(geobox, metadata),
+            attributes=variable_attributes(geobox, metadata),
         )  # fmt: skip
         zarr.consolidate_metadata(path, zarr_format=2)
+
+
+def write_grid(root: zarr.Group, geobox: GeoBox) -> None:
+    """Write the coordinates y and x and the grid mapping of a grid into a group."""
+    for name, (values, attributes) in _coordinates(geobox).items():
+        array = root.create_array(
+            name, shape=values.shape, chunks=values.shape, dtype=values.dtype, fill_value=None,
+            compressors=None, attributes={"_ARRAY_DIMENSIONS": [name], **attributes},
+        )  # fmt: skip
+        array[...] = values
+    reference = root.create_array(
+        GRID_MAPPING, shape=(), dtype="int64", fill_value=None, compressors=None,
+        attributes={"_ARRAY_DIMENSIONS": [], **_grid_mapping(geobox)},
+    )  # fmt: skip
+    reference[...] = 0
 
 
 def write_tile(path: Path, rows: slice, cols: slice, values: npt.ArrayLike, variable: str | None = None) -> None:
@@ -138,10 +143,11 @@ def _grid_mapping(geobox: GeoBox) -> dict[str, Any]:
     return attributes
 
 
-def _variable_attributes(geobox: GeoBox, metadata: MapMetadata) -> dict[str, Any]:
+def variable_attributes(geobox: GeoBox, metadata: MapMetadata, more: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Attributes of a map's array; `more`: dimensions before y and x."""
     # No _FillValue attribute: in Zarr 2 the fill value of the array is it, and NaN is not valid JSON.
     return {
-        "_ARRAY_DIMENSIONS": ["y", "x"],
+        "_ARRAY_DIMENSIONS": [*more, "y", "x"],
         "_CRS": {"wkt": geobox.crs.proj.to_wkt()},
         "grid_mapping": GRID_MAPPING,
         "coordinates": GRID_MAPPING,
@@ -153,7 +159,8 @@ def _variable_attributes(geobox: GeoBox, metadata: MapMetadata) -> dict[str, Any
     }
 
 
-def _root_attributes(metadata: MapMetadata) -> dict[str, Any]:
+def root_attributes(metadata: MapMetadata) -> dict[str, Any]:
+    """Attributes of a store: what the map says about itself."""
     attributes = {one_line(key): _text(value) for key, value in metadata.tags.items()}
     return attributes | {
         "Conventions": "CF-1.8",

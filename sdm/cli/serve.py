@@ -1,0 +1,86 @@
+"""`sdm serve`: the species explorer on a region index."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sdm.cli.app import EPILOG, progress, say, sdm_app
+
+if TYPE_CHECKING:
+    import socket
+
+    from sdm.serve.state import Explorer
+
+
+@sdm_app.command("serve", epilog=EPILOG)
+def serve_command(
+    index: Annotated[str, typer.Argument(help="Region index made by `sdm index build`: a folder or URL.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Anything but this machine's own lets others in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any that is free.")] = 8765,
+    open_browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Show the page in the browser of this machine.")
+    ] = True,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FOLDER", help="Default: the bundled model the index names.", show_default=False),
+    ] = None,
+) -> None:
+    """Explore a region index in the browser: type a name, see the map, ask what lives at a place.
+
+    Serves until Ctrl-C. Reads only; nothing is fetched from the network.
+    """
+    # Requests are the unit of parallel work: threads of BLAS on top of theirs would only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import asyncio
+
+    from sdm.index import Index
+    from sdm.serve.app import is_loopback, listen
+    from sdm.serve.state import TILE_BYTES, Explorer
+
+    opened = Index.open(index, cache_bytes=TILE_BYTES)
+    sockets = listen(host, port)  # before the index is read, which may take a while
+    with progress(enabled=True) as tell:
+        explorer = Explorer(opened, model, lambda done, total: tell("reading the index", done, total))
+    if not is_loopback(host):
+        say(
+            f"warning: with --host {host} anyone who reaches this machine over the network can use the explorer; "
+            "it has no password and no encryption."
+        )
+    code = asyncio.run(_serve(explorer, sockets, host, open_browser))
+    say("stopped.")
+    # Threads of native libraries may still be busy; tearing the interpreter down under them can end in an abort.
+    os._exit(code)
+
+
+async def _serve(explorer: Explorer, sockets: list[socket.socket], host: str, open_browser: bool) -> int:
+    """Serve until a signal; returns the exit code: 128 and the signal's number."""
+    import asyncio
+    import signal
+
+    from sdm.serve.app import Server
+
+    stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, lambda n=number: stop.done() or stop.set_result(128 + n))
+    server = Server(explorer, sockets, host)
+    try:
+        print(server.url, flush=True)
+        say("Ctrl-C stops.")
+        if open_browser and _has_browser():
+            import webbrowser
+
+            await asyncio.to_thread(webbrowser.open, server.url)
+        return await stop
+    finally:
+        await server.close()
+
+
+def _has_browser() -> bool:
+    """False on a machine without a screen, where Python would start a text browser in this terminal."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

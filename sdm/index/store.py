@@ -1,0 +1,311 @@
+"""The index on disk: a Zarr store (format 2, consolidated), and what of one is believed before it is read.
+
+    embedding  (y, x, dimension) int8 or float16    codes of the unit summed embedding
+    scale      (y, x) float32                       codes * scale is the unit vector; 0: not held
+    surface    (y, x) uint8                         0 not held, 1 land, 2 sea or lake; 255: never written
+    embedding_M, scale_M                            the same of one modality M, on request
+
+A chunk is a tile, all dimensions of its pixels together. `surface` tells without the embeddings where a map
+can show something, and what is missing: a tile is written with its embeddings first.
+
+The attribute `region_index` holds the identity of the index, all that its bytes depend on. A store may come
+from a stranger: its metadata is bounded and checked before any of it is used, only plain numbers and Blosc
+are decoded, and no chunk may unpack to more than the metadata says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from affine import Affine
+from numcodecs import Blosc
+from odc.geo.geobox import GeoBox
+from zarr.abc.store import RangeByteRequest, Store
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
+
+from sdm.errors import RegionIndexError, SdmError
+from sdm.grid import Grid, parse_crs
+from sdm.index.encoding import DTYPES
+from sdm.model import MODALITIES
+from sdm.outputs.metadata import MapMetadata
+from sdm.outputs.zarr_store import root_attributes, variable_attributes, write_grid
+
+FORMAT = "taxabind-map-index/1"
+ATTRIBUTE = "region_index"
+NOT_HELD, LAND, WATER, UNWRITTEN = 0, 1, 2, 255
+MASKS = ("land", "sea", "none")
+
+MAX_METADATA = 16 << 20
+"""Bytes of `.zmetadata` that are read at most; a usual one has 20 kB."""
+MAX_CHUNK = 1 << 30
+"""Bytes of a chunk, unpacked, at most."""
+MAX_SIDE = 1 << 24
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an index says of itself: the content of its attribute `region_index`, checked."""
+
+    identity: Mapping[str, Any]
+    """All that the bytes depend on; see `identity`."""
+    notes: Mapping[str, Any]
+    """What they do not depend on: error measured, where the layers lay, software."""
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that stand for the identity."""
+        return digest(self.identity)
+
+    def grid(self) -> Grid:
+        """The pixels; a region has done its work when the index was built."""
+        g = self.identity["grid"]
+        box = GeoBox(tuple(g["shape"]), Affine(*g["transform"]), g["crs"])
+        return Grid(box, g["tile"], None, tuple(g["bbox"]))
+
+
+def identity(
+    *, model: Mapping[str, str], layers: Mapping[str, str], grid: Grid, modalities: Sequence[str], each: bool,
+    mask: str, encoding: str, dim: int,
+) -> dict[str, Any]:  # fmt: skip
+    """All that the bytes of an index depend on, as JSON values."""
+    region = None
+    if grid.region is not None:
+        import shapely
+
+        # Rounded to a hundred-millionth of a degree: the same polygon from another file format is the same.
+        shape = shapely.normalize(shapely.set_precision(grid.region.geometry, 1e-8))
+        region = hashlib.sha256(shapely.to_wkb(shape)).hexdigest()[:16]
+    described = {
+        "format": FORMAT,
+        "model": dict(model),
+        "layers": dict(layers),
+        "grid": {
+            "crs": grid.crs, "transform": list(grid.geobox.affine)[:6], "shape": list(grid.shape),
+            "tile": grid.tile_size, "bbox": list(grid.bbox),
+        },
+        "region": region,
+        "modalities": list(modalities),
+        "each": each,
+        "mask": mask,
+        "encoding": encoding,
+        "dim": dim,
+    }  # fmt: skip
+    return json.loads(json.dumps(described))
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """16 hex digits that stand for an identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def held(identity: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modalities whose own embeddings an index of this identity stores."""
+    return tuple(identity["modalities"]) if identity["each"] else ()
+
+
+def names(modality: str | None) -> tuple[str, str]:
+    """The arrays of the summed embedding (None) or of one modality: (embedding, scale)."""
+    return ("embedding", "scale") if modality is None else (f"embedding_{modality}", f"scale_{modality}")
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+
+def create(path: Path, identity: Mapping[str, Any], grid: Grid, metadata: MapMetadata) -> None:
+    """Make an empty store; `finish` makes an index of it when every tile is written."""
+    root = zarr.create_group(path, zarr_format=2, attributes=root_attributes(metadata))
+    write_grid(root, grid.geobox)
+    rows, cols = grid.shape
+    side, dim = grid.tile_size, identity["dim"]
+    attributes = variable_attributes(grid.geobox, metadata)
+    for key in ("long_name", "units", "valid_min", "valid_max"):
+        attributes.pop(key)
+    codec = compressor(identity["encoding"])
+    for modality in (None, *held(identity)):
+        embedding, scale = names(modality)
+        what = "summed embedding" if modality is None else f"embedding of the {modality}"
+        root.create_array(
+            embedding, shape=(rows, cols, dim), chunks=(side, side, dim), dtype=DTYPES[identity["encoding"]],
+            fill_value=0, compressors=codec,
+            attributes=attributes | {
+                "_ARRAY_DIMENSIONS": ["y", "x", "dimension"], "units": "1", "ancillary_variables": scale,
+                "long_name": f"codes of the unit {what}; times {scale} they are the vector",
+            },
+        )  # fmt: skip
+        root.create_array(
+            scale, shape=(rows, cols), chunks=(side, side), dtype="float32", fill_value=0.0,
+            compressors=Blosc("zstd", clevel=1, shuffle=Blosc.SHUFFLE),
+            attributes=attributes | {"units": "1", "long_name": f"scale of {embedding}; 0: not held"},
+        )  # fmt: skip
+    root.create_array(
+        "surface", shape=(rows, cols), chunks=(side, side), dtype="uint8", fill_value=UNWRITTEN,
+        compressors=Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE),
+        attributes=attributes | {
+            "long_name": "pixels held, and their surface", "flag_values": [NOT_HELD, LAND, WATER],
+            "flag_meanings": "not_held land water",
+        },
+    )  # fmt: skip
+
+
+def finish(path: Path, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+    """Write what makes an index of a store full of tiles: its attribute, then the consolidated metadata."""
+    root = zarr.open_group(path, mode="r+", zarr_format=2)
+    root.attrs[ATTRIBUTE] = {"digest": digest(identity), "identity": dict(identity), "notes": dict(notes)}
+    zarr.consolidate_metadata(path, zarr_format=2)
+
+
+def compressor(encoding: str) -> Blosc:
+    """The codec of the embeddings."""
+    # Measured by benchmarks/index_encoding.py. Neighbours differ little, so that zstd finds half of the bytes of
+    # int8 to be repetition; the last bits of float16 are noise, and only bit planes of the others are not.
+    return Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE) if encoding == "int8" else Blosc("lz4", clevel=5, shuffle=2)
+
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def open_store(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Header, zarr.Group]:
+    """Open an index by path or fsspec URL and check what it says. Raises RegionIndexError."""
+    if "://" not in url and not Path(url).exists() and Path(f"{url}.partial").exists():
+        raise RegionIndexError(f"region index {url!r} is still being built; `sdm index build` goes on with it.")
+    try:
+        if "://" in url:
+            store: Store = FsspecStore.from_url(url, storage_options=dict(storage_options or {}), read_only=True)
+        else:
+            store = LocalStore(Path(url), read_only=True)
+        metadata = _read_bounded(store, url)
+        header = _check(metadata, url)
+        group = zarr.open_group(_Bounded(store, header), mode="r", zarr_format=2, use_consolidated=True)
+        _check_arrays(group, header, url)
+    except SdmError:
+        raise
+    except ImportError as error:
+        raise RegionIndexError(
+            f"region index {url!r} needs a package for that kind of address: {error}; install taxabind-map[remote]."
+        ) from error
+    except Exception as error:  # s3fs, gcsfs and aiohttp each have errors of their own
+        raise RegionIndexError(f"region index {url!r} cannot be read: {brief(error)}.") from error
+    return header, group
+
+
+def brief(error: Exception) -> str:
+    """What went wrong, in a few words."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200].rstrip(".")
+
+
+def _read_bounded(store: Store, url: str) -> dict[str, Any]:
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    content = sync(store.get(".zmetadata", default_buffer_prototype(), RangeByteRequest(0, MAX_METADATA + 1)))
+    if content is None:
+        raise RegionIndexError(
+            f"{url!r} is not a region index: it has no .zmetadata; make one with `sdm index build`, or let the "
+            "one under way end."
+        )
+    if len(content) > MAX_METADATA:
+        raise RegionIndexError(f"{url!r} is not a region index: its metadata has more than {MAX_METADATA} bytes.")
+    try:
+        found = json.loads(content.to_bytes())["metadata"]
+        return found if isinstance(found, dict) else {}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RegionIndexError(f"{url!r} is not a region index: its .zmetadata is damaged.") from None
+
+
+class _Bounded(WrapperStore):
+    """A store whose chunks are no larger than the index says, neither as they are nor unpacked."""
+
+    def __init__(self, store: Store, header: Header) -> None:
+        super().__init__(store)
+        i = header.identity
+        self._limit = i["grid"]["tile"] ** 2 * max(i["dim"] * DTYPES[i["encoding"]].itemsize, 4)
+
+    async def get(self, key, prototype, byte_range=None):
+        if key.rpartition("/")[2].startswith("."):
+            return await super().get(key, prototype, byte_range or RangeByteRequest(0, MAX_METADATA))
+        # What does not compress gets longer by Blosc's own header and table of blocks.
+        content = await super().get(key, prototype, byte_range or RangeByteRequest(0, self._limit + (1 << 20)))
+        if content is not None:
+            # A Blosc header: version, codec, flags, type size, then the unpacked length in four bytes.
+            start = bytes(content.as_numpy_array()[:8])
+            if len(start) < 8 or int.from_bytes(start[4:8], "little") > self._limit:
+                raise ValueError(f"chunk {key!r} is not of the size that the index says")
+        return content
+
+
+def _check(metadata: Mapping[str, Any], url: str) -> Header:
+    """The header in consolidated metadata. Raises RegionIndexError unless every part is what it must be."""
+    attributes = metadata.get(".zattrs")
+    found = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
+    if not isinstance(found, dict):
+        raise RegionIndexError(f"{url!r} is not a region index: it has no attribute {ATTRIBUTE!r}.")
+    identity, notes = found.get("identity"), found.get("notes")
+    if not isinstance(identity, dict) or not isinstance(notes, dict):
+        raise RegionIndexError(f"{url!r} is not a region index: its attribute {ATTRIBUTE!r} is incomplete.")
+    if identity.get("format") != FORMAT:
+        raise RegionIndexError(
+            f"region index {url!r} has the format {str(identity.get('format'))[:40]!r}; this version reads {FORMAT!r}."
+        )
+    try:
+        good = _well_formed(identity) and _notes_well_formed(notes)
+    except (SdmError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        good = False
+    if not good or found.get("digest") != digest(identity):
+        raise RegionIndexError(f"region index {url!r} is damaged: what it says of itself does not hold together.")
+    return Header(identity, notes)
+
+
+def _well_formed(i: Mapping[str, Any]) -> bool:
+    g = i["grid"]
+    sizes = [*g["shape"], g["tile"], i["dim"]]
+    numbers = [*g["transform"], *g["bbox"]]
+    texts = [i["mask"], i["encoding"], g["crs"], *i["model"].values(), *i["layers"].values()]
+    return (
+        len(g["shape"]) == 2 and len(g["transform"]) == 6 and len(g["bbox"]) == 4
+        and all(type(n) is int and 0 < n <= MAX_SIDE for n in sizes) and 16 <= g["tile"] <= 8192
+        and all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+        and g["transform"][1] == g["transform"][3] == 0.0 and g["transform"][0] == -g["transform"][4] > 0.0
+        and all(isinstance(t, str) and len(t) < 100_000 for t in texts) and parse_crs(g["crs"]) == g["crs"]
+        and {"name", "version", "digest"} <= i["model"].keys()
+        and i["mask"] in MASKS and i["encoding"] in DTYPES and isinstance(i["each"], bool)
+        and len(i["modalities"]) > 0 and i["modalities"] == [m for m in MODALITIES if m in i["modalities"]]
+        and g["tile"] ** 2 * i["dim"] * DTYPES[i["encoding"]].itemsize <= MAX_CHUNK
+    )  # fmt: skip
+
+
+def _notes_well_formed(notes: Mapping[str, Any]) -> bool:
+    error = notes["error_of_probability"]
+    numbers = [notes["pixels_held"], error["compared"], error["mean"], error["largest"]]
+    return all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+
+
+def _check_arrays(group: zarr.Group, header: Header, url: str) -> None:
+    i = header.identity
+    (rows, cols), side = i["grid"]["shape"], i["grid"]["tile"]
+    expected = {"surface": ((rows, cols), "uint8")}
+    for modality in (None, *held(i)):
+        embedding, scale = names(modality)
+        expected[embedding] = ((rows, cols, i["dim"]), DTYPES[i["encoding"]])
+        expected[scale] = ((rows, cols), "float32")
+    for name, (shape, dtype) in expected.items():
+        array = group.get(name)
+        good = (
+            isinstance(array, zarr.Array)
+            and array.shape == shape
+            and array.dtype == np.dtype(dtype)
+            and array.chunks == (side, side, *shape[2:])
+            and not array.filters
+            and all(isinstance(c, Blosc) for c in array.compressors)
+            and len(array.compressors) == 1
+        )
+        if not good:
+            raise RegionIndexError(f"region index {url!r} is damaged: its array {name!r} is not what it must be.")

@@ -1,0 +1,197 @@
+"""A list of names from a file: CSV, text with a name on each line, or Parquet.
+
+A file is bounded before it is read: by its size, its rows, and the number of different names in it. What is
+in a row is not judged here; `TaxonTable.resolve` does that, row by row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdm.errors import RequestError, SpeciesNameError, TooLargeError
+from sdm.names.text import MAX_QUERY, shown
+
+COLUMNS = (
+    "species", "scientificname", "acceptedscientificname", "acceptednameusage", "binomial", "binomialname", "latinname",
+    "taxon", "taxonname", "name", "speciesname", "canonicalname", "commonname", "vernacularname",
+)  # fmt: skip
+"""Names of the column with the names, first wins; compared without case, spaces, dots and underscores."""
+MAX_BYTES = 256 << 20
+MAX_ROWS = 1_000_000
+MAX_NAMES = 20_000
+_DELIMITERS = ",;\t|"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A name as a list holds it."""
+
+    query: str
+    row: int
+    """Line of the file (CSV: of its record's end, the first is 1), or row of the Parquet table, where it is first."""
+    times: int = 1
+    """How often the list holds it."""
+
+
+def read_names(path: str | Path, column: str | None = None) -> tuple[list[Asked], list[str]]:
+    """The different names of a file in their order, and sentences on how it was read.
+
+    `.csv` and `.tsv`: `column` by name, by default the first of `COLUMNS` that is there; delimiter comma,
+    semicolon, tab or bar; a single column needs no header. `.txt`: a name on each line, `#` begins a comment.
+    `.parquet`: as CSV. UTF-8 with or without BOM, UTF-16 with BOM, else Windows-1252.
+
+    Raises RequestError when the file cannot be read or has no such column, SpeciesNameError when it holds no
+    name, TooLargeError for more than 256 MiB, 1,000,000 rows or 20,000 different names.
+    """
+    path = Path(path)
+    readers = {".csv": _csv, ".tsv": _csv, ".txt": _text, ".parquet": _parquet, ".pq": _parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise RequestError(f"species list {shown(str(path), 120)} must end in .csv, .tsv, .txt or .parquet.")
+    if reader is _text and column is not None:
+        raise RequestError(f"species list {shown(str(path), 120)} is text without columns; leave the column out.")
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise RequestError(f"species list {shown(str(path), 120)} is not a file.")
+        if size > MAX_BYTES:
+            raise TooLargeError(
+                f"species list {shown(str(path), 120)} has {size:,} bytes, more than {MAX_BYTES:,}; keep only the "
+                "column with the names."
+            )
+        notes: list[str] = []
+        rows = reader(path, column, notes)
+        return distinct(rows, path), notes
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RequestError(f"species list {shown(str(path), 120)} cannot be read: {reason}.") from None
+
+
+def distinct(rows: Iterable[tuple[int, str]], source: object = "the list") -> list[Asked]:
+    """The different names among (row, name) pairs, blank ones left out, in the order of their first row."""
+    first: dict[str, int] = {}
+    times: dict[str, int] = {}
+    for count, (row, text) in enumerate(rows, 1):
+        if count > MAX_ROWS:
+            raise TooLargeError(f"{source} has more than {MAX_ROWS:,} rows; split it.")
+        # Cut off: what is too long for a name is refused as one, and need not be kept.
+        name = text.strip()[: MAX_QUERY + 1]
+        if not name:
+            continue
+        if name not in first and len(first) == MAX_NAMES:
+            raise TooLargeError(f"{source} has more than {MAX_NAMES:,} different names; split it.")
+        first.setdefault(name, row)
+        times[name] = times.get(name, 0) + 1
+    if not first:
+        raise SpeciesNameError(f"{source} holds no name; give at least one, for example 'Ursus arctos'.")
+    return [Asked(name, row, times[name]) for name, row in first.items()]
+
+
+def _decoded(path: Path, notes: list[str]) -> str:
+    data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if b"\x00" in data:
+            raise RequestError(f"species list {shown(str(path), 120)} is not text (it holds null bytes).") from None
+        notes.append(f"{path.name} is not UTF-8 (byte {error.start}); it was read as Windows-1252.")
+        return data.decode("cp1252", "replace")
+
+
+def _text(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(_lines(_decoded(path, notes)), 1):
+        yield number, re.split(r"(?:^|\s)#", line, maxsplit=1)[0]
+
+
+def _lines(text: str) -> Iterator[str]:
+    # Not str.splitlines, which also breaks at control characters and rare Unicode separators.
+    return iter(io.StringIO(text, newline=None))
+
+
+def _csv(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple[int, str]]:
+    text = _decoded(path, notes)
+    head = next(_lines(text), "")
+    delimiter = max(_DELIMITERS, key=head.count) if any(d in head for d in _DELIMITERS) else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        header = next((row for row in reader if any(cell.strip() for cell in row)), [])
+        at, genus = _column(header, column, path, single_is_data=True)
+        if at is None:  # one column without a header: its first row is a name already
+            yield reader.line_num, header[0] if header else ""
+            at = 0
+        for row in reader:
+            if len(row) > at:
+                yield reader.line_num, _with_genus(row[at], row[genus] if genus is not None and len(row) > genus else "")
+    except csv.Error as error:
+        raise RequestError(f"species list {shown(str(path), 120)}, line {reader.line_num}: {error}.") from None
+
+
+def _parquet(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple[int, str]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if file.metadata.num_rows > MAX_ROWS:
+                raise TooLargeError(f"{path} has {file.metadata.num_rows:,} rows, more than {MAX_ROWS:,}; split it.")
+            names = [name.split(".")[0] for name in file.schema_arrow.names]
+            at, genus = _column(names, column, path, single_is_data=False)
+            wanted = [names[i] for i in (at, genus) if i is not None]
+            row = read = 0
+            for batch in file.iter_batches(batch_size=4096, columns=wanted):
+                # A few bytes of a compressed column can stand for gigabytes.
+                read += batch.nbytes
+                if read > MAX_BYTES:
+                    raise TooLargeError(f"{path}: the column {wanted[0]!r} holds more than {MAX_BYTES:,} bytes.")
+                values = [batch.column(batch.schema.get_field_index(name)).to_pylist() for name in wanted]
+                for cells in zip(*values, strict=True):
+                    row += 1
+                    # Missing values are skipped; numbers are no names, and are told so one by one.
+                    text, above = ("" if cell is None or cell != cell else str(cell) for cell in (*cells, "")[:2])
+                    yield row, _with_genus(text, above)
+    except pyarrow.ArrowException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RequestError(f"species list {shown(str(path), 120)} cannot be read as Parquet: {reason}.") from None
+
+
+def _column(
+    header: list[str], asked: str | None, path: Path, *, single_is_data: bool
+) -> tuple[int | None, int | None]:
+    """(Index of the column with the names, index of a column of genera or None); (None, None): no header."""
+    keys = [_key(name) for name in header]
+    listed = ", ".join(shown(name.strip(), 40) for name in header[:20])
+    if asked is not None:
+        exact = [i for i, name in enumerate(header) if name.strip() == asked.strip()]
+        found = exact or [i for i, key in enumerate(keys) if key == _key(asked)]
+        if not found:
+            raise RequestError(f"species list {shown(str(path), 120)} has no column {shown(asked)}; it has {listed}.")
+        at = found[0]
+    else:
+        usual = [keys.index(name) for name in COLUMNS if name in keys]
+        if usual:
+            at = usual[0]
+        elif len(header) <= 1:
+            return (None, None) if single_is_data else (0, None)
+        else:
+            raise RequestError(
+                f"species list {shown(str(path), 120)} has the columns {listed}; say with --species-column which one "
+                "holds the names."
+            )
+    return at, keys.index("genus") if "genus" in keys and keys[at] in ("species", "epithet", "specificepithet") else None
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def _with_genus(name: str, genus: str) -> str:
+    """A bare epithet with the genus beside it: tables of traits keep the two apart."""
+    name, genus = name.strip(), genus.strip()
+    return f"{genus} {name}" if genus and name and name[0].islower() and " " not in name else name

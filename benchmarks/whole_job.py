@@ -173,12 +173,11 @@ def child_bare(args: argparse.Namespace) -> dict:
     import numpy as np
     import torch
 
-    from sdm.engine import _layers
 
     plan, count = job.plan, min(job.grid.pixels, MEASURED_PLACES)
     cols = job.grid.shape[1]
     lon, lat = (a.ravel()[:count] for a in job.grid.lonlat(np.arange(-(-count // cols)), np.arange(cols)))
-    encoders, layers = plan.model.load("cpu"), _layers(plan)
+    encoders, layers = plan.model.load("cpu"), plan.inputs.read
     seconds, cpu, batches = {}, {}, {}
     torch.set_num_threads(args.workers or len(os.sched_getaffinity(0)))
     for modality in plan.modalities:

@@ -25,9 +25,10 @@ from sdm.errors import RequestError, SpeciesNameError
 from sdm.grid import BBox, Grid
 from sdm.layers import ATTRIBUTION
 from sdm.layers.landmask import KINDS
-from sdm.model import Model, calibration_key, list_models, local_device
+from sdm.model import AnyModel, list_models, local_device, open_model
 from sdm.names import Resolution, slug
-from sdm.request import places_of, region_of, target_of
+from sdm.queries import Query, answer
+from sdm.request import places_of, region_of, scorer, target_of
 from sdm.schedule import run_tasks
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Job:
 
 
 def plan(
-    species: str | Sequence[str],
+    species: str | Sequence[str] = (),
     bbox: BBox | Sequence[float] | None = None,
     region: str | Path | geopandas.GeoDataFrame | shapely.Geometry | None = None,
     *,
@@ -99,9 +100,15 @@ def plan(
     device: str = "auto",
     tile_size: int = 256,
     step: int | None = None,
+    satellite_step: int | None = None,
     max_pixels: int = 100_000_000,
+    photo: str | Path | Sequence[str | Path] | None = None,
+    audio: str | Path | Sequence[str | Path] | None = None,
+    text: str | Sequence[str] | None = None,
+    embedding: str | Path | None = None,
+    score: str = "auto",
     index: Index | str | Path | None = None,
-    resolved: tuple[Model, Sequence[Resolution]] | None = None,
+    resolved: tuple[AnyModel, Sequence[Resolution]] | None = None,
 ) -> Job:
     """Decide everything about a map without computing a pixel.
 
@@ -112,9 +119,12 @@ def plan(
     location, satellite, environment (default all). `satellite`, `environment`: rasters in place of the bundled
     layers. `mask`: land, sea, none or auto (by the species' habitat). `device`: auto, cpu, cuda or
     cuda:N. `step`: encode every step-th pixel in every modality (1: all), by default each modality
-    at the model's own pitch. `index`: a region index, its path or its URL: all that was decided when it was
-    built (CRS, resolution, model, modalities, layers, tiles) is the map's, and may only be given if it is the
-    same; without a box or region the whole of it is mapped. `resolved`: the model and what each name means in
+    at the model's own pitch; `satellite_step`: the same for imagery alone. `photo`, `audio`, `text`, `embedding`:
+    one or several files, words, or a file of vectors to ask with; each kind is averaged, and all are added to one
+    another and to the name, if one is given. `score`: probability (of a calibrated model), relative (the share of
+    the world's land that scores lower), cosine, or auto: the first of them that the model allows. `index`: a
+    region index, its path or its URL: all that was decided when it was built (CRS, resolution, model,
+    modalities, layers, tiles) is the map's, and may only be given if it is the same; without a box or region the whole of it is mapped. `resolved`: the model and what each name means in
     it, where that is known.
 
     Raises SdmError subclasses: see `sdm.errors`.
@@ -125,8 +135,14 @@ def plan(
         raise RequestError(f"species {species!r} is not a list.") from None
     if not all(isinstance(q, str) for q in queries):
         raise SpeciesNameError(f"species {queries!r} must be names, given as text.")
-    if not queries:
+    query = Query.of(photo, audio, text, embedding)
+    if not queries and not query:
         raise SpeciesNameError("no species given; name at least one, for example 'Ursus arctos'.")
+    if query and len(queries) > 1:
+        raise RequestError(
+            f"{len(queries)} names are given with {', '.join(query.parts[:3])}, which are added to one name at most; "
+            "map the names one by one."
+        )
     if resolved is None and len(queries) > MAX_SPECIES:
         raise RequestError(
             f"{len(queries)} species in one call; at most {MAX_SPECIES}: for more give --species FILE, or use map_batch."
@@ -147,7 +163,8 @@ def plan(
     environment = (environment,) if isinstance(environment, str | Path) else tuple(environment)
     asked = {
         "crs": crs, "resolution": resolution, "modalities": modalities, "satellite": satellite,
-        "environment": environment, "device": device, "step": step, "max_pixels": max_pixels,
+        "environment": environment, "device": device, "step": step, "satellite_step": satellite_step,
+        "max_pixels": max_pixels,
     }  # fmt: skip
     if index is None:
         given = {name: value for name, value in asked.items() if value is not None}
@@ -155,7 +172,13 @@ def plan(
     else:
         places = index.places_in(opened, bbox, region_, **asked)
     wanted = places.modalities
-    targets = tuple(target_of(opened, r, wanted, mask) for r in resolutions)
+    if query:
+        found = [answer(opened, resolutions[0] if resolutions else None, query)]
+        resolutions = [r for r, _ in found]
+    else:
+        found = [(r, opened.species_embedding(r)) for r in resolutions]
+    meaning = scorer(places, score)
+    targets = tuple(target_of(opened, r, wanted, mask, vector, meaning(vector)) for r, vector in found)
     if index is not None:
         for target, resolution_ in zip(targets, resolutions, strict=True):
             index.check_mask(target.mask, resolution_.taxon.name)
@@ -164,17 +187,18 @@ def plan(
         "species": queries, "bbox": None if bbox is None else list(bbox.as_tuple()),
         "region": str(region) if isinstance(region, str | Path) else ("geometry" if region is not None else None),
         "crs": str(crs or places.grid.crs), "resolution": resolution,
-        "model": None if model is None else model.name if isinstance(model, Model) else str(model),
+        "model": None if model is None else str(model) if isinstance(model, str | Path) else model.name,
         "modalities": list(wanted), "mask": mask, "satellite": None if satellite is None else str(satellite),
         "environment": [str(p) for p in environment], "tile_size": places.grid.tile_size, "step": step,
-        "index": None if index is None else index.url,
+        "satellite_step": satellite_step, "score": score, "photo": list(query.photos), "audio": list(query.audio),
+        "text": list(query.texts), "embedding": query.embedding, "index": None if index is None else index.url,
     }  # fmt: skip
     notes = tuple(_notes(result, r, k) for k, r in enumerate(resolutions))
     return Job(result, tuple(resolutions), notes, request)
 
 
-def map_species(species: str | Sequence[str], bbox: Sequence[float] | None = None, **options: Any) -> xr.DataArray:
-    """The map as a lazy DataArray (y, x), or (species, y, x) for several names: probability, float32.
+def map_species(species: str | Sequence[str] = (), bbox: Sequence[float] | None = None, **options: Any) -> xr.DataArray:
+    """The map as a lazy DataArray (y, x), or (species, y, x) for several names: float32.
 
     Options are those of `plan`. NaN means not modelled, never absent. CRS, transform and nodata are
     set for rioxarray and odc-geo. Nothing is encoded until it is computed or written.
@@ -199,11 +223,11 @@ def map_species(species: str | Sequence[str], bbox: Sequence[float] | None = Non
             "y": a.f + a.e * (np.arange(rows) + 0.5),
             "x": a.c + a.a * (np.arange(cols) + 0.5),
         },
-        name="probability",
+        name=job.plan.targets[0].score.name,
     )
     metadata = [describe(job, k) for k in range(len(names))]
-    array.attrs = {"long_name": "Probability that the place lies in the species' range", "units": "1"}
-    if isinstance(species, str):
+    array.attrs = {"long_name": job.plan.targets[0].score.phrase.format("the species"), "units": "1"}
+    if isinstance(species, str) or not species:
         array = array.isel(species=0)
         array.attrs = {"long_name": metadata[0].quantity, "units": "1", **metadata[0].tags}
     array = array.rio.write_crs(grid.crs).rio.write_transform(a)
@@ -354,15 +378,18 @@ def describe(job: Job, k: int, command: str = ""):
     r, p = job.resolutions[k], job.plan
     taxon = r.taxon
     label = taxon.name if taxon.rank == "species" else f"the {taxon.rank} {taxon.name}"
-    scale, bias = p.model.calibration(p.modalities)
+    score = p.targets[k].score
+    if taxon.rank == "query":
+        label, about = f"the query {taxon.name}", f"Places for the query {taxon.name}"
+    else:
+        about = f"{'Known' if r.known else 'Approximate'} range of {label}"
     description = (
-        f"{'Known' if r.known else 'Approximate'} range of {label}: for each pixel the probability that it lies in the "
-        f"range, sigmoid({scale:.3f} * cosine {bias:+.3f}) in the embedding space of the model {p.model.name!r}. "
-        "Not an abundance, not a habitat quality; ranges come from maps with cells of about 96 km. "
+        f"{about}: for each pixel {score.explanation} Computed in the embedding space of the model {p.model.name!r}. "
         "NaN: not modelled. " + " ".join(job.notes[k])
     )
     tags = {
         "species": taxon.name,
+        "score": score.name,
         "query": r.query,
         "resolved_by": r.how,
         "rank": taxon.rank,
@@ -374,10 +401,12 @@ def describe(job: Job, k: int, command: str = ""):
     title = taxon.name + (f" ({taxon.common[0]})" if taxon.common else "")
     return MapMetadata(
         title=title,
-        quantity=f"Probability that the place lies in the range of {label}",
+        quantity=score.phrase.format(label),
         description=description.strip(),
+        variable=score.name,
+        valid_range=score.valid_range,
         tags={key: value for key, value in tags.items() if value},
-        attribution=ATTRIBUTION,
+        attribution=p.inputs.attribution if p.source is None else ATTRIBUTION,
     )
 
 
@@ -387,13 +416,13 @@ def common_tags(job: Job, command: str) -> dict[str, str]:
     west, south, east, north = job.grid.bbox
     return {
         "model": p.model.name,
-        "model_version": str(p.model.config.get("version", "")),
+        "model_version": p.model.version,
         "model_hash": p.model.digest,
         "modalities": ",".join(p.modalities),
         "index": "" if p.source is None else p.source.digest,
         "bbox": f"{west:g} {south:g} {east:g} {north:g}",
         "software": f"taxabind-map {__version__}",
-        "licence": str(p.model.config.get("licence", "")),
+        "licence": p.model.licence,
         "command": command,
     }
 
@@ -409,19 +438,19 @@ def parse_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(f for f in FORMATS if f in names)
 
 
-def _resolve(queries: Sequence[str], model: Model | str | Path | None) -> tuple[Model, list[Resolution]]:
+def _resolve(queries: Sequence[str], model: Any) -> tuple[AnyModel, list[Resolution]]:
     """The model to use and what each query means in it.
 
     Without a model named, the bundled one that knows every name; else the one with fewest unknown.
     """
     if model is not None:
-        opened = model if isinstance(model, Model) else Model.open(model)
-        return opened, [opened.taxa.resolve(q) for q in queries]
-    best: tuple[int, Model, list[Resolution]] | None = None
+        opened = open_model(model) if isinstance(model, str | Path) else model
+        return opened, [opened.resolve(q) for q in queries]
+    best: tuple[int, AnyModel, list[Resolution]] | None = None
     failure: SpeciesNameError | None = None
     for candidate in list_models():
         try:
-            found = [candidate.taxa.resolve(q) for q in queries]
+            found = [candidate.resolve(q) for q in queries]
         except SpeciesNameError as error:
             failure = failure or error
             continue
@@ -461,7 +490,7 @@ def _device_here(device: str) -> str:
 
 
 def _notes(plan: Plan, resolution: Resolution, k: int) -> tuple[str, ...]:
-    notes = list(resolution.notes)
+    notes = [*resolution.notes, *([] if plan.source is not None else plan.inputs.sentences)]
     grid = plan.grid
     west, south, east, north = grid.bbox
     low, high = plan.model.domain
@@ -499,6 +528,7 @@ def _report(
         },
         "notes": list(job.notes[k]),
         "quantity": quantity,
+        "score": job.plan.targets[k].score.report,
         **common,
         "statistics": statistics,
         "timings": timings,
@@ -512,22 +542,21 @@ def provenance(job: Job, device: str, command: str) -> dict[str, Any]:
     import importlib.metadata as installed
 
     p, grid = job.plan, job.grid
-    scale, bias = p.model.calibration(p.modalities)
     packages = ("numpy", "torch", "rasterio", "xarray", "zarr", "dask", "odc-geo")
     return {
-        "calibration": {"set": calibration_key(p.modalities), "scale": scale, "bias": bias},
         "request": job.request,
         "command": command,
         "model": {
-            "name": p.model.name, "version": p.model.config.get("version"), "hash": p.model.digest,
-            "licence": p.model.config.get("licence"),
+            "name": p.model.name, "version": p.model.version, "hash": p.model.digest,
+            "licence": p.model.licence,
         },
         "modalities": list(p.modalities),
         "index": None if p.source is None else p.source.info,
         "layers": {
             "environment": job.request.get("environment") or "bundled",
             "satellite": job.request.get("satellite") or "bundled",
-            "attribution": list(ATTRIBUTION),
+            "notes": [] if p.source is not None else p.inputs.sentences,
+            "attribution": list(p.inputs.attribution if p.source is None else ATTRIBUTION),
         },
         "grid": {
             "crs": grid.crs, "resolution": grid.resolution, "rows": grid.shape[0], "columns": grid.shape[1],

@@ -154,7 +154,7 @@ def map_batch(
 ) -> BatchResult:
     """Map a list of species over one region into one folder. Options as of `plan_batch` and `write_batch`.
 
-        sdm.map_batch(["Ursus arctos", "Puma concolor"], bbox=(-125, 31, -102, 49), out="west").open()
+    sdm.map_batch(["Ursus arctos", "Puma concolor"], bbox=(-125, 31, -102, 49), out="west").open()
     """
     batch = plan_batch(species, bbox, **options)
     return write_batch(
@@ -200,6 +200,11 @@ def plan_batch(
         index = api._open_index(index)
         model = index.find_model(model)
     opened, rows = _resolve(asked, model)
+    if not opened.calibrated:
+        raise RequestError(
+            f"model {opened.name!r} is not calibrated, and a batch holds probabilities; map its species by name, up to "
+            f"{api.MAX_SPECIES} at a time."
+        )
     if index is not None:
         rows = tuple(_held(row, index, options.get("mask", "auto")) for row in rows)
     _refuse(rows, strict)
@@ -293,9 +298,7 @@ def write_batch(
         richness = next(filter(None, drawn))
         if suffixes:
             numbers = list(range(len(batch.stems)))
-            run_tasks(
-                write_species, numbers, (work, suffixes), done=_counted(tell, "writing", len(numbers)), **where
-            )
+            run_tasks(write_species, numbers, (work, suffixes), done=_counted(tell, "writing", len(numbers)), **where)
         rows = summary(batch, found, suffixes)
         _write_summary(work, rows)
         _write_page(work, rows, suffixes)
@@ -322,7 +325,10 @@ def configuration(batch: Batch, formats: Sequence[str], device: str) -> dict[str
         region = hashlib.sha256(grid.region.geometry.wkb).hexdigest()[:16]
     layers = {
         name: of_files(paths) if paths else "bundled"
-        for name, paths in (("environment", plan.environment), ("satellite", [plan.satellite] if plan.satellite else []))
+        for name, paths in (
+            ("environment", plan.environment),
+            ("satellite", [plan.satellite] if plan.satellite else []),
+        )
     }
     return {
         "software": f"taxabind-map {__version__}",
@@ -850,7 +856,7 @@ def _refuse(rows: Sequence[Row], strict: bool) -> None:
 
 def _resolved(asked: Asked, model: Model) -> Row:
     try:
-        return Row(asked, model.taxa.resolve(asked.query))
+        return Row(asked, model.resolve(asked.query))
     except SpeciesNameError as error:
         return Row(asked, error=str(error))
 

@@ -27,17 +27,10 @@ import numpy as np
 
 from sdm.errors import RequestError
 from sdm.grid import Grid, Tile
-from sdm.layers.environment import BUNDLED, Environment, Input, expand
-from sdm.layers.fingerprint import of_files
+from sdm.inputs import Inputs, open_inputs
 from sdm.layers.landmask import LandMask
-from sdm.layers.satellite import Satellite
-from sdm.model import Model, local_device
-from sdm.resources import folder
+from sdm.model import AnyModel, local_device
 from sdm.suitability import Suitability
-
-BATCH = {"cpu": 512, "cuda": 65536}
-"""Places per forward pass. Fixed per device: a matrix product of another shape may round differently.
-On a CPU the activations of 512 places fit in its second-level cache, and little is lost to padding."""
 
 SAMPLED_AT_ONCE = 32768
 """Places whose layers are read together: enough that windows are read once, few enough for any tile size."""
@@ -84,7 +77,7 @@ class Places:
     Small enough to send to a worker: no weights, no open files.
     """
 
-    model: Model
+    model: AnyModel
     grid: Grid
     modalities: tuple[str, ...]
     device: str = "cpu"
@@ -93,14 +86,19 @@ class Places:
     satellite: str | None = None
     step: int | None = None
     """Encode every step-th pixel in all modalities; None: by each modality's pitch."""
+    satellite_step: int | None = None
+    """The same for imagery alone."""
     source: Source | None = None
     """Take the embeddings from here, and encode nothing."""
 
     def __post_init__(self) -> None:
         if not self.modalities:
             raise RequestError("no modality is left to map with.")
-        if self.step is not None and not 1 <= self.step <= 64:
-            raise RequestError(f"step {self.step} is outside 1..64 pixels.")
+        for step in (self.step, self.satellite_step):
+            if step is not None and not 1 <= step <= 64:
+                raise RequestError(f"step {step} is outside 1..64 pixels.")
+        if self.step is not None and self.satellite_step is not None:
+            raise RequestError("a step of all modalities and one of imagery are given; give one of them.")
 
     @cached_property
     def strides(self) -> dict[str, int]:
@@ -114,7 +112,14 @@ class Places:
         if self.environment and "environment" in strides:
             # The user's rasters may hold detail that the corners of a lattice cell do not tell.
             strides["environment"] = 1
+        if self.satellite_step is not None and "satellite" in strides:
+            strides["satellite"] = self.satellite_step
         return strides
+
+    @property
+    def inputs(self) -> Inputs:
+        """The layers, open in this process."""
+        return open_inputs(self.model, self.modalities, self.environment, self.satellite)
 
     @property
     def here(self) -> str:
@@ -394,14 +399,35 @@ class _Frame:
         lon, lat = self.lon.ravel()[todo], self.lat.ravel()[todo]
         near = np.logical_and.reduce([blend.known for blend in self.blends]) if self.blends else None
         with torch.inference_mode(), one_torch_thread(self.plan.here):
-            for part, total, ok in _embed(self.plan, self.encoded, lon, lat):
+            for part, total, ok in _embed(self.plan.model, self.plan.inputs, self.plan.here, self.encoded, lon, lat):
                 places = todo[part]
                 for blend in self.blends:
                     total += blend.at(places, len(total))
                 yield places, total, ok if near is None else ok & near.ravel()[places]
 
 
-def _embed(plan: Places, modalities, lon, lat):
+def embed_positions(
+    model: AnyModel, modalities: Sequence[str], lon: np.ndarray, lat: np.ndarray, *,
+    environment: Sequence[str] = (), satellite: str | None = None, device: str = "cpu",
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Unit summed embeddings (N, dim) float32 at positions (N,), (N,) degrees, and which are known (N,).
+
+    Each is encoded just there, nothing is interpolated.
+    """
+    import torch
+
+    from sdm.score import normalise
+
+    out, known = np.empty((lon.size, model.dim), dtype=np.float32), np.zeros(lon.size, dtype=bool)
+    inputs, here = open_inputs(model, modalities, environment, satellite), local_device(device)
+    with torch.inference_mode(), one_torch_thread(here):
+        for part, total, ok in _embed(model, inputs, here, modalities, lon, lat):
+            out[part] = normalise(total)[: ok.size].cpu().numpy()
+            known[part] = ok
+    return out, known
+
+
+def _embed(model: AnyModel, inputs: Inputs, device: str, modalities, lon, lat):
     """Sum of the unit embeddings of some modalities (or none) at places (N,), (N,), batch by batch.
 
     Yields (slice of the places, (batch, dim) tensor, known (places of the batch,)); rows of the
@@ -409,9 +435,9 @@ def _embed(plan: Places, modalities, lon, lat):
     """
     import torch
 
-    encoders, layers = plan.model.load(plan.here), _layers(plan)
-    batch = BATCH[encoders.device.type]
-    chunk = max(batch, SAMPLED_AT_ONCE)
+    encoders = model.load(device)
+    batch = model.batch(modalities, encoders.device.type)
+    chunk = max(batch, min(SAMPLED_AT_ONCE, 64 * batch))
     for first in range(0, lon.size, chunk):
         count = min(chunk, lon.size - first)
         padding = (0, -count % batch)
@@ -419,16 +445,16 @@ def _embed(plan: Places, modalities, lon, lat):
         known = np.isfinite(x)
         if not known.all():
             x, y = np.where(known, x, 0.0), np.where(known, y, 0.0)
-        inputs = []
+        values = []
         for modality in modalities:
-            values, ok = layers[modality](x, y)
-            inputs.append(values)
+            read, ok = inputs.read[modality](x, y)
+            values.append(read)
             known = known & ok
         for start in range(0, count, batch):
             stop = min(start + batch, count)
-            total = torch.zeros((batch, plan.model.dim), device=encoders.device)
-            for modality, values in zip(modalities, inputs, strict=True):
-                total += encoders.encode(modality, values[start : start + batch])
+            total = torch.zeros((batch, model.dim), device=encoders.device)
+            for modality, read in zip(modalities, values, strict=True):
+                total += encoders.encode(modality, read[start : start + batch])
             yield slice(first + start, first + stop), total, known[start:stop]
 
 
@@ -449,7 +475,7 @@ class _Blend:
         ok = np.zeros(wanted.size, dtype=bool)
         with torch.inference_mode(), one_torch_thread(plan.here):
             self.table = torch.empty((todo.size, plan.model.dim), device=plan.here)
-            for part, total, known in _embed(plan, modalities, lon, lat):
+            for part, total, known in _embed(plan.model, plan.inputs, plan.here, modalities, lon, lat):
                 self.table[part] = total[: known.size]
                 ok[todo[part]] = known
         self.entry = np.zeros(wanted.size, dtype=np.int64)  # row of the table, per node
@@ -587,71 +613,9 @@ def _upsample_scalar(values, known, rows, cols, k):
     return total / np.where(ok, weight, 1.0), ok
 
 
-def _layers(plan: Places) -> dict:
-    """Per modality: a function (lon, lat) -> (values for the encoder, known)."""
-    return _open_layers(plan.model, plan.modalities, plan.environment, plan.satellite)
-
-
 @lru_cache(maxsize=8)
 def _land_mask() -> LandMask:
     return LandMask()
-
-
-_layer_cache: dict = {}
-
-
-def _open_layers(
-    model: Model, modalities: tuple[str, ...], environment: tuple[str, ...], satellite: str | None
-) -> dict:
-    key = (model.digest, modalities, environment, satellite)
-    if key in _layer_cache:
-        return _layer_cache[key]
-    layers: dict = {}
-    if "location" in modalities:
-        layers["location"] = lambda lon, lat: (np.stack([lon, lat], axis=1), np.ones(lon.size, dtype=bool))
-    if "environment" in modalities:
-        env = environment_of(model, environment)
-
-        def sample(lon, lat):
-            values = env.sample(lon, lat)
-            ok = np.isfinite(values).all(axis=1)
-            if not ok.all():
-                values[~ok] = 0.0
-            return values, ok
-
-        layers["environment"] = sample
-    if "satellite" in modalities:
-        sat = satellite_of(model, satellite)
-        layers["satellite"] = lambda lon, lat: (sat.crops(lon, lat), sat.known(lon, lat))
-    _layer_cache[key] = layers
-    return layers
-
-
-def environment_of(model: Model, overrides: Sequence[str] = ()) -> Environment:
-    """The environment layers as this model reads them."""
-    return Environment([Input(**i) for i in model.config["environment"]["inputs"]], overrides)
-
-
-def satellite_of(model: Model, path: str | None = None) -> Satellite:
-    """The imagery as this model reads it."""
-    return Satellite(model.config["satellite"]["size"], model.config["satellite"]["pixel"], path)
-
-
-def layer_fingerprints(
-    modalities: Sequence[str], environment: Sequence[str] = (), satellite: str | None = None
-) -> dict[str, str]:
-    """What the layers of some modalities hold, by layer: "bundled:" or "own:", then 16 hex digits."""
-    data = folder("data")
-    found = {"landmask": "bundled:" + of_files([data / "landmask.tif"])}
-    if "environment" in modalities:
-        found["environment"] = "bundled:" + of_files(data / name for name in BUNDLED)
-        if environment:
-            found["environment_own"] = "own:" + of_files(expand(environment))
-    if "satellite" in modalities:
-        own = satellite is not None
-        path = satellite if own else data / "satellite.tif"
-        found["satellite"] = ("own:" if own else "bundled:") + of_files([path])
-    return found
 
 
 def check_layers(plan: Places) -> None:
@@ -662,10 +626,7 @@ def check_layers(plan: Places) -> None:
     ok = np.isfinite(lon)
     if not ok.any():
         raise RequestError("no pixel of the map lies on the globe in this CRS; choose another CRS or box.")
-    if "environment" in plan.modalities and plan.environment:
-        environment_of(plan.model, plan.environment).check(lon[ok], lat[ok])
-    if "satellite" in plan.modalities and plan.satellite:
-        satellite_of(plan.model, plan.satellite).check(lon[ok], lat[ok])
+    plan.inputs.check(lon[ok], lat[ok])
 
 
 def to_dask(plan: Plan):
@@ -685,7 +646,7 @@ def to_dask(plan: Plan):
 
     name = "suitability-" + tokenize(
         plan.model.digest, grid, plan.modalities, plan.targets, plan.device, plan.environment, plan.satellite,
-        plan.step, plan.source and plan.source.digest,
+        plan.step, plan.satellite_step, plan.source and plan.source.digest,
     )  # fmt: skip
     # The plan is an entry of its own: on a cluster it reaches a worker once, not with each tile.
     common = f"plan-{name}"

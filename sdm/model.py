@@ -12,11 +12,12 @@ import hashlib
 import json
 import socket
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from sdm.errors import ModelError, RequestError
 from sdm.resources import folder as resource_folder
@@ -27,10 +28,16 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sdm.names import Resolution, TaxonTable
+    from sdm.published.model import PublishedModel
+
+BATCH = {"cpu": 512, "cuda": 65536}
+"""Places per forward pass. Fixed per device: a matrix product of another shape may round differently.
+On a CPU the activations of 512 places fit in its second-level cache, and little is lost to padding."""
 
 MODALITIES = ("location", "satellite", "environment")
 """In the order in which their embeddings are added."""
 FORMAT = "taxabind-map/1"
+FILES = ("config.json", "model.safetensors", "vocabulary.txt", "taxa.csv")
 TRANSFORMS = ("identity", "log1p", "land_km", "sea_km", "symlog", "class")
 """Of an environment input: see `sdm.layers.environment.Input`."""
 
@@ -96,6 +103,10 @@ def all_subsets() -> list[tuple[str, ...]]:
     return [c for n in range(1, len(MODALITIES) + 1) for c in combinations(MODALITIES, n)]
 
 
+AnyModel = "Model | PublishedModel"
+"""What the engine works with; both have the same members."""
+
+
 @dataclass(frozen=True)
 class Model:
     """An opened model folder; weights are read when first needed (`encoders`).
@@ -112,7 +123,7 @@ class Model:
     def open(cls, name_or_folder: str | Path) -> Model:
         """Open a bundled model by name, or any folder. Raises ModelError."""
         path = _find(name_or_folder)
-        for name in ("config.json", "model.safetensors", "vocabulary.txt", "taxa.csv"):
+        for name in FILES:
             if not (path / name).is_file():
                 raise ModelError(
                     f"model folder {str(path)!r} has no {name}; a model needs config.json, "
@@ -143,6 +154,53 @@ class Model:
     def dim(self) -> int:
         """Length of the embeddings."""
         return self.config["dim"]
+
+    @property
+    def title(self) -> str:
+        """The model in a few words."""
+        return str(self.config.get("title", ""))
+
+    @property
+    def version(self) -> str:
+        """Its version, "" if it states none."""
+        return str(self.config.get("version", ""))
+
+    @property
+    def licence(self) -> str:
+        """Of the weights, "" if it states none."""
+        return str(self.config.get("licence", ""))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a cosine can be turned into a probability."""
+        return True
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What it can encode. Species are known by their names alone."""
+        return MODALITIES
+
+    @property
+    def place_modalities(self) -> tuple[str, ...]:
+        """Those of a place."""
+        return MODALITIES
+
+    def extent(self, group: str) -> tuple[float, float, float, float] | None:
+        """(west, south, east, north) degrees where ranges of a group of species are known, None: everywhere."""
+        entry = self.config.get("groups", {}).get(group) or {}
+        return tuple(entry["extent"]) if entry.get("extent") else None
+
+    def batch(self, modalities: Sequence[str], device: str) -> int:
+        """Places per forward pass on a kind of device, "cpu" or "cuda"."""
+        return BATCH[device]
+
+    def resolve(self, query: str) -> Resolution:
+        """What a name stands for. Raises SpeciesNameError."""
+        return self.taxa.resolve(query)
+
+    def files(self) -> list[dict[str, Any]]:
+        """Path and bytes of the files it consists of."""
+        return [{"path": str(p), "bytes": p.stat().st_size} for p in sorted(self.folder.iterdir()) if p.is_file()]
 
     @cached_property
     def taxa(self) -> TaxonTable:
@@ -250,6 +308,54 @@ def build(config: dict, vocabulary: list[str], dropout: float = 0.0, env_dropout
             "text": TaxonTower([t for t in vocabulary if t], dim),
         }
     )
+
+
+def is_published(model: AnyModel) -> TypeGuard[PublishedModel]:
+    """Whether this is the published TaxaBind model, rather than one of this project's own format."""
+    return not isinstance(model, Model)
+
+
+def open_model(
+    name: str | Path, *, cache_dir: str | Path | None = None, offline: bool = False, progress: Any = None
+) -> AnyModel:
+    """A model by name ("taxabind" or a bundled one), folder, or address hf://organisation/repository[@revision].
+
+    A folder may be of this project's format or hold the published TaxaBind files. Only an hf:// address is fetched,
+    and only what is not in the cache (`cache_dir`, by default the Hugging Face one). Raises ModelError.
+    """
+    from sdm.published.model import PublishedModel, open_published
+
+    text = str(name)
+    if text == "taxabind":
+        return open_published(None, _bundled().values(), cache_dir)
+    if text.startswith("hf://"):
+        from sdm.published.fetch import AbsentError, fetch_files, open_or_fetch
+        from sdm.published.layout import parse_uri
+
+        repository, revision = parse_uri(text)
+        where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "offline": offline}
+        if progress is not None:
+            where["progress"] = progress
+        try:
+            return Model.open(fetch_files(repository, FILES, **where))
+        except AbsentError:
+            return PublishedModel(open_or_fetch(repository=repository, **where), tuple(_bundled().values()), text)
+    path = Path(name)
+    try:
+        foreign = path.is_dir() and not _is_ours(path)
+    except (OSError, ValueError):  # a name too long, or with a null byte
+        foreign = False
+    return open_published(path, _bundled().values()) if foreign else Model.open(name)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a folder is meant to hold a model of this format, complete or not."""
+    if any((path / f).exists() for f in ("vocabulary.txt", "taxa.csv")):
+        return True
+    try:
+        return FORMAT in (path / "config.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
 
 
 def list_models() -> list[Model]:

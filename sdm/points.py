@@ -6,27 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sdm.engine import environment_of, satellite_of
-from sdm.model import MODALITIES, Model
-
-BATCH = 4096
+from sdm.engine import embed_positions
+from sdm.model import MODALITIES, AnyModel, Model
 
 
-def embed_places(model: Model, lon: np.ndarray, lat: np.ndarray, device: str = "cpu") -> dict[str, np.ndarray]:
-    """Unit embeddings per modality of positions (N,), (N,) degrees: each (N, dim) float32."""
-    encoders = model.load(device)
-    environment, satellite = environment_of(model), satellite_of(model)
-    parts: dict[str, list[np.ndarray]] = {m: [] for m in MODALITIES}
-    for start in range(0, lon.size, BATCH):
-        x, y = lon[start : start + BATCH], lat[start : start + BATCH]
-        values = {
-            "location": np.stack([x, y], axis=1),
-            "satellite": satellite.crops(x, y),
-            "environment": environment.sample(x, y),
-        }
-        for m in MODALITIES:
-            parts[m].append(encoders.encode(m, values[m]).cpu().numpy())
-    return {m: np.concatenate(p) for m, p in parts.items()}
+def embed_places(
+    model: AnyModel, lon: np.ndarray, lat: np.ndarray, device: str = "cpu", modalities: Sequence[str] | None = None,
+    environment: Sequence[str] = (), satellite: str | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Unit embeddings per modality (default: all the model has) of positions (N,), (N,) degrees: each (N, dim) float32.
+
+    `environment`, `satellite`: layers in place of the bundled ones.
+    """
+    layers = {"environment": environment, "satellite": satellite}
+    return {
+        m: embed_positions(model, (m,), lon, lat, device=device, **({m: layers[m]} if m in layers else {}))[0]
+        for m in modalities or model.place_modalities
+    }
 
 
 def score_places(
@@ -41,8 +37,8 @@ def score_places(
 
     Raises SpeciesNameError for names the model cannot resolve.
     """
-    vectors = np.stack([model.species_embedding(model.taxa.resolve(s)) for s in species])
-    return combine_scores(model, embed_places(model, lon, lat, device), vectors, tuple(modalities))
+    vectors = np.stack([model.species_embedding(model.resolve(s)) for s in species])
+    return combine_scores(model, embed_places(model, lon, lat, device, modalities), vectors, tuple(modalities))
 
 
 def combine_scores(

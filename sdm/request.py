@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,8 @@ from sdm.engine import Places, Target, check_layers
 from sdm.errors import BoxError, ModelError, RequestError
 from sdm.grid import WGS84, BBox, Region, make_grid
 from sdm.habitat import mask_for
-from sdm.model import MODALITIES, Model, list_models, parse_device, parse_modalities
-from sdm.suitability import Probability, Suitability
+from sdm.model import AnyModel, list_models, local_device, open_model, parse_device, parse_modalities
+from sdm.suitability import SCORES, Cosine, Probability, Suitability
 
 if TYPE_CHECKING:
     from sdm.names import Resolution
@@ -25,51 +25,96 @@ def places_of(
     *,
     crs: str | int = WGS84,
     resolution: float | None = None,
-    model: Model | str | Path | None = None,
-    modalities: str | Sequence[str] = MODALITIES,
+    model: Any = None,
+    modalities: str | Sequence[str] | None = None,
     satellite: str | Path | None = None,
     environment: str | Path | Sequence[str | Path] = (),
     device: str = "auto",
     tile_size: int = 256,
     step: int | None = None,
+    satellite_step: int | None = None,
     max_pixels: int = 100_000_000,
 ) -> Places:
     """The places of a map or an index, their layers looked at. Options are those of `sdm.plan`.
 
-    `model`: by default the bundled one. Raises SdmError subclasses.
+    `model`: by default the bundled one. `modalities`: by default all that can be had: imagery for the published
+    model is the user's to give. Raises SdmError subclasses.
     """
     whole("tile_size", tile_size)
     whole("max_pixels", max_pixels)
     if step is not None:
         whole("step", step)
-    wanted = parse_modalities(modalities)
+    if satellite_step is not None:
+        whole("satellite_step", satellite_step)
+    wanted = None if modalities is None else parse_modalities(modalities)
     # Cheap checks first: a wrong box is reported before anything heavy is opened.
     grid = make_grid(None if bbox is None else BBox.of(bbox), region_of(region), crs, resolution, tile_size, max_pixels)
     environment = (environment,) if isinstance(environment, str | Path) else tuple(environment)
+    opened = _model_of(model)
+    if wanted is None:
+        wanted = tuple(m for m in opened.place_modalities if m != "satellite" or opened.calibrated or satellite)
+    if missing := [m for m in wanted if m not in opened.place_modalities]:
+        raise ModelError(
+            f"model {opened.name!r} has no {missing[0]} encoder; it has {', '.join(opened.place_modalities) or 'none'}."
+        )
     _refuse_unused(wanted, satellite, environment)
     places = Places(
-        model=_model_of(model), grid=grid, modalities=wanted, device=parse_device(device),
+        model=opened, grid=grid, modalities=wanted, device=parse_device(device),
         environment=tuple(absolute(p) for p in environment),
         satellite=None if satellite is None else absolute(satellite), step=step,
+        satellite_step=satellite_step,
     )  # fmt: skip
     check_layers(places)
     return places
 
 
-def score_of(model: Model, modalities: tuple[str, ...]) -> Suitability:
-    """What a cosine of these modalities means in a model."""
+def score_of(model: AnyModel, modalities: tuple[str, ...]) -> Suitability:
+    """What a cosine of these modalities means in a calibrated model. Raises RequestError for one that is not."""
+    if not model.calibrated:
+        raise RequestError(f"model {model.name!r} is not calibrated: its maps show relative suitability or cosines.")
     return Probability(*model.calibration(modalities))
 
 
-def target_of(model: Model, resolution: Resolution, modalities: tuple[str, ...], mask: str = "auto") -> Target:
-    """What a resolved name stands for; `mask` land, sea, none, or auto: by the species' habitat."""
-    group = model.config.get("groups", {}).get(resolution.taxon.group) or {}
+def scorer(places: Places, kind: str = "auto") -> Callable[[np.ndarray], Suitability]:
+    """What a cosine with a vector (dim,) means at these places; `kind` is one of `SCORES`. Raises RequestError."""
+    if kind not in SCORES:
+        raise RequestError(f"score {str(kind)[:40]!r} is not known; choose one of {', '.join(SCORES)}.")
+    if kind == "auto":
+        kind = "probability" if places.model.calibrated else "relative"
+    if kind == "cosine":
+        return lambda vector: Cosine()
+    if kind == "probability":
+        score = score_of(places.model, places.modalities)
+        return lambda vector: score
+    from sdm.relative import reference, relative
+
+    sample = reference(places.model, places.modalities, places.environment, places.satellite, _device_of(places.device))
+    return lambda vector: relative(vector, sample)
+
+
+def target_of(
+    model: AnyModel, resolution: Resolution, modalities: tuple[str, ...], mask: str = "auto",
+    vector: np.ndarray | None = None, score: Suitability | None = None,
+) -> Target:  # fmt: skip
+    """What a resolved name stands for; `mask` land, sea, none, or auto: by the species' habitat.
+
+    `vector`, `score`: where they are not those of the name and of the calibrated model.
+    """
+    taxon = resolution.taxon
     return Target(
-        model.species_embedding(resolution),
-        score_of(model, modalities),
-        mask_for(resolution.taxon) if mask == "auto" else mask,
-        tuple(group["extent"]) if group.get("extent") else None,
+        model.species_embedding(resolution) if vector is None else vector,
+        score_of(model, modalities) if score is None else score,
+        mask_for(taxon) if mask == "auto" else mask,
+        model.extent(taxon.group),
     )
+
+
+def _device_of(device: str) -> str:
+    """A device of this process: where only the workers have the one asked for, this one computes on its own."""
+    try:
+        return local_device(device)
+    except RequestError:
+        return "cpu"
 
 
 def region_of(region: Any) -> Region | None:
@@ -94,6 +139,9 @@ def region_of(region: Any) -> Region | None:
 def absolute(path: str | Path) -> str:
     """A path that means the same in another process, whose working folder may be another."""
     text = str(path)
+    # An environment may be a word ("approximate"), a path may carry options after a "#".
+    if text.partition("#")[0] == "approximate":
+        return text
     return text if "://" in text or text.startswith("/vsi") else str(Path(text).absolute())
 
 
@@ -103,9 +151,9 @@ def whole(name: str, value: Any) -> None:
         raise RequestError(f"{name} {value!r} must be a whole number.")
 
 
-def _model_of(model: Model | str | Path | None) -> Model:
+def _model_of(model: Any) -> AnyModel:
     if model is not None:
-        return model if isinstance(model, Model) else Model.open(model)
+        return open_model(model) if isinstance(model, str | Path) else model
     bundled = list_models()
     if len(bundled) != 1:
         names = ", ".join(m.name for m in bundled) or "none"

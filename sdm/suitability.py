@@ -21,6 +21,20 @@ class Probability:
     bias: float
     name: ClassVar[str] = "probability"
     valid_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    phrase: ClassVar[str] = "Probability that the place lies in the range of {}"
+
+    @property
+    def explanation(self) -> str:
+        """What a value is, for people; begins after "for each pixel"."""
+        return (
+            f"the probability that it lies in the range, sigmoid({self.scale:.3f} * cosine {self.bias:+.3f}). Not an "
+            "abundance, not a habitat quality; ranges come from maps with cells of about 96 km."
+        )
+
+    @property
+    def report(self) -> dict[str, object]:
+        """How a value was computed, for machines."""
+        return {"score": self.name, "scale": self.scale, "bias": self.bias}
 
     @property
     def margin(self) -> float:
@@ -50,6 +64,22 @@ class Relative:
     """(n,) float32 cosines of the sample with the species, ascending."""
     name: ClassVar[str] = "relative_suitability"
     valid_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    phrase: ClassVar[str] = "Share of the world's land that suits {} less than the place"
+
+    @property
+    def explanation(self) -> str:
+        """See `Probability`."""
+        return (
+            f"the share of {self.sample.size:,} places, sampled uniformly over the world's land, whose cosine with the "
+            "query is lower. It ranks places for one query; it is NOT a probability of presence: a species that lives "
+            "nowhere has places near 1 too."
+        )
+
+    @property
+    def report(self) -> dict[str, object]:
+        """See `Probability`."""
+        low, middle, high = (float(v) for v in np.quantile(self.sample, (0.05, 0.5, 0.95)))
+        return {"score": self.name, "places": self.sample.size, "cosine_5_50_95_percent": [low, middle, high]}
 
     @property
     def margin(self) -> float:
@@ -72,6 +102,16 @@ class Cosine:
     name: ClassVar[str] = "cosine"
     valid_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     margin: ClassVar[float] = 0.03
+    phrase: ClassVar[str] = "Cosine between the embeddings of the place and of {}"
+    explanation: ClassVar[str] = (
+        "the cosine between its embedding and that of the query, -1 to 1. Higher is more alike; values of two queries "
+        "cannot be compared, and none is a probability."
+    )
+
+    @property
+    def report(self) -> dict[str, object]:
+        """See `Probability`."""
+        return {"score": self.name}
 
     def negligible(self, value: float) -> float:
         """See `Probability.negligible`: no cosine is."""
@@ -90,3 +130,6 @@ def _into(out: np.ndarray | None, values: np.ndarray) -> np.ndarray:
 
 
 Suitability = Probability | Relative | Cosine
+
+SCORES = ("auto", "probability", "relative", "cosine")
+"""What a user may ask for; auto: probability where the model is calibrated, else relative."""

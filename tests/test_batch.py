@@ -125,7 +125,11 @@ def test_summary_against_the_store(done):
         assert (result.folder / row["picture"]).is_file() and row["confidence"] == "species"
         assert all((result.folder / name).is_file() for name in row["files"].split(";"))
     grizzly, elk = rows[-2:]
-    assert grizzly["species"] == "Ursus arctos" and grizzly["same_as_row"] == "1" and grizzly["resolved_by"] == "common name"
+    assert (
+        grizzly["species"] == "Ursus arctos"
+        and grizzly["same_as_row"] == "1"
+        and grizzly["resolved_by"] == "common name"
+    )
     assert "Alces alces" in elk["error"] and elk["species"] == elk["mean"] == ""
     assert rows[0]["same_as_row"] == "" and rows[0]["error"] == ""
 
@@ -191,7 +195,9 @@ def test_more_species_than_one_product_and_one_chunk(tmp_path, monkeypatch):
 
 
 def test_a_region_without_any_modelled_pixel(tmp_path):
-    result = map_batch(["Ursus arctos"], (-150, 20, -148, 22), out=tmp_path / "o", resolution=0.1, modalities="location")
+    result = map_batch(
+        ["Ursus arctos"], (-150, 20, -148, 22), out=tmp_path / "o", resolution=0.1, modalities="location"
+    )
     assert result.summary[0]["pixels"] == 0 and result.summary[0]["max"] == ""
     assert np.isnan(result.open().richness).all() and result.report["richness"]["max"] is None
 
@@ -337,11 +343,11 @@ def test_finished_tiles_are_not_computed_again(tmp_path, monkeypatch, whole):
     before = {tuple(map(int, p.stem.split("."))) for p in (out / "batch.partial" / "tiles").iterdir()}
     seen = []
     embed = batches.embed_tile
-    monkeypatch.setattr(batches, "embed_tile", lambda plan, tile, mask: seen.append(tile.index) or embed(plan, tile, mask))
-    stages = []
-    result = map_batch(
-        LIST, out=out, formats="cog,html", progress=lambda *news: stages.append(news), **FAST
+    monkeypatch.setattr(
+        batches, "embed_tile", lambda plan, tile, mask: seen.append(tile.index) or embed(plan, tile, mask)
     )
+    stages = []
+    result = map_batch(LIST, out=out, formats="cog,html", progress=lambda *news: stages.append(news), **FAST)
     tiles = [t.index for t in plan_batch(LIST, **FAST).job.grid.tiles()]
     assert len(before) == 5 and {*seen} == {*tiles} - before and len(seen) == len(tiles) - 5
     assert result.report["run"]["tiles_computed_last"] == len(seen)
@@ -349,7 +355,9 @@ def test_finished_tiles_are_not_computed_again(tmp_path, monkeypatch, whole):
     assert everything(out) == whole
 
 
-@pytest.mark.parametrize("harm", ["chunk cut", "chunk gone", "chunk changed", "record cut", "record gone", "left-overs"])
+@pytest.mark.parametrize(
+    "harm", ["chunk cut", "chunk gone", "chunk changed", "record cut", "record gone", "left-overs"]
+)
 def test_what_a_power_cut_can_leave_is_found_and_done_again(tmp_path, monkeypatch, whole, harm):
     out = tmp_path / "o"
     begun(monkeypatch, out)
@@ -525,7 +533,9 @@ HERE = ("--bbox", "-128", "46", "-120", "52", "--resolution", "0.2", "--modaliti
 
 
 def test_command(run, tmp_path):
-    (tmp_path / "l.csv").write_text("no,binomial\n1,Ursus arctos\n2,elk\n3,Puma concolor Linnaeus 1771\n4,Felis concolor\n")
+    (tmp_path / "l.csv").write_text(
+        "no,binomial\n1,Ursus arctos\n2,elk\n3,Puma concolor Linnaeus 1771\n4,Felis concolor\n"
+    )
     code, out, err = run("--species", "l.csv", *HERE, "--out", "o")
     assert code == 0 and "2 species mapped, 1 names not" in out and "not mapped, row 3: 'elk'" in err
     report = json.loads((tmp_path / "o" / "batch.json").read_text())
@@ -557,7 +567,9 @@ def test_command_refusals(run, tmp_path):
 
 def test_command_dry_run_and_config(run, tmp_path):
     (tmp_path / "l.txt").write_text("Ursus arctos\nelk\nPuma concolor\n")
-    (tmp_path / "c.toml").write_text('species-list = "l.txt"\nbbox = [-128, 46, -120, 52]\nresolution = 0.2\nformat = ["cog"]\n')
+    (tmp_path / "c.toml").write_text(
+        'species-list = "l.txt"\nbbox = [-128, 46, -120, 52]\nresolution = 0.2\nformat = ["cog"]\n'
+    )
     code, out, _ = run("--config", "c.toml", "--dry-run", "--json", "--quiet")
     estimate = json.loads(out)
     assert code == 0 and (estimate["species"], estimate["names"], estimate["names_not_mapped"]) == (2, 3, 1)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from sdm import engine
 from sdm.engine import Plan, Target, score_tile
 from sdm.grid import BBox, make_grid
+from sdm.inputs import open_inputs
 from sdm.model import MODALITIES, Model, list_models
 from sdm.suitability import Probability
 
@@ -122,10 +122,10 @@ def test_a_species_does_not_depend_on_those_mapped_with_it(model):
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_an_embedding_does_not_depend_on_its_place_in_the_batch(model, modality):
-    layers = engine._open_layers(model, MODALITIES, (), None)
+    read = open_inputs(model, MODALITIES).read
     rng = np.random.default_rng(0)
-    size = engine.BATCH["cpu"]
-    inputs = layers[modality](rng.uniform(60, 80, size), rng.uniform(40, 60, size))[0]
+    size = model.batch(MODALITIES, "cpu")
+    inputs = read[modality](rng.uniform(60, 80, size), rng.uniform(40, 60, size))[0]
     order = rng.permutation(size)
     encoders = model.load("cpu")
     assert torch.equal(encoders.encode(modality, inputs)[order], encoders.encode(modality, inputs[order]))

@@ -72,6 +72,6 @@ def place_embeddings(
     if rest:
         from sdm.points import embed_places
 
-        sampled = embed_places(model, lonlat[:, 0], lonlat[:, 1], device)
+        sampled = embed_places(model, lonlat[:, 0], lonlat[:, 1], device, rest)
         found |= {m: sampled[m] for m in rest}
     return {m: found[m] for m in modalities}

@@ -26,6 +26,8 @@ from sdm.cli.app import (
 from sdm.cli.models import print_models, search_names
 from sdm.errors import RequestError
 
+EVIDENCE = "What else to ask with (needs --model taxabind)"
+
 
 def config_file(context: typer.Context, path: Path | None) -> Path | None:
     """Take defaults from a TOML file; options on the command line win."""
@@ -96,6 +98,33 @@ def map_command(
         float,
         typer.Option(help="Areas in its summary are those above this value.", rich_help_panel="A list of species"),
     ] = 0.5,
+    photo: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE", help="A photo of it; several are averaged. Added to the name, if one is given.",
+            rich_help_panel=EVIDENCE, show_default=False,
+        ),
+    ] = None,
+    audio: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE", help="A recording of it. Repeatable.", rich_help_panel=EVIDENCE, show_default=False
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Free text, such as "alpine meadow with grazing ungulates". Repeatable.', rich_help_panel=EVIDENCE,
+            show_default=False,
+        ),
+    ] = None,
+    embedding: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Vectors of the model: .npy, .npz, .pt, .safetensors, .parquet; FILE#key.",
+            rich_help_panel=EVIDENCE, show_default=False,
+        ),
+    ] = None,
     bbox: Annotated[
         tuple[float, float, float, float] | None,
         typer.Option(
@@ -158,6 +187,27 @@ def map_command(
             rich_help_panel="Model", show_default=False,
         ),
     ] = None,
+    satellite_step: Annotated[
+        int | None,
+        typer.Option(
+            help="Encode imagery at every n-th pixel, and interpolate between.", rich_help_panel="Model",
+            show_default=False,
+        ),
+    ] = None,
+    score: Annotated[
+        str,
+        typer.Option(
+            help="probability, relative (share of the world's land that scores lower), cosine, or auto: the first the "
+            "model allows.", rich_help_panel="Model",
+        ),
+    ] = "auto",
+    cache_dir: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Where fetched models are kept.", rich_help_panel="Model", show_default=False),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Fetch no model; use what is there.", rich_help_panel="Model")
+    ] = False,
     step: Annotated[
         int | None,
         typer.Option(
@@ -235,13 +285,20 @@ def map_command(
     """
     if species and species_file:
         raise RequestError("species are given by name and as the file --species; give one of the two.")
-    if not species and not species_file:
+    query = {"photo": photo, "audio": audio, "text": text, "embedding": embedding}
+    if species_file and any(query.values()):
+        raise RequestError("photos, sounds, text and embeddings are asked for one by one, not with --species FILE.")
+    if not species and not species_file and not any(query.values()):
         raise RequestError('no species given; name one, for example "Ursus arctos", or look one up with --search.')
     options = {
         "crs": crs, "resolution": resolution, "model": model, "modalities": modalities, "satellite": satellite,
         "environment": environment or (), "mask": mask, "device": device, "tile_size": tile_size, "step": step,
-        "max_pixels": max_pixels, "index": index,
+        "satellite_step": satellite_step, "score": score, "max_pixels": max_pixels, "index": index,
     }  # fmt: skip
+    if model is not None and (model.startswith("hf://") or cache_dir or offline):
+        from sdm.cli.models import open_telling
+
+        options["model"] = open_telling(model, cache_dir, offline, quiet)
     running = {"overwrite": overwrite, "threads": threads, "workers": workers, "scheduler_address": scheduler_address}
     command = shlex.join(["taxabind-map", *sys.argv[1:]])
     if species_file:
@@ -254,7 +311,7 @@ def map_command(
     # After the cheap errors: this import brings numpy, GDAL and PROJ.
     from sdm import api
 
-    job = api.plan(species, bbox, region, **options)
+    job = api.plan(species or (), bbox, region, **options, **query)
     formats = api.parse_formats(format or api.FORMATS)
     if not quiet:
         for resolution_, notes in zip(job.resolutions, job.notes, strict=True):
@@ -289,10 +346,11 @@ def _print_result(result: Any) -> None:
     s = result.report["statistics"]
     print(printable(result.species))
     if s["count"]:
-        print(
-            f"  probability {s['min']:.3f} .. {s['max']:.3f}, mean {s['mean']:.3f}; "
-            f"expected area {s['expected_area_km2']:,.0f} of {s['modelled_area_km2']:,.0f} km2 modelled"
-        )
+        score = result.report["score"]["score"]
+        area = f"{s['modelled_area_km2']:,.0f} km2 modelled"
+        if score == "probability":
+            area = f"expected area {s['expected_area_km2']:,.0f} of {area}"
+        print(f"  {score.replace('_', ' ')} {s['min']:.3f} .. {s['max']:.3f}, mean {s['mean']:.3f}; {area}")
     else:
         print("  no pixel is modelled here (all masked)")
     for path in result.files.values():

@@ -152,6 +152,14 @@ def verify_command(
         print(printable(f"ok        {opened.digest}  {opened.folder}"))
 
 
+def open_telling(model: str, cache_dir: str | None, offline: bool, quiet: bool) -> Any:
+    """Open a model by name, folder or address, with progress on stderr while it is fetched."""
+    from sdm.model import open_model
+
+    with _bytes(not quiet) as progress:
+        return open_model(model, cache_dir=cache_dir, offline=offline, progress=progress)
+
+
 def _report(checks: list, quiet: bool) -> None:
     """Print what was found. Raises ModelError when a file is bad."""
     for check in checks:

@@ -35,14 +35,15 @@ import zarr
 
 from sdm import __version__
 from sdm.cluster import active_client, open_client, processors
-from sdm.engine import Places, embed_tile, layer_fingerprints, shown
+from sdm.engine import Places, embed_tile, shown
 from sdm.errors import OutputError, RegionIndexError, RequestError
 from sdm.grid import WGS84, BBox, Grid, Tile
 from sdm.index import store
 from sdm.index.encoding import DTYPES, cosines, encode
 from sdm.index.reader import Index
+from sdm.inputs import layer_fingerprints
 from sdm.layers import ATTRIBUTION
-from sdm.model import MODALITIES, Model, local_device
+from sdm.model import Model, local_device
 from sdm.names import Resolution
 from sdm.outputs.atomic import check_folder, disk_errors, flush, flush_folder
 from sdm.outputs.ledger import differences, files_are_whole, read_record, take_lock, write_record, write_whole
@@ -100,7 +101,7 @@ def plan_index(
     crs: str | int = WGS84,
     resolution: float | None = None,
     model: str | Path | Model | None = None,
-    modalities: str | Sequence[str] = MODALITIES,
+    modalities: str | Sequence[str] | None = None,
     satellite: str | Path | None = None,
     environment: str | Path | Sequence[str | Path] = (),
     mask: str = "land",
@@ -128,10 +129,15 @@ def plan_index(
         environment=environment, device=device, tile_size=tile_size, max_pixels=max_pixels,
     )  # fmt: skip
     opened = places.model
+    if not opened.calibrated:
+        raise RequestError(
+            f"model {opened.name!r} is not calibrated, and the error of an index is measured in probability; only "
+            "models of this project's own format can be indexed yet."
+        )
     if tile_size**2 * opened.dim * DTYPES[encoding].itemsize > store.MAX_CHUNK:
         raise RequestError(f"tile size {tile_size} makes chunks of more than {store.MAX_CHUNK >> 20} MB; choose less.")
     described = store.identity(
-        model={"name": opened.name, "version": str(opened.config.get("version", "")), "digest": opened.digest},
+        model={"name": opened.name, "version": opened.version, "digest": opened.digest},
         layers=layer_fingerprints(places.modalities, places.environment, places.satellite),
         grid=places.grid, modalities=places.modalities, each=each, mask=mask, encoding=encoding, dim=opened.dim,
     )  # fmt: skip
@@ -476,9 +482,9 @@ def _metadata(job: IndexJob) -> MapMetadata:
             "vector of a species is the cosine that the model's calibration turns into a probability."
         ),
         tags={
-            "model": model.name, "model_version": str(model.config.get("version", "")), "model_hash": model.digest,
+            "model": model.name, "model_version": model.version, "model_hash": model.digest,
             "modalities": ",".join(job.places.modalities), "mask": job.mask, "encoding": job.encoding,
-            "licence": str(model.config.get("licence", "")), "software": f"taxabind-map {__version__}",
+            "licence": model.licence, "software": f"taxabind-map {__version__}",
         },
         attribution=ATTRIBUTION,
     )  # fmt: skip

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.cluster import processors
-from sdm.engine import Places, Target, layer_fingerprints
+from sdm.engine import Places, Target
 from sdm.errors import BoxError, RegionIndexError, RequestError, TooLargeError
 from sdm.grid import BBox, Grid, Region, Tile, make_grid, parse_crs
 from sdm.index import store
 from sdm.index.encoding import cosines, decode
+from sdm.inputs import layer_fingerprints
 from sdm.layers.landmask import KINDS
 from sdm.model import Model, list_models, parse_device, parse_modalities
 from sdm.names import Resolution
@@ -198,7 +199,7 @@ class Index:
         self, model: Model, bbox: BBox | Sequence[float] | None = None, region: Region | None = None, *,
         crs: str | int | None = None, resolution: float | None = None, modalities: str | Sequence[str] | None = None,
         satellite: str | Path | None = None, environment: Sequence[str | Path] = (), device: str = "auto",
-        step: int | None = None, max_pixels: int = 100_000_000,
+        step: int | None = None, satellite_step: int | None = None, max_pixels: int = 100_000_000,
     ) -> Places:  # fmt: skip
         """The places of a map whose embeddings are taken from the index: of a box, a region, or all.
 
@@ -211,6 +212,7 @@ class Index:
             "resolution": (None if resolution is None else float(resolution), self.grid.resolution),
             "modalities": (None if modalities is None else parse_modalities(modalities), self.modalities),
             "step": (step, None),
+            "satellite-step": (satellite_step, None),
         }
         for name, (asked, own) in given.items():
             if asked is not None and asked != own:

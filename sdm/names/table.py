@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -49,6 +49,21 @@ class TaxonTable:
         places = read_places(folder / "genera.csv") if (folder / "genera.csv").exists() else {}
         groups = read_groups(folder / "groups.csv") if (folder / "groups.csv").exists() else {}
         return cls(species, places, groups)
+
+    @classmethod
+    def load_all(cls, folders: Iterable[str | Path]) -> TaxonTable:
+        """The tables of several model folders as one; of a species in two, the first counts. Raises as `load`."""
+        tables = [cls.load(folder) for folder in folders]
+        if len(tables) == 1:
+            return tables[0]
+        species: dict[str, Taxon] = {}
+        places: dict[str, tuple[str, ...]] = {}
+        names: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        for table in reversed(tables):
+            species |= table.by_name
+            places |= table.places
+            names |= table._group_names
+        return cls(list(species.values()), places, names)
 
     def __iter__(self) -> Iterator[Taxon]:
         return iter(self._species)

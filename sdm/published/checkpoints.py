@@ -192,7 +192,8 @@ def _read(found: Found, modality: str) -> nn.Module:
     return file.fill(plan, modality)
 
 
-def _blueprint(found: Found) -> tuple[WeightFile, Blueprint]:
+def plan_of(found: Found) -> tuple[WeightFile, Blueprint]:
+    """The weight file of a part, and what it must hold. Raises ModelError."""
     from sdm.published.blueprints import blueprint
     from sdm.published.weights import WeightFile
 

@@ -8,11 +8,11 @@ can be named, shown or heard, but its cosines are not calibrated.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdm.errors import SpeciesNameError
 from sdm.names import Resolution, Taxon, TaxonTable, taxonomic_string
@@ -88,6 +88,11 @@ class PublishedModel:
 
     def extent(self, group: str) -> None:
         """Nothing limits where a species may be shown."""
+        return
+
+    def files(self) -> list[dict[str, Any]]:
+        """Path and bytes of the files in use."""
+        return [{"path": str(p), "bytes": p.stat().st_size} for f in self.checkpoints.found for p in f.files]
 
     def batch(self, modalities: Sequence[str], device: str) -> int:
         """Places per forward pass: a vision transformer's take much memory and time, padding included."""
@@ -145,7 +150,7 @@ _lock = threading.Lock()
 
 
 def open_published(
-    folder: str | Path | None, tables: Sequence[Path], cache_dir: str | Path | None = None
+    folder: str | Path | None, tables: Iterable[Path], cache_dir: str | Path | None = None
 ) -> PublishedModel:
     """The published model below a folder, or from the Hugging Face cache. Raises ModelError."""
     # A damaged part is told of when it is asked for: the others may be all that is needed.

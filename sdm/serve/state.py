@@ -14,11 +14,12 @@ import numpy as np
 
 from sdm import __version__, api
 from sdm.cluster import processors
-from sdm.engine import Target, environment_of, satellite_of, to_dask
+from sdm.engine import Target, to_dask
 from sdm.errors import RegionIndexError, RequestError, SpeciesNameError
 from sdm.grid import Tile
 from sdm.habitat import mask_for
 from sdm.index.encoding import DTYPES
+from sdm.inputs import environment_of, satellite_of
 from sdm.layers import ATTRIBUTION
 from sdm.layers.landmask import LandMask
 from sdm.layers.vector import countries
@@ -371,9 +372,9 @@ class Explorer:
             "modalities": list(self.index.modalities),
             "model": {
                 "name": self.model.name,
-                "title": self.model.config.get("title", ""),
-                "version": self.model.config.get("version", ""),
-                "licence": self.model.config.get("licence", ""),
+                "title": self.model.title,
+                "version": self.model.version,
+                "licence": self.model.licence,
                 "digest": self.model.digest,
                 "species": len(self._taxa),
             },

@@ -100,8 +100,8 @@ def geoclip_state(dim, features, hidden, sigmas):
     return state
 
 
-def make_published(root: Path, reference, full=False, quick_gelu=None):
-    """All five repositories below a folder; returns the reference models."""
+def make_published(root: Path, reference, full=False, quick_gelu=None, image=48):
+    """All five repositories below a folder; returns the reference models. `image`: side of a small one's pictures."""
     torch.manual_seed(1)
     open_clip, hf = reference.open_clip, reference.transformers
     dim = 512 if full else 64
@@ -110,7 +110,7 @@ def make_published(root: Path, reference, full=False, quick_gelu=None):
     else:
         model_cfg = {
             "embed_dim": dim,
-            "vision_cfg": {"image_size": 48, "layers": 2, "width": 128, "patch_size": 16},
+            "vision_cfg": {"image_size": image, "layers": 2, "width": 128, "patch_size": 16},
             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
         }
     if quick_gelu is not None:
@@ -123,7 +123,7 @@ def make_published(root: Path, reference, full=False, quick_gelu=None):
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": {}}))
 
     small = {} if full else {
-        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 48,
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": image,
     }  # fmt: skip
     satellite = randomise(
         hf.CLIPVisionModelWithProjection(hf.CLIPVisionConfig(projection_dim=dim, patch_size=16, **small)), 2
@@ -149,6 +149,12 @@ def make_published(root: Path, reference, full=False, quick_gelu=None):
     audio = randomise(audio, 4)
     audio.save_pretrained(root / "ecosound")
     return SimpleNamespace(clip=clip, satellite=satellite, location=location, environment=environment, audio=audio)
+
+
+@pytest.fixture(scope="session")
+def make(reference):
+    """Function: `make_published` below a folder."""
+    return lambda root, **options: make_published(root, reference, **options)
 
 
 @pytest.fixture(scope="session")

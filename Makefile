@@ -21,7 +21,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,taxabind]"
+	# What the published encoders are compared with. Without dependencies: they would bring another torch.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch timm torchvision
 	touch $@ $(VENV)/.installed
 
 clean:

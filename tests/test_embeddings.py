@@ -7,7 +7,6 @@ import struct
 import sys
 import zipfile
 
-import duckdb
 import geopandas
 import numpy as np
 import pandas as pd
@@ -161,14 +160,6 @@ def test_round_trip_with_metadata_and_other_readers(tmp_path, vectors):
     places = frame.dropna(subset=["lon", "lat"])
     points = geopandas.GeoDataFrame(places, geometry=geopandas.points_from_xy(places.lon, places.lat), crs="EPSG:4326")
     assert len(points) == 6 and points.total_bounds[2] == 170
-
-
-def test_duckdb_reads_it(tmp_path, vectors):
-    path = write_embeddings(
-        tmp_path / "e.parquet", vectors, {"id": list("abcdefg"), "modality": ["image"] * 7}, model="m", digest="d"
-    )
-    rows = duckdb.sql(f"select id, embedding[1] from '{path}' order by id").fetchall()
-    np.testing.assert_allclose([r[1] for r in rows], unit(vectors)[:, 0], atol=1e-7)
 
 
 def test_existing_output_is_kept_and_nothing_is_half_written(tmp_path, vectors):

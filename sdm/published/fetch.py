@@ -186,14 +186,14 @@ def _metadata(repository: str, name: str, revision: str, what: str, patient: boo
     """What the hub says about a file; `patient`: ask several times. Raises ModelError and its kinds above."""
     try:
         import huggingface_hub as hub
-        from huggingface_hub import errors
+        from huggingface_hub import constants, errors  # submodules are not attributes until imported
     except ImportError as error:
         raise ModelError(
             f"fetching models needs the library {error.name}, which is not installed; install it with: "
             'pip install "taxabind-map[taxabind]"'
         ) from error
     # Given explicitly, since the library reads the variable only when it is imported.
-    endpoint = os.environ.get("HF_ENDPOINT") or hub.constants.ENDPOINT
+    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
     url = hub.hf_hub_url(repository, name, revision=revision, endpoint=endpoint.rstrip("/"))
 
     def ask() -> Any:

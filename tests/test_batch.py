@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from PIL import Image
 
 import sdm
-from sdm import batch as batches
 from sdm import engine
 from sdm.batch import map_batch, plan_batch, write_batch
+from sdm.batch import tiles as batch_tiles
+from sdm.batch.texts import confidence
 from sdm.errors import OutputError, RequestError, SpeciesNameError
-from sdm.outputs import cube
+from sdm.outputs import cube, ledger
+from sdm.outputs.overlay import levels
 
 LIST = ["Ursus arctos", "Puma concolor", "gray whale", "harbor seal", "Picea engelmannii", "grizzly"]
 BOX = (-128, 46, -120, 52)
@@ -104,7 +107,7 @@ def test_richness_is_the_sum_and_nan_only_where_nothing_is_modelled(done):
 
 def test_summary_against_the_store(done):
     """In an equal-area CRS areas are numbers of pixels, 100 km2 each."""
-    batch, result = done
+    _, result = done
     with (result.folder / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [r["query"] for r in rows] == [*LIST, "elk"]
@@ -125,7 +128,11 @@ def test_summary_against_the_store(done):
         assert (result.folder / row["picture"]).is_file() and row["confidence"] == "species"
         assert all((result.folder / name).is_file() for name in row["files"].split(";"))
     grizzly, elk = rows[-2:]
-    assert grizzly["species"] == "Ursus arctos" and grizzly["same_as_row"] == "1" and grizzly["resolved_by"] == "common name"
+    assert (
+        grizzly["species"] == "Ursus arctos"
+        and grizzly["same_as_row"] == "1"
+        and grizzly["resolved_by"] == "common name"
+    )
     assert "Alces alces" in elk["error"] and elk["species"] == elk["mean"] == ""
     assert rows[0]["same_as_row"] == "" and rows[0]["error"] == ""
 
@@ -157,15 +164,22 @@ def test_files_of_one_species(done):
 
 
 def test_pictures_show_the_maps(done):
-    from PIL import Image
-
-    from sdm.outputs.overlay import levels
-
     batch, result = done
-    with Image.open(result.folder / "gallery" / "ursus-arctos.png") as picture:
-        assert np.array_equal(np.asarray(picture), levels(result.open().probability[0].values, (0, 1)))
-    large = plan_batch(["Ursus arctos"], (-128, 46, -120, 52), resolution=0.02, tile_size=100, modalities="location")
-    assert large.job.grid.shape == (300, 400)  # every second pixel, from tiles that begin at odd and even ones
+    for k, stem in enumerate(batch.stems):
+        with Image.open(result.folder / "gallery" / f"{stem}.png") as picture:
+            assert np.array_equal(np.asarray(picture), levels(result.open().probability[k].values, (0, 1)))
+
+
+def test_pictures_of_a_large_map_show_every_nth_pixel(tmp_path):
+    """Whatever tiles they come from: these begin at odd and at even pixels, and the last is one pixel wide."""
+    result = map_batch(
+        ["Ursus arctos", "gray whale"], BOX, out=tmp_path / "o", resolution=0.02, tile_size=133, modalities="location"
+    )
+    values = result.open().probability.values
+    assert values.shape == (2, 300, 400)
+    for layer, stem in zip(values, ("ursus-arctos", "eschrichtius-robustus"), strict=True):
+        with Image.open(tmp_path / "o" / "gallery" / f"{stem}.png") as picture:
+            assert np.array_equal(np.asarray(picture), levels(layer[::2, ::2], (0, 1)))
 
 
 @pytest.mark.parametrize("side", [16, 37, 256])
@@ -183,17 +197,54 @@ def test_more_species_than_one_product_and_one_chunk(tmp_path, monkeypatch):
     a = map_batch(listed, out=tmp_path / "a", **options)
     assert a.open().probability.chunks[0] == (16, 16, 8)
     monkeypatch.setattr(engine, "TARGETS_AT_ONCE", 7)
+    monkeypatch.setattr(engine, "PLACES_AT_ONCE", 50)
     monkeypatch.setattr(cube, "SPECIES", 3)
+    monkeypatch.setattr(batch_tiles, "PICTURED", 11)
     b = map_batch(listed, out=tmp_path / "b", **options)
     np.testing.assert_allclose(a.open().probability, b.open().probability, atol=cube.STEP)
+    for picture in (tmp_path / "a" / "gallery").iterdir():
+        drawn = [np.asarray(Image.open(tmp_path / o / "gallery" / picture.name)).astype(int) for o in "ab"]
+        assert np.abs(drawn[0] - drawn[1]).max() <= 1
     for one, other in zip(a.summary, b.summary, strict=True):
         assert one["expected_area_km2"] == pytest.approx(other["expected_area_km2"], rel=1e-3, abs=1)
 
 
 def test_a_region_without_any_modelled_pixel(tmp_path):
-    result = map_batch(["Ursus arctos"], (-150, 20, -148, 22), out=tmp_path / "o", resolution=0.1, modalities="location")
+    result = map_batch(
+        ["Ursus arctos"], (-150, 20, -148, 22), out=tmp_path / "o", resolution=0.1, modalities="location"
+    )
     assert result.summary[0]["pixels"] == 0 and result.summary[0]["max"] == ""
     assert np.isnan(result.open().richness).all() and result.report["richness"]["max"] is None
+
+
+# A region index ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    from sdm.index import build_index, plan_index
+
+    out = tmp_path_factory.mktemp("index") / "west.zarr"
+    build_index(plan_index((-129, 45, -119, 53), resolution=0.1, tile_size=32, mask="land", modalities="location"), out)
+    return out
+
+
+def test_with_an_index_nothing_is_encoded(tmp_path, monkeypatch, index):
+    """The same maps, within what int8 costs; a box that begins inside a tile of the index; no sea in it."""
+    listed = ["Ursus arctos", "gray whale", "Picea engelmannii"]
+    encoded = map_batch(listed, out=tmp_path / "a", **FAST)
+    monkeypatch.setattr(engine, "_Frame", None)
+    read = map_batch(listed, BOX, out=tmp_path / "b", index=index)
+    a, b = encoded.open().probability.sel(species=["Ursus arctos", "Picea engelmannii"]), read.open().probability
+    assert b.species.values.tolist() == ["Ursus arctos", "Picea engelmannii"] and a.shape == b.shape
+    assert np.array_equal(np.isnan(a), np.isnan(b)) and np.array_equal(a.x, b.x) and np.array_equal(a.y, b.y)
+    assert 0 < np.nanmean(np.abs(a.values - b.values)) < 0.003
+    assert "holds land only" in read.summary[1]["error"] and read.summary[1]["species"] == ""
+    assert read.report["configuration"]["index"]
+    with pytest.raises(SpeciesNameError, match=r"row 2.*holds land only"):
+        plan_batch(listed, BOX, index=index, strict=True)
+    with pytest.raises(OutputError, match="index nothing, not"):
+        map_batch(listed, BOX, out=tmp_path / "a", index=index, tile_size=24)
 
 
 # Names -------------------------------------------------------------------------------------------
@@ -203,7 +254,7 @@ def test_unknown_names_are_skipped_or_fatal():
     rows = plan_batch(["Ursus arctos", "Ursus arctoss", "elk", "Felis concolor", "Myotis nova"], **FAST).rows
     assert [r.target for r in rows] == [0, None, None, 1, 2]
     assert "Ursus arctos" in rows[1].error and "Cervus canadensis" in rows[2].error
-    assert batches.confidence(rows[4].resolution) == "stand-in: genus"
+    assert confidence(rows[4].resolution) == "stand-in: genus"
     with pytest.raises(SpeciesNameError, match="row 2: Unknown species 'Ursus arctoss'"):
         plan_batch(["Ursus arctos", "Ursus arctoss", "elk"], strict=True, **FAST)
     with pytest.raises(SpeciesNameError, match="no name of the list"):
@@ -301,7 +352,7 @@ def test_killed_anywhere_it_goes_on_and_ends_with_the_same_bytes(tmp_path, whole
 @pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
 def test_killed_twice(tmp_path, whole):
     out = tmp_path / "o"
-    assert child(out, 200).returncode == child(out, 120).returncode == -signal.SIGKILL
+    assert child(out, 70).returncode == child(out, 15).returncode == -signal.SIGKILL
     map_batch(LIST, out=out, formats="cog,html", **FAST)
     assert everything(out) == whole
 
@@ -312,7 +363,7 @@ class Stop(Exception):
 
 def stop_after(monkeypatch, tiles):
     """The run fails in its n-th tile, after its chunks and before its record."""
-    write, count = batches.ledger.write_record, [0]
+    write, count = ledger.write_record, [0]
 
     def failing(*arguments):
         count[0] += 1
@@ -320,7 +371,7 @@ def stop_after(monkeypatch, tiles):
             raise Stop
         write(*arguments)
 
-    monkeypatch.setattr(batches.ledger, "write_record", failing)
+    monkeypatch.setattr(ledger, "write_record", failing)
 
 
 def begun(monkeypatch, out, tiles=5, **options):
@@ -336,12 +387,12 @@ def test_finished_tiles_are_not_computed_again(tmp_path, monkeypatch, whole):
     begun(monkeypatch, out)
     before = {tuple(map(int, p.stem.split("."))) for p in (out / "batch.partial" / "tiles").iterdir()}
     seen = []
-    embed = batches.embed_tile
-    monkeypatch.setattr(batches, "embed_tile", lambda plan, tile, mask: seen.append(tile.index) or embed(plan, tile, mask))
-    stages = []
-    result = map_batch(
-        LIST, out=out, formats="cog,html", progress=lambda *news: stages.append(news), **FAST
+    embed = batch_tiles.stored_tile
+    monkeypatch.setattr(
+        batch_tiles, "stored_tile", lambda plan, tile, mask: seen.append(tile.index) or embed(plan, tile, mask)
     )
+    stages = []
+    result = map_batch(LIST, out=out, formats="cog,html", progress=lambda *news: stages.append(news), **FAST)
     tiles = [t.index for t in plan_batch(LIST, **FAST).job.grid.tiles()]
     assert len(before) == 5 and {*seen} == {*tiles} - before and len(seen) == len(tiles) - 5
     assert result.report["run"]["tiles_computed_last"] == len(seen)
@@ -349,7 +400,9 @@ def test_finished_tiles_are_not_computed_again(tmp_path, monkeypatch, whole):
     assert everything(out) == whole
 
 
-@pytest.mark.parametrize("harm", ["chunk cut", "chunk gone", "chunk changed", "record cut", "record gone", "left-overs"])
+@pytest.mark.parametrize(
+    "harm", ["chunk cut", "chunk gone", "chunk changed", "record cut", "record gone", "left-overs"]
+)
 def test_what_a_power_cut_can_leave_is_found_and_done_again(tmp_path, monkeypatch, whole, harm):
     out = tmp_path / "o"
     begun(monkeypatch, out)
@@ -525,7 +578,9 @@ HERE = ("--bbox", "-128", "46", "-120", "52", "--resolution", "0.2", "--modaliti
 
 
 def test_command(run, tmp_path):
-    (tmp_path / "l.csv").write_text("no,binomial\n1,Ursus arctos\n2,elk\n3,Puma concolor Linnaeus 1771\n4,Felis concolor\n")
+    (tmp_path / "l.csv").write_text(
+        "no,binomial\n1,Ursus arctos\n2,elk\n3,Puma concolor Linnaeus 1771\n4,Felis concolor\n"
+    )
     code, out, err = run("--species", "l.csv", *HERE, "--out", "o")
     assert code == 0 and "2 species mapped, 1 names not" in out and "not mapped, row 3: 'elk'" in err
     report = json.loads((tmp_path / "o" / "batch.json").read_text())
@@ -557,7 +612,9 @@ def test_command_refusals(run, tmp_path):
 
 def test_command_dry_run_and_config(run, tmp_path):
     (tmp_path / "l.txt").write_text("Ursus arctos\nelk\nPuma concolor\n")
-    (tmp_path / "c.toml").write_text('species-list = "l.txt"\nbbox = [-128, 46, -120, 52]\nresolution = 0.2\nformat = ["cog"]\n')
+    (tmp_path / "c.toml").write_text(
+        'species-list = "l.txt"\nbbox = [-128, 46, -120, 52]\nresolution = 0.2\nformat = ["cog"]\n'
+    )
     code, out, _ = run("--config", "c.toml", "--dry-run", "--json", "--quiet")
     estimate = json.loads(out)
     assert code == 0 and (estimate["species"], estimate["names"], estimate["names_not_mapped"]) == (2, 3, 1)

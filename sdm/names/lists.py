@@ -128,7 +128,10 @@ def _csv(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple[int
             at = 0
         for row in reader:
             if len(row) > at:
-                yield reader.line_num, _with_genus(row[at], row[genus] if genus is not None and len(row) > genus else "")
+                yield (
+                    reader.line_num,
+                    _with_genus(row[at], row[genus] if genus is not None and len(row) > genus else ""),
+                )
     except csv.Error as error:
         raise RequestError(f"species list {shown(str(path), 120)}, line {reader.line_num}: {error}.") from None
 
@@ -161,9 +164,7 @@ def _parquet(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple
         raise RequestError(f"species list {shown(str(path), 120)} cannot be read as Parquet: {reason}.") from None
 
 
-def _column(
-    header: list[str], asked: str | None, path: Path, *, single_is_data: bool
-) -> tuple[int | None, int | None]:
+def _column(header: list[str], asked: str | None, path: Path, *, single_is_data: bool) -> tuple[int | None, int | None]:
     """(Index of the column with the names, index of a column of genera or None); (None, None): no header."""
     keys = [_key(name) for name in header]
     listed = ", ".join(shown(name.strip(), 40) for name in header[:20])
@@ -184,7 +185,11 @@ def _column(
                 f"species list {shown(str(path), 120)} has the columns {listed}; say with --species-column which one "
                 "holds the names."
             )
-    return at, keys.index("genus") if "genus" in keys and keys[at] in ("species", "epithet", "specificepithet") else None
+    return at, keys.index("genus") if "genus" in keys and keys[at] in (
+        "species",
+        "epithet",
+        "specificepithet",
+    ) else None
 
 
 def _key(name: str) -> str:

@@ -74,13 +74,17 @@ def write_index(
         ],
         "failures": [[one_line(name), one_line(why)] for name, why in failures],
     }  # fmt: skip
-    style, script = (files("sdm.outputs").joinpath("assets", f"gallery.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    style, script = (
+        files("sdm.outputs").joinpath("assets", f"gallery.{kind}").read_text("utf-8") for kind in ("css", "js")
+    )
     style += f".ramp{{background:linear-gradient(90deg,{','.join(RAMP)})}}\n"
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
         "img-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
-    anchors = "".join(f'<a href="{html_text(relative_link(name))}">{html_text(label)}</a>' for label, name in links.items())
+    anchors = "".join(
+        f'<a href="{html_text(relative_link(name))}">{html_text(label)}</a>' for label, name in links.items()
+    )
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>

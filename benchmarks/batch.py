@@ -39,7 +39,9 @@ def main() -> None:
             runs["batch"].append(child("batch", args, index, scratch))
             runs["bare"].append(child("bare", args, index, scratch, bytes=runs["batch"][-1]["bytes"]))
         best = {
-            kind: {key: min(r[key] for r in found) for key, value in found[0].items() if isinstance(value, (int, float))}
+            kind: {
+                key: min(r[key] for r in found) for key, value in found[0].items() if isinstance(value, (int, float))
+            }
             for kind, found in runs.items()
         }
         few = child("batch", args, index, scratch, species=max(1, args.species // 10))
@@ -54,12 +56,15 @@ def report(args: argparse.Namespace, best: dict, few: dict, small: dict | None) 
     print(f"{args.species:,} species, {batch['pixels']:,} pixels, {batch['present']:,} species present somewhere\n")
     print("| | wall s | CPU s | wall, of bare | CPU, of bare |\n|---|---:|---:|---:|---:|")
     print(f"| float32 matrix product, all processors | {bare['product_s']:.2f} | {bare['product_cpu_s']:.2f} | | |")
-    print(f"| writing the same {batch['bytes'] / 1e6:,.0f} MB | {bare['writing_s']:.2f} | {bare['writing_cpu_s']:.2f} | | |")
+    size = f"{batch['bytes'] / 1e6:,.0f} MB"
+    print(f"| writing the same {size} | {bare['writing_s']:.2f} | {bare['writing_cpu_s']:.2f} | | |")
     print(f"| **bare**: both | {wall:.2f} | {cpu:.2f} | 1 | 1 |")
     for name, key in (("its tiles", "tiles"), ("**batch**, planned to published", "batch"), ("whole process", "whole")):
         w, c = batch[f"{key}_s"], batch[f"{key}_cpu_s"]
         print(f"| {name} | {w:.2f} | {c:.2f} | {w / wall:.2f} | {c / cpu:.2f} |")
-    print(f"\npeak memory: {batch['peak_mb']:,.0f} MB; with {few['species']:,} species {few['peak_mb']:,.0f} MB", end="")
+    print(
+        f"\npeak memory: {batch['peak_mb']:,.0f} MB; with {few['species']:,} species {few['peak_mb']:,.0f} MB", end=""
+    )
     print(f"; over a quarter of the pixels {small['peak_mb']:,.0f} MB" if small else "")
     print(f"files: {batch['files']:,.0f}; load of the machine at the end {os.getloadavg()[0]:.1f}")
 
@@ -69,7 +74,17 @@ def build(args: argparse.Namespace, megapixels: float, scratch: str) -> str:
     out = str(Path(scratch) / f"{megapixels:g}.zarr")
     west, south, east, north = MEGAPIXELS[megapixels]
     step = ((east - west) * (north - south) / (megapixels * 1e6)) ** 0.5
-    command = [sys.executable, "-c", "import sdm.cli; sdm.cli.main_sdm()", "index", "build", "--out", out, "--mask", args.mask]
+    command = [
+        sys.executable,
+        "-c",
+        "import sdm.cli; sdm.cli.main_sdm()",
+        "index",
+        "build",
+        "--out",
+        out,
+        "--mask",
+        args.mask,
+    ]
     command += ["--quiet", "--resolution", f"{step:.4f}", "--bbox", *map(str, (west, south, east, north))]
     subprocess.run(command, check=True, cwd=ROOT)
     return out

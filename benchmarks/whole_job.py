@@ -39,7 +39,7 @@ def main() -> None:
     if args.child:
         print("RESULT " + json.dumps(CHILDREN[args.child](args)), flush=True)
         return
-    workers = args.workers or len(os.sched_getaffinity(0))
+    threads = args.threads or len(os.sched_getaffinity(0))
     rows = []
     with tempfile.TemporaryDirectory(prefix="sdm-benchmark-") as scratch:
         run_child("job", args, min(BOXES), scratch)  # unmeasured: files and byte code come from memory after it
@@ -58,7 +58,7 @@ def main() -> None:
         message = "elapid is left out: give --elapid-python, a Python that has it (pip install elapid)."
         print(message, file=sys.stderr)
     report = {
-        "workers": workers,
+        "threads": threads,
         "resolution": args.resolution,
         "mask": args.mask,
         "load": os.getloadavg(),
@@ -76,7 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--resolution", type=float, default=RESOLUTION, help="degrees; the box keeps its pixels")
     parser.add_argument("--mask", default="none", help="none: every pixel is encoded and the sea is not skipped")
     parser.add_argument("--model", default=None)
-    parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--repeat", type=int, default=1, help="jobs per size; the fastest counts")
     parser.add_argument("--no-bare", action="store_true")
     parser.add_argument("--elapid-python", default=None, metavar="PATH")
@@ -91,7 +91,7 @@ def run_child(kind: str, args: argparse.Namespace, size: float, scratch: str, py
     command = [python, __file__, "--child", kind, "--megapixels", str(size), "--scratch", scratch]
     command += ["--resolution", str(args.resolution), "--mask", args.mask]
     command += ["--model", args.model] if args.model else []
-    command += ["--workers", str(args.workers)] if args.workers else []
+    command += ["--threads", str(args.threads)] if args.threads else []
     started = time.time()
     environment = {**os.environ, "SDM_BENCHMARK_STARTED": str(started)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -139,7 +139,7 @@ def child_job(args: argparse.Namespace) -> dict:
     encoded = count_places(job.plan)
     out = Path(args.scratch) / "maps"
     started = time.time()
-    result = api.write_maps(job, out, workers=args.workers, progress=progress)[0]
+    result = api.write_maps(job, out, threads=args.threads, progress=progress)[0]
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     shutil.rmtree(out)
     return {
@@ -179,7 +179,7 @@ def child_bare(args: argparse.Namespace) -> dict:
     lon, lat = (a.ravel()[:count] for a in job.grid.lonlat(np.arange(-(-count // cols)), np.arange(cols)))
     encoders, layers = plan.model.load("cpu"), plan.inputs.read
     seconds, cpu, batches = {}, {}, {}
-    torch.set_num_threads(args.workers or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
     for modality in plan.modalities:
         inputs = layers[modality](lon, lat)[0]
         best = min((timed(encoders, modality, inputs[:16384], b)[0], b) for b in (256, 512, 1024, 2048, 4096, 8192))
@@ -301,7 +301,7 @@ def table(report: dict) -> str:
     lines.append("")
     load = report["load"][0]
     lines.append(
-        f"{report['workers']} processors, {report['resolution']:g} degree, mask {report['mask']}; "
+        f"{report['threads']} processors, {report['resolution']:g} degree, mask {report['mask']}; "
         f"load of the machine at the end: {load:.1f}."
     )
     return "\n".join(lines)

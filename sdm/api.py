@@ -145,7 +145,8 @@ def plan(
         )
     if resolved is None and len(queries) > MAX_SPECIES:
         raise RequestError(
-            f"{len(queries)} species in one call; at most {MAX_SPECIES}: for more give --species FILE, or use map_batch."
+            f"{len(queries)} species in one call; at most {MAX_SPECIES}: for more give --species FILE, or use "
+            "map_batch."
         )
     if mask not in KINDS:
         raise RequestError(f"mask {mask!r} is not known; choose one of {', '.join(KINDS)}.")

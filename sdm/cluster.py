@@ -162,10 +162,10 @@ def local_cluster(
             nannies[k] = {"cls": Nanny, "options": options}
         try:
             with _signals_wait(), dask.config.set({"distributed.scheduler.http.routes": []}):
+                scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "local_directory": scratch}}
                 cluster = SpecCluster(
-                    workers=nannies, scheduler={"cls": Scheduler, "options": {**common, "port": 0, "local_directory": scratch}},
-                    security=security, silence_logs=logging.CRITICAL, name=OURS,
-                )  # fmt: skip
+                    workers=nannies, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL, name=OURS
+                )
                 stack.enter_context(cluster)  # before a signal that waited can strike
         except (RuntimeError, OSError, TimeoutError) as error:
             raise ClusterError(

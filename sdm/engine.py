@@ -35,7 +35,7 @@ from sdm.suitability import Suitability
 SAMPLED_AT_ONCE = 32768
 """Places whose layers are read together: enough that windows are read once, few enough for any tile size."""
 
-TARGETS_AT_ONCE, PLACES_AT_ONCE = 256, 2048
+TARGETS_AT_ONCE, PLACES_AT_ONCE = 256, 1024
 """Species and places compared in one matrix product: enough for full speed, few enough for a processor's cache."""
 
 SETTLED = 0.02
@@ -293,7 +293,7 @@ def score_embeddings(
         places = torch.empty((PLACES_AT_ONCE, dim), device=device)
         vectors = torch.empty((TARGETS_AT_ONCE, dim), device=device)
         cosines = torch.empty((PLACES_AT_ONCE, TARGETS_AT_ONCE), device=device)
-        rows = torch.empty((TARGETS_AT_ONCE, count))
+        rows = np.empty((TARGETS_AT_ONCE, count), dtype=np.float32)
         strips = range(0, count, PLACES_AT_ONCE)
         for first in range(0, len(targets), TARGETS_AT_ONCE):
             part = targets[first : first + TARGETS_AT_ONCE]
@@ -309,14 +309,11 @@ def score_embeddings(
                 block = torch.mm(places, vectors.T, out=cosines)[: stop - start, : len(part)]
                 if scales is not None:
                     block *= torch.from_numpy(scales[start:stop, None]).to(device)
-                present = torch.nonzero(torch.amax(block, dim=0) >= floor).flatten()
-                if len(present) < len(part):
-                    block = block.index_select(1, present)
-                present = present.cpu()
-                rows[present, start:stop] = block.T.cpu()
-                written[present.numpy(), number] = True
+                present = torch.nonzero(torch.amax(block, dim=0) >= floor).flatten().cpu().numpy()
+                rows[present, start:stop] = block.cpu().numpy()[:, present].T
+                written[present, number] = True
             for k, target in enumerate(part):
-                row = rows[k].numpy()
+                row = rows[k]
                 if not written[k].any():
                     yield first + k, None
                     continue

@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from PIL import Image
 
 import sdm
-from sdm import batch as batches
 from sdm import engine
 from sdm.batch import map_batch, plan_batch, write_batch
+from sdm.batch import tiles as batch_tiles
+from sdm.batch.texts import confidence
 from sdm.errors import OutputError, RequestError, SpeciesNameError
-from sdm.outputs import cube
+from sdm.outputs import cube, ledger
+from sdm.outputs.overlay import levels
 
 LIST = ["Ursus arctos", "Puma concolor", "gray whale", "harbor seal", "Picea engelmannii", "grizzly"]
 BOX = (-128, 46, -120, 52)
@@ -104,7 +107,7 @@ def test_richness_is_the_sum_and_nan_only_where_nothing_is_modelled(done):
 
 def test_summary_against_the_store(done):
     """In an equal-area CRS areas are numbers of pixels, 100 km2 each."""
-    batch, result = done
+    _, result = done
     with (result.folder / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [r["query"] for r in rows] == [*LIST, "elk"]
@@ -161,15 +164,22 @@ def test_files_of_one_species(done):
 
 
 def test_pictures_show_the_maps(done):
-    from PIL import Image
-
-    from sdm.outputs.overlay import levels
-
     batch, result = done
-    with Image.open(result.folder / "gallery" / "ursus-arctos.png") as picture:
-        assert np.array_equal(np.asarray(picture), levels(result.open().probability[0].values, (0, 1)))
-    large = plan_batch(["Ursus arctos"], (-128, 46, -120, 52), resolution=0.02, tile_size=100, modalities="location")
-    assert large.job.grid.shape == (300, 400)  # every second pixel, from tiles that begin at odd and even ones
+    for k, stem in enumerate(batch.stems):
+        with Image.open(result.folder / "gallery" / f"{stem}.png") as picture:
+            assert np.array_equal(np.asarray(picture), levels(result.open().probability[k].values, (0, 1)))
+
+
+def test_pictures_of_a_large_map_show_every_nth_pixel(tmp_path):
+    """Whatever tiles they come from: these begin at odd and at even pixels, and the last is one pixel wide."""
+    result = map_batch(
+        ["Ursus arctos", "gray whale"], BOX, out=tmp_path / "o", resolution=0.02, tile_size=133, modalities="location"
+    )
+    values = result.open().probability.values
+    assert values.shape == (2, 300, 400)
+    for layer, stem in zip(values, ("ursus-arctos", "eschrichtius-robustus"), strict=True):
+        with Image.open(tmp_path / "o" / "gallery" / f"{stem}.png") as picture:
+            assert np.array_equal(np.asarray(picture), levels(layer[::2, ::2], (0, 1)))
 
 
 @pytest.mark.parametrize("side", [16, 37, 256])
@@ -187,9 +197,14 @@ def test_more_species_than_one_product_and_one_chunk(tmp_path, monkeypatch):
     a = map_batch(listed, out=tmp_path / "a", **options)
     assert a.open().probability.chunks[0] == (16, 16, 8)
     monkeypatch.setattr(engine, "TARGETS_AT_ONCE", 7)
+    monkeypatch.setattr(engine, "PLACES_AT_ONCE", 50)
     monkeypatch.setattr(cube, "SPECIES", 3)
+    monkeypatch.setattr(batch_tiles, "PICTURED", 11)
     b = map_batch(listed, out=tmp_path / "b", **options)
     np.testing.assert_allclose(a.open().probability, b.open().probability, atol=cube.STEP)
+    for picture in (tmp_path / "a" / "gallery").iterdir():
+        drawn = [np.asarray(Image.open(tmp_path / o / "gallery" / picture.name)).astype(int) for o in "ab"]
+        assert np.abs(drawn[0] - drawn[1]).max() <= 1
     for one, other in zip(a.summary, b.summary, strict=True):
         assert one["expected_area_km2"] == pytest.approx(other["expected_area_km2"], rel=1e-3, abs=1)
 
@@ -202,6 +217,36 @@ def test_a_region_without_any_modelled_pixel(tmp_path):
     assert np.isnan(result.open().richness).all() and result.report["richness"]["max"] is None
 
 
+# A region index ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    from sdm.index import build_index, plan_index
+
+    out = tmp_path_factory.mktemp("index") / "west.zarr"
+    build_index(plan_index((-129, 45, -119, 53), resolution=0.1, tile_size=32, mask="land", modalities="location"), out)
+    return out
+
+
+def test_with_an_index_nothing_is_encoded(tmp_path, monkeypatch, index):
+    """The same maps, within what int8 costs; a box that begins inside a tile of the index; no sea in it."""
+    listed = ["Ursus arctos", "gray whale", "Picea engelmannii"]
+    encoded = map_batch(listed, out=tmp_path / "a", **FAST)
+    monkeypatch.setattr(engine, "_Frame", None)
+    read = map_batch(listed, BOX, out=tmp_path / "b", index=index)
+    a, b = encoded.open().probability.sel(species=["Ursus arctos", "Picea engelmannii"]), read.open().probability
+    assert b.species.values.tolist() == ["Ursus arctos", "Picea engelmannii"] and a.shape == b.shape
+    assert np.array_equal(np.isnan(a), np.isnan(b)) and np.array_equal(a.x, b.x) and np.array_equal(a.y, b.y)
+    assert 0 < np.nanmean(np.abs(a.values - b.values)) < 0.003
+    assert "holds land only" in read.summary[1]["error"] and read.summary[1]["species"] == ""
+    assert read.report["configuration"]["index"]
+    with pytest.raises(SpeciesNameError, match=r"row 2.*holds land only"):
+        plan_batch(listed, BOX, index=index, strict=True)
+    with pytest.raises(OutputError, match="index nothing, not"):
+        map_batch(listed, BOX, out=tmp_path / "a", index=index, tile_size=24)
+
+
 # Names -------------------------------------------------------------------------------------------
 
 
@@ -209,7 +254,7 @@ def test_unknown_names_are_skipped_or_fatal():
     rows = plan_batch(["Ursus arctos", "Ursus arctoss", "elk", "Felis concolor", "Myotis nova"], **FAST).rows
     assert [r.target for r in rows] == [0, None, None, 1, 2]
     assert "Ursus arctos" in rows[1].error and "Cervus canadensis" in rows[2].error
-    assert batches.confidence(rows[4].resolution) == "stand-in: genus"
+    assert confidence(rows[4].resolution) == "stand-in: genus"
     with pytest.raises(SpeciesNameError, match="row 2: Unknown species 'Ursus arctoss'"):
         plan_batch(["Ursus arctos", "Ursus arctoss", "elk"], strict=True, **FAST)
     with pytest.raises(SpeciesNameError, match="no name of the list"):
@@ -307,7 +352,7 @@ def test_killed_anywhere_it_goes_on_and_ends_with_the_same_bytes(tmp_path, whole
 @pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
 def test_killed_twice(tmp_path, whole):
     out = tmp_path / "o"
-    assert child(out, 200).returncode == child(out, 120).returncode == -signal.SIGKILL
+    assert child(out, 70).returncode == child(out, 15).returncode == -signal.SIGKILL
     map_batch(LIST, out=out, formats="cog,html", **FAST)
     assert everything(out) == whole
 
@@ -318,7 +363,7 @@ class Stop(Exception):
 
 def stop_after(monkeypatch, tiles):
     """The run fails in its n-th tile, after its chunks and before its record."""
-    write, count = batches.ledger.write_record, [0]
+    write, count = ledger.write_record, [0]
 
     def failing(*arguments):
         count[0] += 1
@@ -326,7 +371,7 @@ def stop_after(monkeypatch, tiles):
             raise Stop
         write(*arguments)
 
-    monkeypatch.setattr(batches.ledger, "write_record", failing)
+    monkeypatch.setattr(ledger, "write_record", failing)
 
 
 def begun(monkeypatch, out, tiles=5, **options):
@@ -342,9 +387,9 @@ def test_finished_tiles_are_not_computed_again(tmp_path, monkeypatch, whole):
     begun(monkeypatch, out)
     before = {tuple(map(int, p.stem.split("."))) for p in (out / "batch.partial" / "tiles").iterdir()}
     seen = []
-    embed = batches.embed_tile
+    embed = batch_tiles.stored_tile
     monkeypatch.setattr(
-        batches, "embed_tile", lambda plan, tile, mask: seen.append(tile.index) or embed(plan, tile, mask)
+        batch_tiles, "stored_tile", lambda plan, tile, mask: seen.append(tile.index) or embed(plan, tile, mask)
     )
     stages = []
     result = map_batch(LIST, out=out, formats="cog,html", progress=lambda *news: stages.append(news), **FAST)

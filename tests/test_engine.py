@@ -333,7 +333,8 @@ def test_lazy_array_has_one_chunk_per_tile():
     array = to_dask(job.plan)
     assert array.chunks == ((2,), (32, 28), (32, 32, 16))
     assert array.dtype == np.float32
-    assert len(dict(array.__dask_graph__())) == job.grid.tile_count
+    tasks = [key for key in dict(array.__dask_graph__()) if key[0] == array.name]
+    assert len(tasks) == job.grid.tile_count
     other = sdm.plan(["Puma concolor", "Ursus arctos"], bbox=ROCKIES, resolution=0.05, tile_size=32, mask="none")
     assert to_dask(other.plan).name != array.name
     assert to_dask(job.plan).name == array.name

@@ -84,6 +84,18 @@ def test_any_tiling_gives_the_same_bytes_for_any_modalities(model, modalities):
     assert_same_bytes(plan_of(model, "degrees", modalities=modalities))
 
 
+@pytest.mark.parametrize("grid", ["degrees", "albers"])
+def test_maps_of_overlapping_boxes_agree(model, grid):
+    """Lattices belong to the CRS: a box inside another has its very pixels, wherever it begins."""
+    plan = plan_of(model, grid)
+    whole = whole_map(plan, 256)
+    for rows, cols in ((slice(3, 41), slice(7, 50)), (slice(20, 33), slice(11, 45))):
+        grid_ = dataclasses.replace(plan.grid, geobox=plan.grid.geobox[rows, cols])
+        part = dataclasses.replace(plan, grid=grid_)
+        assert plan.anchor != part.anchor
+        assert np.array_equal(whole_map(part, 256), whole[:, rows, cols], equal_nan=True)
+
+
 def test_cells_are_encoded_again_where_the_lattice_does_not_settle_them(model):
     """With a coarse lattice the environment is refined, in any tiling alike, and close to every pixel."""
     config = copy.deepcopy(model.config)

@@ -705,6 +705,7 @@ def test_read_over_http_with_and_without_ranges(land, object_store):
             Index.open(f"http://127.0.0.1:{server.server_port}/nothing.zarr")
     finally:
         server.shutdown()
+        server.server_close()
     with pytest.raises(RegionIndexError, match="cannot be read"):
         Index.open(f"http://127.0.0.1:{server.server_port}/{land.name}")
 

@@ -40,7 +40,8 @@ def queries(path, column=None):
         ("genus,species\nUrsus,arctos\nPuma,Puma concolor\n,Canis lupus\n", "a.csv",
          ["Ursus arctos", "Puma concolor", "Canis lupus"]),
         ("genus,family\nUrsus,Ursidae\n", "a.csv", RequestError),
-        ("# my list\nUrsus arctos  # bear\n\n  Puma concolor\r\nC#1\n", "a.txt", ["Ursus arctos", "Puma concolor", "C#1"]),
+        ("# my list\nUrsus arctos  # bear\n\n  Puma concolor\r\nC#1\n", "a.txt",
+         ["Ursus arctos", "Puma concolor", "C#1"]),
         ("a\x0bb\nc\u2028d\n", "a.txt", ["a\x0bb", "c\u2028d"]),
     ],
 )  # fmt: skip

@@ -471,6 +471,11 @@ def descendants():
     return {p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())}
 
 
+def numerical():
+    """What the environment says to numerical libraries."""
+    return {k: v for k, v in os.environ.items() if "THREADS" in k or "MALLOC" in k}
+
+
 def listening():
     """Addresses that this process and the workers below it listen on."""
     processes = {psutil.Process(), *descendants()}
@@ -508,9 +513,9 @@ def test_local_workers_are_pinned_overlap_and_are_closed_to_others():
     from distributed import Client
     from distributed.system import MEMORY_LIMIT
 
-    before, doors, environment = descendants(), listening(), dict(os.environ)
+    before, doors, environment = descendants(), listening(), numerical()
     with local_cluster(gpus=("3", "GPU-8f2a")) as client:
-        assert dict(os.environ) == environment
+        assert numerical() == environment
         inside = list(client.run(_inside).values())
         assert {w["gpu"] for w in inside} == {"3", "GPU-8f2a"}
         assert all(w["resources"] == {"GPU": 1} and w["threads"] == 2 for w in inside)
@@ -529,7 +534,7 @@ def test_local_workers_are_pinned_overlap_and_are_closed_to_others():
         assert active_client() is None
     assert descendants() == before
     assert not any(Path(w["folder"]).exists() for w in inside)
-    assert dict(os.environ) == environment
+    assert numerical() == environment
 
 
 @pytest.mark.slow
@@ -595,7 +600,7 @@ def test_no_process_outlives_a_signal(tmp_path, name, code):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == code
     if name != "SIGKILL":
-        assert err.splitlines()[-1] == "error: interrupted; no output was written."
+        assert "error: interrupted; no output was written." in err.splitlines()
         assert "Traceback" not in err
         assert list((tmp_path / "o").iterdir()) == []
         assert not list(tmp_path.glob("taxabind-map-*"))

@@ -6,6 +6,7 @@ answers at once.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -78,8 +79,10 @@ def run(app: typer.Typer, name: str) -> None:
         code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
         if code not in (130, 143):
             raise
-        left = getattr(stop, "__notes__", ["no output was written."])[-1]
-        print(f"error: interrupted; {left}", file=sys.stderr, flush=True)
+        print(f"error: interrupted; {_what_is_left(stop)}", file=sys.stderr, flush=True)
+        # What worker processes shared with this one is given back when it is collected, not by leaving.
+        stop.__traceback__ = stop.__context__ = None
+        gc.collect()
         # The outputs are cleaned up by now. Threads of native libraries may still be busy, and tearing the
         # interpreter down under them can end in an abort: leave at once, with the right code.
         os._exit(code)
@@ -92,6 +95,16 @@ def run(app: typer.Typer, name: str) -> None:
             raise
         text = " ".join(str(error).split())[:300]
         fail(f"unexpected failure: {type(error).__name__}: {text} (set {DEBUG}=1 to see where).", 1)
+
+
+def _what_is_left(stop: BaseException) -> str:
+    """What a command noted on its interruption; Typer may have put another exception around it."""
+    error: BaseException | None = stop
+    while error is not None:
+        if notes := getattr(error, "__notes__", None):
+            return notes[-1]
+        error = error.__cause__ or error.__context__
+    return "no output was written."
 
 
 @contextmanager

@@ -66,11 +66,10 @@ def _say_names(batch: Any) -> None:
 
 def _print_estimate(e: dict[str, Any]) -> None:
     print(f"{e['species']:,} species ({e['names']:,} names, {e['names_not_mapped']:,} of them not mapped)")
+    print(f"{e['columns']} x {e['rows']} = {e['pixels']:,} pixels in {e['tiles']:,} tiles")
     print(
-        f"{e['columns']} x {e['rows']} = {e['pixels']:,} pixels in {e['tiles']:,} tiles; about {e['files_about']:,} files"
-    )
-    print(
-        f"{e['crs']}, resolution {e['resolution']:g}; at most {e['bytes_at_most'] / 1e6:,.0f} MB, most often far less"
+        f"{e['crs']}, resolution {e['resolution']:g}; about {e['files_about']:,} files, at most "
+        f"{e['bytes_at_most'] / 1e6:,.0f} MB and most often far less"
     )
     print(f"model {e['model']} ({', '.join(e['modalities'])}) on {e['device']}")
 

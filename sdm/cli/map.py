@@ -219,7 +219,7 @@ def map_command(
     format: Annotated[
         str | None,
         typer.Option(
-            help="Any of cog, zarr, html; default all three. With --species: zarr is always made, and by default alone.",
+            help="Any of cog, zarr, html; default all three. With --species: zarr always, and by default alone.",
             rich_help_panel="Output", show_default=False,
         ),
     ] = None,

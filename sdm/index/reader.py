@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -469,6 +470,7 @@ class Index:
             self._fill(out, tile, targets, vectors, rows, cols, True)
 
         with ThreadPoolExecutor(processors()) as pool:
+            pool.submit(import_module, "rioxarray")  # half a second, the first time: meanwhile, not afterwards
             list(pool.map(one, self._overlapping(rows, cols)))
         return out
 

@@ -1,11 +1,18 @@
 """A raster as a sequence of blocks of bounded size, so that no writer holds the whole map."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import xarray as xr
 
-Source = xr.DataArray | np.ndarray
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from sdm.outputs.cube import Layer
+
+Source: TypeAlias = "xr.DataArray | np.ndarray | Layer"
 """A map: float values, shape (y, x), NaN = not modelled; in memory, or lazy (Dask or Zarr behind it)."""
 
 _STRIP = 512
@@ -29,7 +36,7 @@ def iter_blocks(source: Source, max_pixels: int = 1 << 20) -> Iterator[tuple[sli
 
 def _load(source: Source, rows: slice, columns: slice) -> np.ndarray:
     part = source[rows, columns]
-    if isinstance(part, xr.DataArray):
+    if hasattr(part, "values"):  # a DataArray; to ask for its type would load xarray
         if part.chunks is not None:
             # Threads here, even when a cluster is active: the bytes are needed in this process.
             part = part.compute(scheduler="threads")

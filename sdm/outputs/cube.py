@@ -10,17 +10,15 @@ million for 1,000 species over a continent; all of them in one would make readin
 
 from __future__ import annotations
 
-import os
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 import zarr
 from odc.geo.geobox import GeoBox
 
@@ -28,6 +26,9 @@ from sdm.errors import OutputError
 from sdm.outputs.atomic import disk_errors
 from sdm.outputs.metadata import MapMetadata, one_line
 from sdm.outputs.zarr_store import GRID_MAPPING, root_attributes, variable_attributes, write_grid
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 SPECIES = 16
 """Species in a chunk."""
@@ -112,7 +113,7 @@ def write_chunk(
     part = scratch / uuid.uuid4().hex
     with disk_errors(path):
         part.write_bytes(encoded)
-        os.replace(part, path / name)
+        part.replace(path / name)
     return name, len(encoded), zlib.crc32(encoded)
 
 
@@ -120,6 +121,7 @@ def open_cube(path: Path) -> xr.Dataset:
     """Open a store lazily, its coordinates in memory: Dask chunks as on disk, CRS. Raises OutputError."""
     import odc.geo.xr  # noqa: F401  the .odc accessor
     import rioxarray  # noqa: F401  the .rio accessor
+    import xarray as xr
 
     try:
         data = xr.open_zarr(path, consolidated=True, decode_coords="all", chunks={})

@@ -252,7 +252,7 @@ def write_record(path: Path, scratch: Path, files: Sequence[tuple[str, int, int]
     part = scratch / uuid.uuid4().hex
     with disk_errors(path):
         part.write_bytes(buffer.getvalue())
-        os.replace(part, path)
+        part.replace(path)
 
 
 def read_record(path: Path, names: Iterable[str] | None = None) -> Record:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import folium
-import xarray as xr
 from branca.element import Element, MacroElement
 from folium.map import Layer
 from jinja2 import Template
@@ -28,7 +27,10 @@ from sdm.outputs.style import RAMP
 from sdm.outputs.zarr_store import open_map
 
 if TYPE_CHECKING:
+    import xarray as xr
     from geopandas import GeoDataFrame
+
+    from sdm.outputs import cube
 
 _OSM_URL = "https://tile.openstreetmap.org/{z}/{x}/{y}.png"
 _OSM_HOST = "https://tile.openstreetmap.org"
@@ -38,7 +40,7 @@ _TICKS = 5
 
 def write_html(
     path: Path,
-    source: xr.DataArray | Path,
+    source: "xr.DataArray | cube.Layer | Path",
     metadata: MapMetadata,
     countries: "GeoDataFrame | None" = None,
     links: Mapping[str, str] | None = None,
@@ -48,7 +50,7 @@ def write_html(
     """Write a self-contained interactive map to `path`.
 
     `source` is a map as `open_map` returns it, or the path of its Zarr store; `geobox` is needed only for
-    an array without georeference. `countries` are polygons in any CRS, drawn as land and borders. `links`
+    a source without georeference. `countries` are polygons in any CRS, drawn as land and borders. `links`
     maps a label to the name of a file beside the page. A click tells longitude, latitude and the value,
     rounded to the 250 steps of the picture. Raises OutputError if the disk refuses.
     """

@@ -4,20 +4,24 @@ Zarr format 2, consolidated, with the CRS in three dialects - CF `grid_mapping` 
 `GeoTransform` in it (rioxarray) and `_CRS` (GDAL, QGIS) - because no single one is read by all.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 import zarr
 from odc.geo.geobox import GeoBox
 
 from sdm.errors import OutputError
 from sdm.outputs.atomic import disk_errors
 from sdm.outputs.metadata import MapMetadata, one_line
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 GRID_MAPPING = "spatial_ref"
 
@@ -100,6 +104,7 @@ def open_map(path: Path, variable: str | None = None) -> xr.DataArray:
     """
     import odc.geo.xr  # noqa: F401  the .odc accessor
     import rioxarray  # noqa: F401  the .rio accessor
+    import xarray as xr
 
     path = Path(path)
     name = variable or _variable_of(path)

@@ -1,0 +1,111 @@
+"""After the tiles: pictures, the map of the sum, and the files of single species."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdm import api
+from sdm.batch import tiles
+from sdm.batch.texts import ENCODING, PAGE, PICTURES, RICHNESS, SPECIES
+from sdm.batch.tiles import Work
+from sdm.outputs import cube, gallery, ledger
+from sdm.outputs.overlay import png
+
+
+def drawings(work: Work) -> list[int | None]:
+    """All that `draw` has to draw."""
+    return [None, *range(-(-len(work.batch.stems) // tiles.PICTURED))]
+
+
+def draw(group: int | None, work: Work) -> dict[str, Any]:
+    """The pictures of a group of species; None: the map of the sum, whose statistics are returned."""
+    if group is None:
+        return _write_richness(work)
+    write_pictures(group, work)
+    return {}
+
+
+def _write_richness(work: Work) -> dict[str, Any]:
+    """The map of the sum as GeoTIFF with style and web map; returns its statistics."""
+    from sdm.outputs.cog import write_cog
+    from sdm.outputs.statistics import summarise
+    from sdm.outputs.style import write_qml
+    from sdm.outputs.webmap import write_html
+
+    geobox = work.plan.grid.geobox
+    layer = cube.Layer(work.store, work.richness.variable)
+    # The end of the colours is the highest sum, which is known only now.
+    highest = summarise(layer, geobox).max or 1.0
+    meta = replace(work.richness, valid_range=(0.0, highest))
+    paths = {s: work.tmp / f"{RICHNESS}.{s}" for s in ("tif", "qml", "html")}
+    statistics = write_cog(paths["tif"], layer, geobox, meta).to_dict()
+    write_qml(paths["qml"], meta)
+    links = {"GeoTIFF": f"{RICHNESS}.tif", "all species": PAGE, "report": ledger.REPORT}
+    write_html(paths["html"], layer, meta, _countries_of(work), links, geobox=geobox)
+    for path in paths.values():
+        path.replace(work.new / path.name)
+    # A sum weighted by area is no area here.
+    return {k: v for k, v in statistics.items() if k not in ("expected_area_km2", "histogram", "histogram_range")}
+
+
+def write_pictures(group: int, work: Work) -> None:
+    """Pictures of one group of species, for the page, from the parts that the tiles left in their records."""
+    grid = work.plan.grid
+    step = gallery.stride(grid.shape)
+    stems = work.batch.stems[group * tiles.PICTURED : (group + 1) * tiles.PICTURED]
+    pictures = np.zeros((len(stems), *(-(-length // step) for length in grid.shape)), dtype=np.uint8)
+    name = f"value_pictures_{group}"
+    for tile in grid.tiles():
+        record = ledger.read_record(work.tiles / f"{tile.index[0]}.{tile.index[1]}.npz", (name,))
+        if name in record:  # else nothing is modelled there, or no n-th pixel lies in the tile
+            top, left = -(-tile.rows.start // step), -(-tile.cols.start // step)
+            bottom, right = (-(-part.stop // step) for part in (tile.rows, tile.cols))
+            shape = (len(stems), bottom - top, right - left)
+            decoded = np.frombuffer(cube.codec().decode(record[name].tobytes()), dtype=np.uint8)
+            pictures[:, top:bottom, left:right] = decoded.reshape(shape)
+    for stem, picture in zip(stems, pictures, strict=True):
+        (work.new / PICTURES / f"{stem}.png").write_bytes(png(picture))
+
+
+def write_species(k: int, work: Work, suffixes: Sequence[str]) -> None:
+    """GeoTIFF, style and web map of one species; what an earlier run has made is kept."""
+    from sdm.outputs.atomic import flush
+    from sdm.outputs.cog import write_cog
+    from sdm.outputs.style import write_qml
+    from sdm.outputs.webmap import write_html
+
+    stem, folder = work.batch.stems[k], work.new / SPECIES
+    missing = [s for s in suffixes if not (folder / f"{stem}.{s}").exists()]
+    if not missing:
+        return
+    described = api.describe(work.batch.job, k, work.command)
+    description = f"{described.description} {ENCODING} Rounded to 1/8192."
+    meta = replace(described, variable=work.metadata.variable, description=description)
+    layer = cube.Layer(work.store, meta.variable, k)
+    for suffix in missing:
+        part = work.tmp / f"{stem}.{suffix}"
+        if suffix == "tif":
+            write_cog(part, layer, work.plan.grid.geobox, meta)
+        elif suffix == "qml":
+            write_qml(part, meta)
+        else:
+            links = {"GeoTIFF": f"{stem}.tif"} if "tif" in suffixes else {}
+            write_html(part, layer, meta, _countries_of(work), links, geobox=work.plan.grid.geobox)
+        flush(part)  # a later run takes what has its name for complete
+        part.replace(folder / part.name)
+
+
+_outlines: dict[Path, Any] = {}
+
+
+def _countries_of(work: Work) -> Any:
+    """Country outlines of a batch, read once per process."""
+    if work.store not in _outlines:
+        _outlines.clear()
+        _outlines[work.store] = api._countries(work.plan.grid)
+    return _outlines[work.store]

@@ -453,6 +453,69 @@ def downscale_climate(temperature: np.ndarray, precipitation: np.ndarray, surfac
     return out
 
 
+# The setting of a place: what lies around it. Quarters that follow months or other quarters closely, and
+# classes of few pixels, would only repeat the rest.
+AROUND_KM = (100, 300)
+AROUND_LOG = ("bio12", "bio13", "bio14", "bio18", "bio19")
+AROUND_PLAIN = ("bio1", "bio4", "bio5", "bio6", "bio8", "bio9", "bio15")
+AROUND_CLASSES = (0, 1, 2, 4, 5, 7, 8, 9, 10, 12, 15, 16)
+
+
+def surroundings(layers: Path) -> tuple[np.ndarray, tuple[Band, ...]]:
+    """Stored int16 values (bands, 360, 720) and bands of surroundings.tif, from the other layers in `layers`.
+
+    Each band is a variable's mean around the place, weighted by a Gaussian of distance whose standard
+    deviation is in its name. Rain and relief are averaged as log(1 + x), land cover as shares of a class.
+    """
+    mean = functools.partial(_block_mean, rows=720)
+    fields: list[tuple[str, str, float, str, np.ndarray]] = []
+    with rasterio.open(layers / "bioclim.tif") as src:
+        for i, name in enumerate(text.partition(":")[0] for text in src.descriptions):
+            if name in AROUND_PLAIN:
+                scale = 1 if name == "bio4" else 0.1
+                fields.append((name, src.units[i], scale, BIOCLIM[i].text, mean(src.read(i + 1) * src.scales[i])))
+            elif name in AROUND_LOG:
+                stored = mean(np.log1p(src.read(i + 1) * src.scales[i]))
+                fields.append((name, "log(mm)", 0.001, f"log(1 + {BIOCLIM[i].text})", stored))
+    with rasterio.open(layers / "elevation.tif") as src:
+        height = src.read(1).astype(np.float32)
+        fields.append(("height", "m", 1, "height above the sea, 0 at sea", mean(np.maximum(height, 0))))
+        fields.append(("depth", "m", 1, "depth of the sea as negative height, 0 on land", mean(np.minimum(height, 0))))
+    with rasterio.open(layers / "relief.tif") as src:
+        relief = np.log1p(src.read(1) * np.float32(src.scales[0]))
+        fields.append(("relief", "log(m)", 0.001, "log(1 + local relief)", mean(relief)))
+    with rasterio.open(layers / "landcover.tif") as src:
+        classes = src.read(1)
+    for k in AROUND_CLASSES:
+        share = mean((classes == k).astype(np.float32))
+        fields.append((f"landcover{k}", "1", 0.0001, f"share of IGBP class {k}", share))
+    stored, bands = [], []
+    for km in AROUND_KM:
+        for name, unit, scale, text, values in fields:
+            around = _block_mean(_blur(values, km), rows=360)
+            stored.append(to_integer(around / scale, np.int16))
+            bands.append(Band(f"mean{km}km-{name}", unit, scale, f"mean around the place, {km} km: {text}"))
+    return np.stack(stored), tuple(bands)
+
+
+def _block_mean(grid: np.ndarray, rows: int) -> np.ndarray:
+    """Mean over square blocks of pixels: (height, width) -> (rows, 2 * rows) float32."""
+    step = grid.shape[0] // rows
+    return grid.reshape(rows, step, 2 * rows, step).mean((1, 3), dtype=np.float32)
+
+
+def _blur(grid: np.ndarray, km: float) -> np.ndarray:
+    """Gaussian mean of a whole-globe grid, its standard deviation in km; across the antimeridian, not the poles."""
+    height, width = grid.shape
+    pixels = km / 111.195 * height / 180
+    out = ndimage.gaussian_filter1d(grid, pixels, axis=0, mode="nearest")
+    latitude = np.radians(90 - (np.arange(height) + 0.5) * 180 / height)
+    for row, shrink in enumerate(np.cos(latitude)):
+        # Near the poles a full kernel would wind around the globe.
+        out[row] = ndimage.gaussian_filter1d(out[row], min(pixels / max(shrink, 0.15), width / 8), mode="wrap")
+    return out
+
+
 def to_integer(values: np.ndarray, dtype: type) -> np.ndarray:
     """Rounded to the nearest integer of `dtype`; raises OverflowError where one does not fit."""
     rounded = np.rint(values)
@@ -511,6 +574,12 @@ def make_landcover(cache: Path, out: Path) -> None:
     """Write landcover.tif."""
     band = Band("landcover", "class", 1, "IGBP land-cover class of 2019, 0 water .. 16 barren")
     write_raster(out / "landcover.tif", read_landcover(fetch(LANDCOVER, cache))[None], (band,), **CLASSES)
+
+
+def make_surroundings(cache: Path, out: Path) -> None:
+    """Write surroundings.tif, from the layers written before."""
+    stored, bands = surroundings(out)
+    write_raster(out / "surroundings.tif", stored, bands)
 
 
 def make_satellite(cache: Path, out: Path) -> None:
@@ -629,6 +698,14 @@ LAYERS = (
         "13 urban, 14 cropland and natural mosaic, 15 snow and ice, 16 barren.",
     ),
     Layer(
+        "surroundings.tif", "Means of climate, terrain and land cover around the place", "30 arc-minutes", "see bands",
+        (ERA5, *TERRAIN), "bioclim.tif, elevation.tif, relief.tif and landcover.tif",
+        f"{ERA5_CITATION} {TERRAIN_CITATION} {LANDCOVER_CITATION}",
+        f"as the layers it is made of: Copernicus licence, attribution required; {TERRAIN_LICENCE}",
+        "Gaussian means; the number in a band's name is the standard deviation in km. Never replaced by the "
+        "user's own rasters of the variables.",
+    ),
+    Layer(
         "satellite.tif", "True-colour satellite mosaic", "4 arc-minutes", "RGB 0..255", (BLUE_MARBLE,),
         "NASA Blue Marble Next Generation",
         "Stoeckli, R. et al. (2005): The Blue Marble Next Generation. NASA Earth Observatory.",
@@ -677,7 +754,8 @@ def main() -> None:
     """Rebuild all layers, or those named, and the list of them."""
     makers = {
         "bioclim": make_bioclim, "elevation": make_elevation, "landcover": make_landcover,
-        "satellite": make_satellite, "landmask": make_landmask, "countries": make_countries,
+        "surroundings": make_surroundings, "satellite": make_satellite, "landmask": make_landmask,
+        "countries": make_countries,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cache", type=Path, required=True, help="folder for downloaded packages")

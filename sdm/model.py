@@ -303,7 +303,7 @@ def build(config: dict, vocabulary: list[str], dropout: float = 0.0, env_dropout
             "location": LocationEncoder(
                 dim, loc["sigmas"], loc["features"], loc["width"], loc["depth"], dropout=dropout
             ),
-            "satellite": SatelliteEncoder(dim, sat["size"], sat["channels"], dropout=env_dropout),
+            "satellite": SatelliteEncoder(dim, sat["size"], sat["width"], sat["depth"], dropout=env_dropout),
             "environment": EnvironmentEncoder(dim, len(env["inputs"]), env["width"], env["depth"], dropout=env_dropout),
             "text": TaxonTower([t for t in vocabulary if t], dim),
         }
@@ -392,7 +392,7 @@ def _check_config(path: Path, config: dict) -> None:
         inputs = environment["inputs"]
         sizes = [
             config["dim"], location["width"], location["depth"], location["features"], environment["width"],
-            environment["depth"], satellite["size"], *satellite["channels"],
+            environment["depth"], satellite["size"], satellite["width"], satellite["depth"],
         ]  # fmt: skip
         extents = [g["extent"] for g in config.get("groups", {}).values() if g.get("extent")]
         entries = config["calibration"].values()
@@ -406,9 +406,7 @@ def _check_config(path: Path, config: dict) -> None:
             *(v for e in extents for v in e),
         ]
         names = [config["name"], *(i["layer"] for i in inputs)]
-        well_formed = (
-            len(config["domain"]) == 2 and len(satellite["channels"]) == 3 and all(len(e) == 4 for e in extents)
-        )
+        well_formed = len(config["domain"]) == 2 and all(len(e) == 4 for e in extents)
         transforms = [i["transform"] for i in inputs]
     except KeyError as error:
         raise ModelError(f"model {str(path)!r}: config.json lacks {error}.") from error
@@ -416,8 +414,6 @@ def _check_config(path: Path, config: dict) -> None:
         raise ModelError(f"model {str(path)!r}: config.json has a part of the wrong type: {error}.") from error
     if not all(_is_number(n, int) and 0 < n <= 16384 for n in sizes):
         raise ModelError(f"model {str(path)!r}: config.json has a size that is not a whole number in 1..16384.")
-    if satellite["size"] % 4:
-        raise ModelError(f"model {str(path)!r}: satellite size {satellite['size']} is not a multiple of 4.")
     if not all(_is_number(n) and -1e300 < n < 1e300 for n in (*numbers, *positive)):
         raise ModelError(f"model {str(path)!r}: config.json has a number that is missing or not finite.")
     if not all(n > 0 for n in positive):
@@ -428,8 +424,8 @@ def _check_config(path: Path, config: dict) -> None:
         raise ModelError(f"model {str(path)!r}: config.json names the unknown transform {str(unknown[0])[:40]!r}.")
     if not inputs or not well_formed or not -90.0 <= config["domain"][0] < config["domain"][1] <= 90.0:
         raise ModelError(
-            f"model {str(path)!r}: config.json needs three satellite channels, some environment "
-            "inputs, four numbers per extent, and a domain of two latitudes, south first."
+            f"model {str(path)!r}: config.json needs some environment inputs, "
+            "four numbers per extent, and a domain of two latitudes, south first."
         )
 
 

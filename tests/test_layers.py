@@ -566,6 +566,17 @@ def test_classes_become_shares(write_raster):
     assert got.tolist() == [[1, 0], [0.5, 0.5], [0.25, 0.75]]
 
 
+def test_surroundings_stay_when_the_variable_is_replaced(write_raster):
+    lon, lat = np.array([5.25]), np.array([45.25])
+    inputs = [Input("bio1"), Input("mean100km-bio1")]
+    before = Environment(inputs).sample(lon, lat, standardise=False)[0]
+    mine = Environment(inputs, [write_raster(flat(40.0), "bio1.tif", cell=10.0)])
+    after = mine.sample(lon, lat, standardise=False)[0]
+    assert mine.replaced == ("bio1",)
+    assert before[0] != before[1]
+    assert after.tolist() == [40.0, before[1]]
+
+
 def test_missing_part_of_a_users_raster(write_raster):
     path = write_raster(np.full((10, 10), 7, np.float32), "bio1.tif", west=0.0, north=50.0)
     environment = Environment([Input("bio1"), Input("bio12")], [path])

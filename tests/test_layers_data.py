@@ -11,6 +11,7 @@ from rasterio.windows import Window
 from shapely import Point
 
 from sdm.resources import folder
+from sdm.training.prepare import AROUND
 
 DATA = folder("data")
 LAYERS = tomllib.loads((DATA / "layers.toml").read_text(encoding="utf-8"))["layer"]
@@ -21,6 +22,7 @@ RASTERS = {
     "elevation.tif": (2160, 4320, 1, "int16", -32768),
     "relief.tif": (2160, 4320, 1, "uint8", None),
     "landcover.tif": (3600, 7200, 1, "uint8", None),
+    "surroundings.tif": (360, 720, 54, "int16", None),
     "satellite.tif": (2700, 5400, 3, "uint8", None),
     "landmask.tif": (8640, 17280, 1, "uint8", None),
 }
@@ -195,6 +197,34 @@ def test_relief():
     assert values("relief.tif", 84.0, 28.5)[0] > 600  # Annapurna
     assert values("relief.tif", 5.0, 52.3)[0] < 30  # Netherlands
     assert values("relief.tif", -30.0, 0.0)[0] == 0  # the sea
+
+
+@pytest.mark.parametrize(("lon", "lat"), [(8.25, 46.25), (-70.25, -12.75), (179.75, 67.25), (24.25, 69.75)])
+@pytest.mark.parametrize("km", [100, 300])
+def test_surroundings_are_gaussian_means(elevation, lon, lat, km):
+    """Against a direct sum over the sphere: Alps, Andes, both sides of the antimeridian, Lapland."""
+    north, east = 90 - (np.arange(2160) + 0.5) / 12, (np.arange(4320) + 0.5) / 12 - 180
+    rows = np.flatnonzero(np.abs(north - lat) < 4 * km / 111.195)
+    a, b = np.radians(lat), np.radians(north[rows])[:, None]
+    cosine = np.sin(a) * np.sin(b) + np.cos(a) * np.cos(b) * np.cos(np.radians(east - lon))[None, :]
+    weight = np.exp(-0.5 * (6371.0088 * np.arccos(np.clip(cosine, -1, 1)) / km) ** 2) * np.cos(b)
+    with rasterio.open(DATA / "surroundings.tif") as src:
+        names = [text.split(":")[0] for text in src.descriptions]
+    here = values("surroundings.tif", lon, lat)
+    for name, clipped in (("height", np.maximum(elevation[rows], 0)), ("depth", np.minimum(elevation[rows], 0))):
+        expected = (clipped * weight).sum() / weight.sum()
+        assert here[names.index(f"mean{km}km-{name}")] == pytest.approx(expected, rel=0.05, abs=10)
+
+
+def test_surroundings_shares_and_names():
+    with rasterio.open(DATA / "surroundings.tif") as src:
+        names = [text.split(":")[0] for text in src.descriptions]
+        stored = src.read() * np.array(src.scales)[:, None, None]
+    assert names == list(AROUND)
+    shares = stored[[i for i, n in enumerate(names) if n.startswith("mean100km-landcover")]]
+    assert shares.min() >= 0
+    assert shares.sum(0).max() < 1.001  # some classes are left out
+    assert shares.sum(0).mean() > 0.95
 
 
 @pytest.mark.parametrize(

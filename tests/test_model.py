@@ -26,7 +26,7 @@ CONFIG = {
     "calibration": {"+".join(s): {"scale": 10.0, "bias": -1.0} for s in all_subsets()},
     "dim": 8,
     "location": {"sigmas": [1.0], "features": 4, "width": 8, "depth": 1, "pitch": 0.25},
-    "satellite": {"size": 8, "pixel": 0.1, "channels": [2, 2, 2], "pitch": 0.25},
+    "satellite": {"size": 8, "pixel": 0.1, "width": 8, "depth": 1, "pitch": 0.25},
     "environment": {
         "width": 8, "depth": 1, "pitch": 0.05,
         "inputs": [{"layer": "bio1", "transform": "identity", "value": 0, "mean": 10.0, "std": 5.0}],
@@ -165,10 +165,10 @@ def test_config_that_is_no_config(toy, text, says):
         {"location__depth": 10**6},
         {"location__width": 10**12},
         {"satellite__size": 10**6},
-        {"satellite__size": 9},
-        {"satellite__channels": [2, 2]},
-        {"satellite__channels": [2] * 100},
-        {"satellite__channels": 3},
+        {"satellite__size": 0},
+        {"satellite__width": KeyError},
+        {"satellite__width": [2, 2]},
+        {"satellite__depth": 10**6},
         {"domain": [90, -60]},
         {"domain": [0]},
         {"domain": [0, float("nan")]},
@@ -194,7 +194,7 @@ def test_config_that_is_no_config(toy, text, says):
 )
 def test_config_with_a_bad_part(toy, change):
     folder = toy(**change)
-    with pytest.raises(ModelError, match=r"config\.json|multiple of 4") as caught:
+    with pytest.raises(ModelError, match=r"config\.json") as caught:
         Model.open(folder)
     assert caught.value.exit_code == 5
     assert str(folder) in str(caught.value)
@@ -441,3 +441,39 @@ def test_length_of_a_modality_does_not_matter():
     a, b = torch.randn(2, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(score.combine([a, b]), score.combine([1000 * a, 0.001 * b]))
     assert not torch.allclose(score.combine([a, b]), score.combine([a]))
+
+
+def test_satellite_statistics_see_colour_spread_and_side():
+    """The windows of the satellite encoder: means, spreads, and which side of the place they lie on."""
+    from sdm.encoders.satellite import SatelliteEncoder
+
+    encoder = SatelliteEncoder(dim=8, size=16, width=8, depth=1)
+    encoder.net = torch.nn.Identity()
+    n = encoder.windows.shape[1]
+    flat = torch.full((1, 16, 16, 3), 51, dtype=torch.uint8)
+    flat[..., 1] = 204
+    mean, spread = encoder(flat).split(n, dim=1)
+    assert torch.allclose(mean.view(-1, 3), torch.tensor([-0.2, 2.2, -0.2]).expand(n // 3, 3), atol=1e-4)
+    assert torch.allclose(spread, torch.full_like(spread, -0.4), atol=0.02)  # 10 * sqrt(1e-4) - 0.5
+
+    north = torch.zeros((1, 16, 16, 3), dtype=torch.uint8)
+    north[:, :8] = 255
+    mean = encoder(north)[0, :n].view(-1, 3)[:, 0]
+    ring = mean[2:]  # after the two centred windows: north-west, north, north-east, west, ...
+    assert (ring[:3] > 2.0).all()
+    assert (ring[-3:] < 0.0).all()
+
+
+def test_satellite_statistics_change_slowly():
+    """One pixel further, the statistics of noisy imagery move by far less than they differ between images."""
+    from sdm.encoders.satellite import SatelliteEncoder
+
+    torch.manual_seed(0)
+    encoder = SatelliteEncoder(dim=8, size=16, width=8, depth=1)
+    encoder.net = torch.nn.Identity()
+    image = torch.randint(0, 256, (200, 17, 17, 3), dtype=torch.uint8)
+    here, beside = encoder(image[:, :16, :16]), encoder(image[:, 1:, 1:])
+    step = (here - beside).square().mean().sqrt()
+    spread = (here - here.mean(0)).square().mean().sqrt()
+    pixels = (image[:, :16, :16].float() - image[:, 1:, 1:].float()).square().mean().sqrt() / image.float().std()
+    assert step / spread < 0.5 < 1.0 < pixels

@@ -67,6 +67,8 @@ def test_fit_calibration_recovers_the_truth():
     scale, bias = evaluate.fit_calibration(x, y, (5.0, 0.0))
     assert scale == pytest.approx(17.0, rel=0.03)
     assert bias == pytest.approx(-6.0, rel=0.03)
+    # A start far too sure of itself, from which a full Newton step runs away.
+    assert evaluate.fit_calibration(x, y, (90.0, -2.0)) == pytest.approx((scale, bias), rel=1e-4)
 
 
 def test_held_out_blocks_are_whole_blocks():
@@ -136,7 +138,7 @@ points_per_cell_sea = 1
 [architecture]
 dim = 16
 location = {{ sigmas = [1.0], features = 8, width = 32, depth = 1, pitch = 0.5 }}
-satellite = {{ size = 16, pixel = 0.06666666666666667, channels = [4, 4, 4], pitch = 0.5 }}
+satellite = {{ size = 16, pixel = 0.06666666666666667, width = 8, depth = 1, pitch = 0.5 }}
 environment = {{ width = 16, depth = 1, pitch = 0.25 }}
 [optimiser]
 steps = {steps}
@@ -171,8 +173,13 @@ def test_recipe_to_map(tmp_path, world, monkeypatch):
     path = tmp_path / "tiny.toml"
     path.write_text(RECIPE.format(data=tmp_path.as_posix(), steps=300))
     recipe = Recipe.read(path)
+    with pytest.raises(RequestError, match="run the stage develop"):
+        run(recipe, out, tmp_path / "run", ("ship",))
     metrics = run(recipe, out, tmp_path / "run", ("develop", "ship"))
     held = metrics["held_out_blocks"]
+    assert held["location"]["ece"] < 0.1
+    shipped = json.loads((out / "config.json").read_text())["calibration"]["location"]
+    assert [shipped["scale"], shipped["bias"]] == list(metrics["calibration"]["location"])
     assert set(held) >= {"location", "location+satellite+environment"}
     assert held["location"]["auc"] > 0.9
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["held_out_blocks"].keys() == held.keys()

@@ -1,26 +1,56 @@
 """Satellite encoder: the true-colour image around a place, as a vector."""
 
+import torch
 from torch import Tensor, nn
+
+from sdm.encoders.blocks import PlainResidual
+
+CENTRED = (1 / 6, 1 / 3)
+"""Widths (standard deviations) of the two windows on the place, as shares of the crop."""
+RING = (0.25, 1 / 6)
+"""Distance from the place of the eight windows around it, and their width, as shares of the crop."""
 
 
 class SatelliteEncoder(nn.Module):
-    """A three-layer convolutional network over a square RGB crop."""
+    """Mean and spread of each colour in Gaussian windows on and around the place, then a residual network.
 
-    def __init__(self, dim: int, size: int, channels: list[int], dropout: float = 0.0) -> None:
+    Imagery is encoded on a coarse lattice and interpolated, so its vector has to change slowly: wide
+    windows do, where convolutions over the pixels of a crop jump from one place to the next. They also
+    generalise better to regions never seen, and cost a tenth of the arithmetic.
+    """
+
+    def __init__(self, dim: int, size: int, width: int, depth: int, dropout: float = 0.0) -> None:
         super().__init__()
-        a, b, c = channels
+        self.register_buffer("windows", _windows(size))  # (size * size * 3, 3 * windows)
         self.net = nn.Sequential(
-            nn.Conv2d(3, a, 3, stride=2, padding=1),
-            nn.GELU(),
-            nn.Conv2d(a, b, 3, stride=2, padding=1),
-            nn.GELU(),
-            nn.Conv2d(b, c, 3, padding=1),
-            nn.GELU(),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(c * (size // 4) ** 2, dim),
+            nn.Linear(2 * self.windows.shape[1], width),
+            nn.ReLU(inplace=True),
+            *[PlainResidual(width, dropout) for _ in range(depth)],
+            nn.ReLU(inplace=True),
+            nn.Linear(width, dim),
         )
 
     def forward(self, crops: Tensor) -> Tensor:
         """(B, size, size, 3) uint8, row 0 north -> (B, dim)."""
-        return self.net(crops.permute(0, 3, 1, 2).float() / 127.5 - 1.0)
+        # A variance as a difference of squares needs every digit: never in half precision.
+        with torch.autocast(crops.device.type, enabled=False):
+            colour = crops.flatten(1).float() / 255.0
+            mean = colour @ self.windows
+            variance = (colour * colour) @ self.windows - mean * mean
+            spread = (variance.clamp_min(0.0) + 1e-4).sqrt()  # 1e-4: no infinite slope over calm sea
+            statistics = torch.cat([4.0 * mean - 1.0, 10.0 * spread - 0.5], dim=-1)  # about -1..1
+        return self.net(statistics)
+
+
+def _windows(size: int) -> Tensor:
+    """Weights of the pixels of a crop in each window, for each colour alone: (size * size * 3, 3 * windows)."""
+    # The place lies in the pixel at index size // 2.
+    offset = torch.arange(size, dtype=torch.float32) - size // 2
+    far, wide = RING[0] * size, RING[1] * size
+    ring = [(x, y, wide) for y in (-far, 0.0, far) for x in (-far, 0.0, far) if x or y]
+    weights = []
+    for x, y, width in [*((0.0, 0.0, w * size) for w in CENTRED), *ring]:
+        across, down = (torch.exp(-0.5 * ((offset - at) / width) ** 2) for at in (x, y))
+        window = down[:, None] * across[None, :]
+        weights.append((window / window.sum()).flatten())
+    return torch.kron(torch.stack(weights, dim=1), torch.eye(3))

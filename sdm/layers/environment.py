@@ -19,7 +19,7 @@ from sdm.errors import LayerError
 from sdm.layers.raster import RasterLayer, Source, interpolate
 from sdm.resources import folder
 
-BUNDLED = ("bioclim.tif", "elevation.tif", "relief.tif", "landcover.tif")
+BUNDLED = ("bioclim.tif", "elevation.tif", "relief.tif", "landcover.tif", "surroundings.tif")
 
 CLIP = 5.0
 """Standardised values are clipped to this many standard deviations, beyond which no model was trained."""
@@ -210,6 +210,8 @@ def _refuse_twice(name: str, one: str, other: str) -> None:
 def _variable(text: str) -> str | None:
     """The variable a band description or file name stands for: "wc2.1_5m_bio_01" -> "bio1"."""
     text = text.strip().lower()
+    if match := re.match(r"mean\d+km-[a-z]+\d*", text):  # a mean around the place is not the variable itself
+        return match[0]
     if match := re.search(r"chelsa_bio10_0*([1-9]\d?)(?!\d)", text):  # there "bio10" is the name of the whole set
         return f"bio{int(match[1])}"
     if match := re.search(r"(?:^|[^a-z])bio[ _-]?0*([1-9]\d?)(?!\d)", text):

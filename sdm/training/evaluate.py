@@ -41,16 +41,19 @@ def calibration_error(probability: np.ndarray, present: np.ndarray) -> tuple[flo
     return float(gap.sum() / pairs.sum()), float(gap[1:].sum() / max(pairs[1:].sum(), 1.0)), table
 
 
-def score_ranges(probability: np.ndarray, present: np.ndarray, min_cells: int) -> dict:
-    """Mean AP, AUC and calibration of (places, species) probabilities against presence."""
+def score_ranges(score: np.ndarray, probability: np.ndarray, present: np.ndarray, min_cells: int) -> dict:
+    """Mean AP and AUC of (places, species) scores, and calibration of probabilities, against presence.
+
+    Ranking and calibration are apart, because places may be calibrated in parts (see `run.develop`).
+    """
     cells = present.sum(axis=0)
     which = np.flatnonzero((cells >= min_cells) & (cells < len(present)))
     ece, above, table = calibration_error(probability, present)
     return {
         "species": int(which.size),
         "places": len(present),
-        "ap": float(np.mean([average_precision(probability[:, j], present[:, j]) for j in which])),
-        "auc": float(np.mean([auc(probability[:, j], present[:, j]) for j in which])),
+        "ap": float(np.mean([average_precision(score[:, j], present[:, j]) for j in which])),
+        "auc": float(np.mean([auc(score[:, j], present[:, j]) for j in which])),
         "ece": ece,
         "ece_above": above,
         "reliability": table,
@@ -81,18 +84,27 @@ def held_out(lonlat: np.ndarray, degrees: float, fraction: float, seed: int) -> 
 def fit_calibration(cosine: np.ndarray, present: np.ndarray, start: tuple[float, float]) -> tuple[float, float]:
     """(scale, bias) by Newton's method on the log-likelihood of matching arrays.
 
-    Targets are smoothed as in Platt (1999), so that separable data have a finite answer.
+    Targets are smoothed as in Platt (1999), so that separable data have a finite answer. Steps that
+    would raise the loss are halved: from a start that is far too sure, a full one overshoots.
     """
     x, y = cosine.ravel().astype(np.float64), present.ravel().astype(bool)
     y = np.where(y, (y.sum() + 1) / (y.sum() + 2), 1 / ((~y).sum() + 2))
-    scale, bias = start
+
+    def loss(at: np.ndarray) -> float:
+        logit = at[0] * x + at[1]
+        return float((np.logaddexp(0.0, logit) - y * logit).sum())
+
+    at = np.array(start, dtype=np.float64)
+    now = loss(at)
     for _ in range(50):
-        p = sigmoid(scale * x + bias)
+        p = sigmoid(at[0] * x + at[1])
         w, r = p * (1 - p) + 1e-12, p - y
         gradient = np.array([(r * x).sum(), r.sum()])
         hessian = np.array([[(w * x * x).sum(), (w * x).sum()], [(w * x).sum(), w.sum()]])
         step = np.linalg.solve(hessian, gradient)
-        scale, bias = scale - step[0], bias - step[1]
-        if np.abs(step).max() < 1e-7 * max(1.0, abs(scale)):
+        while (then := loss(at - step)) > now and np.abs(step).max() > 1e-7:
+            step /= 2
+        at, now = at - step, then
+        if np.abs(step).max() < 1e-6 * max(1.0, abs(at[0])):
             break
-    return float(scale), float(bias)
+    return float(at[0]), float(at[1])

@@ -18,14 +18,25 @@ from sdm.training.recipe import Recipe
 TEMPERATURE_LIKE = (1, 4, 5, 6, 7, 8, 9, 10, 11, 15)
 RAIN = (12, 13, 14, 16, 17, 18, 19)
 IGBP_CLASSES = range(17)
+AROUND = tuple(
+    f"mean{km}km-{name}"
+    for km in (100, 300)
+    for name in (
+        *(f"bio{n}" for n in (1, 4, 5, 6, 8, 9, 12, 13, 14, 15, 18, 19)),
+        *("height", "depth", "relief"),
+        *(f"landcover{k}" for k in (0, 1, 2, 4, 5, 7, 8, 9, 10, 12, 15, 16)),
+    )
+)
+"""Bands of surroundings.tif."""
 
 
 def environment_inputs() -> list[Input]:
-    """The environment vector before standardisation: 17 bioclim, terrain, land-cover fractions."""
+    """The environment vector before standardisation: 17 bioclim, terrain, land-cover fractions, their surroundings."""
     inputs = [Input(f"bio{n}", "log1p" if n in RAIN else "identity") for n in sorted(TEMPERATURE_LIKE + RAIN)]
     inputs += [Input("elevation", t) for t in ("land_km", "sea_km", "symlog")]
     inputs += [Input("relief", "log1p")]
-    return inputs + [Input("landcover", "class", value=k) for k in IGBP_CLASSES]
+    inputs += [Input("landcover", "class", value=k) for k in IGBP_CLASSES]
+    return inputs + [Input(name) for name in AROUND]
 
 
 @dataclass(frozen=True)

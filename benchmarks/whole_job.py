@@ -173,7 +173,6 @@ def child_bare(args: argparse.Namespace) -> dict:
     import numpy as np
     import torch
 
-
     plan, count = job.plan, min(job.grid.pixels, MEASURED_PLACES)
     cols = job.grid.shape[1]
     lon, lat = (a.ravel()[:count] for a in job.grid.lonlat(np.arange(-(-count // cols)), np.arange(cols)))

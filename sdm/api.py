@@ -121,11 +121,11 @@ def plan(
     cuda:N. `step`: encode every step-th pixel in every modality (1: all), by default each modality
     at the model's own pitch; `satellite_step`: the same for imagery alone. `photo`, `audio`, `text`, `embedding`:
     one or several files, words, or a file of vectors to ask with; each kind is averaged, and all are added to one
-    another and to the name, if one is given. `score`: probability (of a calibrated model), relative (the share of
-    the world's land that scores lower), cosine, or auto: the first of them that the model allows. `index`: a
-    region index, its path or its URL: all that was decided when it was built (CRS, resolution, model,
-    modalities, layers, tiles) is the map's, and may only be given if it is the same; without a box or region the whole of it is mapped. `resolved`: the model and what each name means in
-    it, where that is known.
+    another and to the name, if one is given. `score`: probability (of a calibrated model), relative (the share of the
+    world's land that scores lower), cosine, or auto: the first of them that the model allows. `index`: a region index,
+    its path or its URL: all that was decided when it was built (CRS, resolution, model, modalities, layers, tiles) is
+    the map's, and may only be given if it is the same; without a box or region the whole of it is mapped. `resolved`:
+    the model and what each name means in it, where that is known.
 
     Raises SdmError subclasses: see `sdm.errors`.
     """

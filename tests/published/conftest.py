@@ -123,7 +123,8 @@ def make_published(root: Path, reference, full=False, quick_gelu=None, image=48)
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": {}}))
 
     small = {} if full else {
-        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": image,
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "image_size": image,
     }  # fmt: skip
     satellite = randomise(
         hf.CLIPVisionModelWithProjection(hf.CLIPVisionConfig(projection_dim=dim, patch_size=16, **small)), 2

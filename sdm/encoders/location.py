@@ -30,5 +30,7 @@ class LocationEncoder(nn.Module):
         """(B, 2) degrees, **(lon, lat)** -> (B, dim)."""
         lon, lat = torch.deg2rad(lonlat).unbind(-1)
         xyz = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], dim=-1)  # (B, 3)
-        phase = xyz @ self.frequencies  # (B, F)
+        # A phase of many turns has no digits left in bfloat16, to which a GPU would round it under autocast.
+        with torch.autocast("cuda", enabled=False):
+            phase = xyz @ self.frequencies  # (B, F)
         return self.net(torch.cat([xyz, phase.cos(), phase.sin()], dim=-1))

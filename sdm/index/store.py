@@ -134,7 +134,8 @@ def create(path: Path, identity: Mapping[str, Any], grid: Grid, metadata: MapMet
         what = "summed embedding" if modality is None else f"embedding of the {modality}"
         root.create_array(
             embedding, shape=(rows, cols, dim), chunks=(side, side, dim), dtype=DTYPES[identity["encoding"]],
-            fill_value=0, compressors=codec,
+            # No fill value: 0 is a code like any other, and xarray would read it as missing.
+            fill_value=None, compressors=codec,
             attributes=attributes | {
                 "_ARRAY_DIMENSIONS": ["y", "x", "dimension"], "units": "1", "ancillary_variables": scale,
                 "long_name": f"codes of the unit {what}; times {scale} they are the vector",

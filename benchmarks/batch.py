@@ -22,9 +22,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-MEGAPIXELS = {0.25: (80, 35, 92.5, 47.5), 1.0: (60, 30, 110, 50), 4.0: (40, 30, 120, 80)}
-"""Boxes in the interior of Asia: west, south, east, north; at 0.025 degree 0.25, and at 0.0316.. 1 and 4 megapixels."""
+MEGAPIXELS = {0.25: (80, 35, 92.5, 47.5), 1.0: (60, 30, 110, 50)}
+"""Boxes in the interior of Asia: west, south, east, north in degrees; the resolution follows from the pixels."""
 STRIP = 8192
+"""Places in one bare product."""
 
 
 def main() -> None:

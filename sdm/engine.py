@@ -293,7 +293,7 @@ def score_embeddings(
         places = torch.empty((PLACES_AT_ONCE, dim), device=device)
         vectors = torch.empty((TARGETS_AT_ONCE, dim), device=device)
         cosines = torch.empty((PLACES_AT_ONCE, TARGETS_AT_ONCE), device=device)
-        rows = np.empty((TARGETS_AT_ONCE, count), dtype=np.float32)
+        rows = _rows(count)
         strips = range(0, count, PLACES_AT_ONCE)
         for first in range(0, len(targets), TARGETS_AT_ONCE):
             part = targets[first : first + TARGETS_AT_ONCE]
@@ -320,6 +320,17 @@ def score_embeddings(
                 for number in np.flatnonzero(~written[k]):
                     row[strips[number] : strips[number] + PLACES_AT_ONCE] = -1.0
                 yield first + k, target.score.values(row, out=row)
+
+
+def _rows(count: int) -> np.ndarray:
+    """(TARGETS_AT_ONCE, count) float32 in memory that the thread keeps: fresh pages cost more than their use."""
+    size = TARGETS_AT_ONCE * count
+    if getattr(_kept, "rows", np.empty(0)).size < size:
+        _kept.rows = np.empty(size, dtype=np.float32)
+    return _kept.rows[:size].reshape(TARGETS_AT_ONCE, count)
+
+
+_kept = threading.local()
 
 
 def shown(

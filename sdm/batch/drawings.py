@@ -17,38 +17,39 @@ from sdm.outputs import cube, gallery, ledger
 from sdm.outputs.overlay import png
 
 
-def drawings(work: Work) -> list[int | None]:
-    """All that `draw` has to draw."""
-    return [None, *range(-(-len(work.batch.stems) // tiles.PICTURED))]
+def drawings(work: Work) -> list[int | str]:
+    """All that `draw` has to draw, what takes longest first."""
+    return ["tif", "html", *range(-(-len(work.batch.stems) // tiles.PICTURED))]
 
 
-def draw(group: int | None, work: Work) -> dict[str, Any]:
-    """The pictures of a group of species; None: the map of the sum, whose statistics are returned."""
-    if group is None:
-        return _write_richness(work)
-    write_pictures(group, work)
-    return {}
+def draw(what: int | str, work: Work, highest: float) -> dict[str, Any]:
+    """The pictures of a group of species; or of the map of the sum the GeoTIFF, whose statistics are returned,
+    or the web map. `highest`: the highest sum.
+    """
+    if isinstance(what, int):
+        write_pictures(what, work)
+        return {}
+    return write_richness(what, work, highest)
 
 
-def _write_richness(work: Work) -> dict[str, Any]:
-    """The map of the sum as GeoTIFF with style and web map; returns its statistics."""
+def write_richness(suffix: str, work: Work, highest: float) -> dict[str, Any]:
+    """The map of the sum as GeoTIFF with its style, whose statistics are returned, or as web map."""
     from sdm.outputs.cog import write_cog
-    from sdm.outputs.statistics import summarise
     from sdm.outputs.style import write_qml
     from sdm.outputs.webmap import write_html
 
     geobox = work.plan.grid.geobox
     layer = cube.Layer(work.store, work.richness.variable)
-    # The end of the colours is the highest sum, which is known only now.
-    highest = summarise(layer, geobox).max or 1.0
-    meta = replace(work.richness, valid_range=(0.0, highest))
-    paths = {s: work.tmp / f"{RICHNESS}.{s}" for s in ("tif", "qml", "html")}
-    statistics = write_cog(paths["tif"], layer, geobox, meta).to_dict()
-    write_qml(paths["qml"], meta)
-    links = {"GeoTIFF": f"{RICHNESS}.tif", "all species": PAGE, "report": ledger.REPORT}
-    write_html(paths["html"], layer, meta, _countries_of(work), links, geobox=geobox)
-    for path in paths.values():
-        path.replace(work.new / path.name)
+    meta = replace(work.richness, valid_range=(0.0, highest if highest > 0.0 else 1.0))
+    part = work.tmp / f"{RICHNESS}.{suffix}"
+    statistics: dict[str, Any] = {}
+    if suffix == "tif":
+        statistics = write_cog(part, layer, geobox, meta).to_dict()
+        write_qml(work.new / f"{RICHNESS}.qml", meta)
+    else:
+        links = {"GeoTIFF": f"{RICHNESS}.tif", "all species": PAGE, "report": ledger.REPORT}
+        write_html(part, layer, meta, _countries_of(work), links, geobox=geobox)
+    part.replace(work.new / part.name)
     # A sum weighted by area is no area here.
     return {k: v for k, v in statistics.items() if k not in ("expected_area_km2", "histogram", "histogram_range")}
 

@@ -141,7 +141,7 @@ def write_batch(
             drawn.append(statistics)
             tell("pictures", len(drawn), len(todo))
 
-        run_tasks(draw, todo, (work,), done=one, **where)
+        run_tasks(draw, todo, (work, float(found["highest"])), done=one, **where)
         richness = next(filter(None, drawn))
         if suffixes:
             numbers = list(range(len(batch.stems)))
@@ -164,13 +164,13 @@ def _collected(work: Work, tiles: Sequence[Tile]) -> tuple[dict[str, np.ndarray]
     found: dict[str, np.ndarray] = {}
     devices: set[str] = set()
     for tile in tiles:
-        names = ("count", "sum", "modelled", "expected", "above", "hit", "min", "max")
+        names = ("count", "sum", "modelled", "expected", "above", "hit", "min", "max", "highest")
         path = work.tiles / f"{tile.index[0]}.{tile.index[1]}.npz"
         record = ledger.read_record(path, [f"value_{name}" for name in (*names, "device")])
         devices.add(str(record["value_device"]))
         for name in names:
             values = record[f"value_{name}"]
-            combine = {"min": np.minimum, "max": np.maximum}.get(name, np.add)
+            combine = {"min": np.minimum, "max": np.maximum, "highest": np.maximum}.get(name, np.add)
             found[name] = combine(found[name], values) if name in found else values
     if len(devices) > 1:
         warnings.warn(

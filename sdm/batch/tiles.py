@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -70,49 +71,31 @@ class Work:
 
 def map_tile(tile: Tile, work: Work) -> str:
     """Compute a tile for all species, write its chunks and then its record; returns the device."""
-    plan, targets = work.plan, work.plan.targets
+    plan = work.plan
     device = plan.here
     codes, scales, pixels = stored_tile(plan, tile, work.mask)
     habitats, of = _habitats(work, tile, pixels)
-    values = {name: np.zeros(len(targets)) for name in ("count", "sum", "modelled", "expected", "above", "hit")}
-    values |= {"min": np.full(len(targets), np.inf), "max": np.full(len(targets), -np.inf)}
-    whole = tuple(min(plan.grid.tile_size, length) for length in plan.grid.shape)
-    species = min(cube.SPECIES, len(targets))
-    block = np.empty((species, *tile.shape), dtype=np.float32)
-    present = np.zeros(species, dtype=bool)
-    pictures = _Pictures(work, tile)
-    empty: dict[tuple[int, ...], bytes] = {}  # the chunks of absent species: most are, and they are all alike
-    files = []
-    scored = score_embeddings(codes, targets, device, cube.STEP / 2, scales) if pixels.size else ()
+    statistics = _Statistics(habitats, of, work.batch.threshold)
+    chunks, pictures = _Chunks(work, tile, habitats, of), _Pictures(work, tile, habitats, of)
+    scored = score_embeddings(codes, plan.targets, device, cube.STEP / 2, scales) if pixels.size else ()
     for k, row in scored:
-        at, habitat = k % species, habitats[of[k]]
-        present[at] = habitat.add(row, k, work.batch.threshold, values, block[at])
-        pictures.add(k, block[at] if present[at] else habitat.absent, absent=None if present[at] else of[k])
-        if at < species - 1 and k < len(targets) - 1:
-            continue
-        kinds = tuple(of[k - at : k + 1])
-        if not any(habitats[h].size for h in kinds):
-            continue
-        encoded = None if present[: at + 1].any() else empty.get(kinds)
-        if encoded is None:
-            for layer, here, h in zip(block, present, kinds, strict=False):
-                if not here:
-                    layer[...] = habitats[h].absent
-            encoded = cube.encode_chunk(block[: at + 1], (species, *whole))
-            if not present[: at + 1].any():
-                empty[kinds] = encoded
-        index = (k // species, *tile.index)
-        files.append(cube.write_chunk(work.store, work.metadata.variable, index, encoded, work.tmp))
+        # Most species are absent from most tiles, and None: all that is theirs is there before the loop.
+        if row is not None and habitats[of[k]].place(row, chunks.layer(k)):
+            statistics.add(k)
+            pictures.add(k, chunks.layer(k))
+            chunks.present(k)
+        chunks.passed(k)
+        pictures.passed(k)
     total = np.full(tile.shape[0] * tile.shape[1], np.nan)
     for habitat in habitats:
-        places = habitat.pixels
-        total[places] = np.where(np.isnan(total[places]), 0.0, total[places]) + habitat.total
-    if not np.isnan(total).all():
-        layer = total.astype(np.float32).reshape(tile.shape)
-        encoded = cube.encode_chunk(layer, whole)
-        files.append(cube.write_chunk(work.store, work.richness.variable, tile.index, encoded, work.tmp))
-    values |= pictures.encoded | {"device": np.array(device.partition(":")[0])}
-    ledger.write_record(work.tiles / f"{tile.index[0]}.{tile.index[1]}.npz", work.tmp, files, values)
+        before = total[habitat.pixels]
+        total[habitat.pixels] = np.where(np.isnan(before), 0.0, before) + habitat.total
+    highest = -np.inf if np.isnan(total).all() else np.float32(np.nanmax(total))
+    if np.isfinite(highest):
+        chunks.write(work.richness.variable, tile.index, total.astype(np.float32).reshape(tile.shape))
+    values = statistics.values | pictures.encoded
+    values |= {"device": np.array(device.partition(":")[0]), "highest": np.array(highest)}
+    ledger.write_record(work.tiles / f"{tile.index[0]}.{tile.index[1]}.npz", work.tmp, chunks.files, values)
     return device
 
 
@@ -126,46 +109,54 @@ class _Habitat:
         self.kept = None if shown.all() else np.flatnonzero(shown)
         self.pixels, self.area = pixels[shown], area[shown]
         self.size = self.pixels.size
-        self.modelled = float(self.area.sum())
         self.total = np.zeros(self.size)  # float64: sums of multiples of 1/8192 are exact
         self.absent = np.full(shape, np.nan, dtype=np.float32)
+        """The layer of a species that is 0 everywhere."""
         self.absent.ravel()[self.pixels] = 0.0
         # Where in a row, with a NaN added at its end, the value of each pixel of the tile is found.
         self.source = np.full(shape, self.size)
         self.source.ravel()[self.pixels] = np.arange(self.size)
         self.row = np.full(self.size + 1, np.nan, dtype=np.float32)
 
-    def add(
-        self, scored: np.ndarray | None, k: int, threshold: float, values: dict[str, np.ndarray], layer: np.ndarray
-    ) -> bool:
-        """Take in the values (N,) of species k, None: 0 everywhere. Its statistics go into entry k of each
-        array of `values`, the values, rounded, into the total and to their pixels of `layer`, NaN elsewhere.
+    def place(self, scored: np.ndarray, layer: np.ndarray) -> bool:
+        """Round the values (N,) of a species, keep them in `row`, and write them to their pixels of `layer`.
 
-        Returns False for a species that is 0 everywhere; then the layer is left as it is.
+        Returns False, and writes nothing, when all are 0 or there are none.
         """
-        if not self.size:
-            return False
-        values["count"][k], values["modelled"][k] = self.size, self.modelled
-        values["min"][k] = values["max"][k] = 0.0
-        if scored is None:
-            return False
         row = self.row[:-1]
         row[...] = scored if self.kept is None else scored.take(self.kept)
         cube.round_(row)
-        values["min"][k], values["max"][k] = row.min(), row.max()
-        if values["max"][k] == values["min"][k] == 0.0:
+        if not row.any():
             return False
         if self.size == layer.size:
             layer[...] = row.reshape(layer.shape)
         else:
             np.take(self.row, self.source, out=layer, mode="clip")
-        wide = row.astype(np.float64)
-        self.total += wide
-        values["sum"][k], values["expected"][k] = wide.sum(), _dot(wide, self.area)
-        if values["max"][k] >= threshold:
-            above = np.where(row >= np.float32(threshold), self.area, 0.0)
-            values["above"][k], values["hit"][k] = above.sum(), _dot(wide, above)
         return True
+
+
+class _Statistics:
+    """Of each species over a tile: `values`, arrays with an entry per species; areas in km2."""
+
+    def __init__(self, habitats: Sequence[_Habitat], of: Sequence[int], threshold: float) -> None:
+        self.habitats, self.of, self.threshold = habitats, of, np.float32(threshold)
+        size = np.array([habitat.size for habitat in habitats])[of]
+        area = np.array([habitat.area.sum() for habitat in habitats])[of]
+        self.values = {"count": size.astype(np.float64), "modelled": area}
+        self.values |= {name: np.zeros(len(of)) for name in ("sum", "expected", "above", "hit")}
+        self.values |= {"min": np.where(size > 0, 0.0, np.inf), "max": np.where(size > 0, 0.0, -np.inf)}
+
+    def add(self, k: int) -> None:
+        """Put in species k, whose values its habitat holds, and add them to the habitat's total."""
+        values, habitat = self.values, self.habitats[self.of[k]]
+        row = habitat.row[:-1]
+        wide = row.astype(np.float64)
+        habitat.total += wide
+        values["min"][k], values["max"][k] = row.min(), row.max()
+        values["sum"][k], values["expected"][k] = wide.sum(), _dot(wide, habitat.area)
+        if values["max"][k] >= self.threshold:
+            above = np.where(row >= self.threshold, habitat.area, 0.0)
+            values["above"][k], values["hit"][k] = above.sum(), _dot(wide, above)
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
@@ -173,30 +164,82 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.einsum("i,i->", a, b))
 
 
-class _Pictures:
-    """A tile's part of the pictures: every n-th pixel of each species' layer, some species to a group."""
+class _Chunks:
+    """The layers of a tile, written as chunks of `cube.SPECIES` species each; `files` lists what was written."""
 
-    def __init__(self, work: Work, tile: Tile) -> None:
-        self.step, self.range = gallery.stride(work.plan.grid.shape), work.metadata.valid_range
-        self.species = len(work.plan.targets)
+    def __init__(self, work: Work, tile: Tile, habitats: Sequence[_Habitat], of: Sequence[int]) -> None:
+        self.work, self.tile, self.habitats, self.of = work, tile, habitats, of
+        self.count = min(cube.SPECIES, len(of))
+        self.block = np.empty((self.count, *tile.shape), dtype=np.float32)
+        self.here = np.zeros(self.count, dtype=bool)
+        grid = work.plan.grid
+        self.side = tuple(min(grid.tile_size, length) for length in grid.shape)
+        self.empty: dict[tuple[int, ...], bytes] = {}
+        self.files: list[tuple[str, int, int]] = []
+
+    def layer(self, k: int) -> np.ndarray:
+        """Where the layer of species k goes."""
+        return self.block[k % self.count]
+
+    def present(self, k: int) -> None:
+        """The layer of species k has been written."""
+        self.here[k % self.count] = True
+
+    def passed(self, k: int) -> None:
+        """All of species k is known: write its chunk, if it is the last one in it."""
+        last = k % self.count
+        if last < self.count - 1 and k < len(self.of) - 1:
+            return
+        kinds, any_here = tuple(self.of[k - last : k + 1]), self.here.any()
+        if any(self.habitats[h].size for h in kinds):
+            encoded = None if any_here else self.empty.get(kinds)
+            if encoded is None:
+                for at, h in enumerate(kinds):
+                    if not self.here[at]:
+                        self.block[at] = self.habitats[h].absent
+                encoded = cube.encode_chunk(self.block[: last + 1], (self.count, *self.side))
+            if not any_here:
+                self.empty[kinds] = encoded
+            self._put(self.work.metadata.variable, (k // self.count, *self.tile.index), encoded)
+        self.here[:] = False
+
+    def write(self, variable: str, index: tuple[int, ...], layer: np.ndarray) -> None:
+        """Write a chunk of one layer (rows, columns)."""
+        self._put(variable, index, cube.encode_chunk(layer, self.side))
+
+    def _put(self, variable: str, index: tuple[int, ...], encoded: bytes) -> None:
+        self.files.append(cube.write_chunk(self.work.store, variable, index, encoded, self.work.tmp))
+
+
+class _Pictures:
+    """A tile's part of the pictures: every n-th pixel of each species' layer; `encoded`, in groups of species."""
+
+    def __init__(self, work: Work, tile: Tile, habitats: Sequence[_Habitat], of: Sequence[int]) -> None:
+        self.step, self.range, self.of = gallery.stride(work.plan.grid.shape), work.metadata.valid_range, of
         # Counted from the first pixel of the map: the pictures do not depend on the tiles.
         self.rows, self.cols = (slice(-part.start % self.step, None, self.step) for part in (tile.rows, tile.cols))
-        shape = np.empty(tile.shape)[self.rows, self.cols].shape
-        self.group = np.empty((min(PICTURED, self.species), *shape), dtype=np.uint8)
+        self.absent = np.stack([self._picture(habitat.absent) for habitat in habitats])
         self.encoded: dict[str, np.ndarray] = {}
-        self.absent: dict[int | None, np.ndarray] = {}
+        self._begin(0)
 
-    def add(self, k: int, layer: np.ndarray, absent: int | None) -> None:
-        """Take in the layer of species k, the next one; `absent`: the habitat in which it is 0 everywhere."""
-        picture = self.absent.get(absent)
-        if picture is None:
-            picture = levels(layer[self.rows, self.cols], self.range)
-            if absent is not None:
-                self.absent[absent] = picture
-        self.group[k % PICTURED] = picture
-        if self.group.size and (k % PICTURED == PICTURED - 1 or k == self.species - 1):
-            pictures = self.group[: k % PICTURED + 1]
-            self.encoded[f"pictures_{k // PICTURED}"] = np.frombuffer(cube.codec().encode(pictures), dtype=np.uint8)
+    def add(self, k: int, layer: np.ndarray) -> None:
+        """Take in the layer of species k."""
+        self.group[k % PICTURED] = self._picture(layer)
+
+    def passed(self, k: int) -> None:
+        """All of species k is known: pack its group, if it is the last one in it."""
+        if k % PICTURED < PICTURED - 1 and k < len(self.of) - 1:
+            return
+        if self.group.size:  # else no n-th pixel lies in the tile
+            packed = cube.codec().encode(self.group)
+            self.encoded[f"pictures_{k // PICTURED}"] = np.frombuffer(packed, dtype=np.uint8)
+        self._begin(k + 1)
+
+    def _begin(self, k: int) -> None:
+        self.group = self.absent[self.of[k : k + PICTURED]]
+
+    def _picture(self, layer: np.ndarray) -> np.ndarray:
+        return levels(layer[self.rows, self.cols], self.range)
 
 
 def _habitats(work: Work, tile: Tile, pixels: np.ndarray) -> tuple[list[_Habitat], list[int]]:

@@ -397,6 +397,8 @@ def test_fallback_names_where_the_species_may_have_moved(table):
     ("query", "meant"),
     [
         ("Ursus arctoss", "Ursus arctos"),
+        ("Ursus arctoz", "Ursus arctos"),
+        ("Ursus acrtos", "Ursus arctos"),
         ("Urus arctos", "Ursus arctos"),
         ("Pumma concolor", "Puma concolor"),
         ("Puma concolour", "Puma concolor"),

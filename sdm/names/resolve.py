@@ -209,13 +209,23 @@ def _fallback(
 
 def _reject_slip(table: TaxonTable, text: str, genus: Taxon, epithet: str) -> None:
     """Raise for an epithet that is nearly one of the genus."""
-    scored = [
-        (difflib.SequenceMatcher(None, epithet, t.name.split(" ")[1], autojunk=False).ratio(), t)
-        for t in table.members(genus)
-    ]
-    close = [t for ratio, t in sorted(scored, key=lambda pair: -pair[0]) if ratio >= SLIP]
+    scored = []
+    for taxon in table.members(genus):
+        own = taxon.name.split(" ")[1]
+        ratio = difflib.SequenceMatcher(None, epithet, own, autojunk=False).ratio()
+        if ratio >= SLIP or _one_letter(epithet, own):
+            scored.append((ratio, taxon))
+    close = [taxon for _, taxon in sorted(scored, key=lambda pair: -pair[0])]
     if close:
         raise _unknown(table, text, close[:5])
+
+
+def _one_letter(a: str, b: str) -> bool:
+    """Tell whether one letter is wrong, or two neighbours are swapped, in a word of five letters or more."""
+    if len(a) != len(b) or len(a) < 5:
+        return False
+    wrong = [k for k, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
+    return len(wrong) == 1 or (len(wrong) == 2 and wrong[1] == wrong[0] + 1 and sorted(a) == sorted(b))
 
 
 def _reject_wrong_genus(table: TaxonTable, text: str, genus: str, epithet: str) -> None:

@@ -43,7 +43,8 @@ class Checkpoints:
         A folder may hold `ecosat/`, `MVRL/ecosat/` or `models--MVRL--ecosat/snapshots/...`, and so on for
         the other parts; some parts are enough. Raises ModelError when there is none.
         """
-        root = hub_cache(cache_dir) if folder is None else Path(folder).expanduser()
+        # Absolute: a worker that the model is sent to has its own working folder.
+        root = (hub_cache(cache_dir) if folder is None else Path(folder).expanduser()).absolute()
         checkpoints = cls.below(root, parts_below(root), folder is not None)
         parts = checkpoints.parts
         if not checkpoints.found and not checkpoints.problems:

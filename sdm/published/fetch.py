@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -266,11 +267,15 @@ class Store:
 
     def find(self, name: str, revision: str) -> Path | None:
         """A file at a revision, if it is there."""
-        commit = revision
-        with contextlib.suppress(OSError, ValueError):
-            commit = (self.root / "refs" / revision).read_text(encoding="ascii").strip()
-        path = self.root / "snapshots" / commit / name
+        path = self.root / "snapshots" / (self._commit(revision) or revision) / name
         return path if path.is_file() else None
+
+    def _commit(self, revision: str) -> str | None:
+        """What a branch or tag was when last asked for."""
+        try:
+            return (self.root / "refs" / revision).read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            return None
 
     def take(self, name: str, revision: str, remote: _Remote, limit: int, progress: Progress) -> Path:
         """Fetch a file unless its content is here, and link it into the snapshot of its commit."""
@@ -290,18 +295,24 @@ class Store:
                     label = f"{self.repository}/{name}"
                     resume(remote.locate, partial, remote.size, remote.etag, lambda d, t: progress(label, d, t))
                     partial.replace(blob)
-                _link(blob, path)
-        if remote.commit != revision:
+                if not path.is_file():  # another process may have waited for the lock longer
+                    _link(blob, path)
+        if remote.commit != revision and self._commit(revision) != remote.commit:
             ref = self.root / "refs" / revision
             ref.parent.mkdir(parents=True, exist_ok=True)
-            ref.write_text(remote.commit, encoding="ascii")
+            # Whole at once: others read it meanwhile.
+            part = ref.with_name(f"{ref.name}.{uuid.uuid4().hex}")
+            part.write_text(remote.commit, encoding="ascii")
+            part.replace(ref)
         return path
 
 
 def _link(blob: Path, path: Path) -> None:
     """A relative link, as the hub's library makes it; a move where the file system has no links."""
-    path.unlink(missing_ok=True)
+    link = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
-        path.symlink_to(os.path.relpath(blob, path.parent))
+        link.symlink_to(os.path.relpath(blob, path.parent))
+        link.replace(path)
     except OSError:
+        link.unlink(missing_ok=True)
         blob.replace(path)

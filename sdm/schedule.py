@@ -180,6 +180,11 @@ def _is_missing(error: BaseException) -> bool:
 
 
 def _lost(client: Client, what: str) -> ClusterError:
+    if client.status == "running":  # the scheduler is there, and has given the task up with its worker
+        return ClusterError(
+            f"{what}: lost with the worker that computed it, most likely for want of memory; give each worker more "
+            "memory, or tiles fewer pixels (tile_size)."
+        )
     return ClusterError(
         f"the connection to the Dask scheduler at {client.scheduler.address} was lost before {what} had ended; start "
         "again when it is back."

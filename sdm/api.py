@@ -154,7 +154,7 @@ def plan(
     bbox = None if bbox is None else BBox.of(bbox)
     region_ = region_of(region)
     if index is not None:
-        index = _open_index(index)
+        index = opened_index(index)
         model = index.find_model(resolved[0] if resolved else model)
     if resolved is None:
         opened, resolutions = _resolve(queries, model)
@@ -300,9 +300,9 @@ def write_maps(
             zarr_store.create(store, job.grid.geobox, (side, side), meta)
         device = run_tiles(job.plan, stores, [m.variable for m in metadata], threads, client, tell)
         encoded = time.time()
-        _give_memory_back()
+        give_memory_back()
         results, total = [], len(job.slugs)
-        countries = _countries(job.grid) if "html" in formats else None
+        countries = outlines_around(job.grid) if "html" in formats else None
         for k, (stem, store, meta) in enumerate(zip(job.slugs, stores, metadata, strict=True)):
             tell("writing", k, total)
             array = zarr_store.open_map(store, meta.variable)
@@ -312,7 +312,7 @@ def write_maps(
             else:
                 summary = summarise(array, job.grid.geobox)
             files = {suffix[1:]: f"{stem}{suffix}" for suffix in kept}
-            _give_memory_back()
+            give_memory_back()
             if "html" in formats:
                 links = {LINKS[n]: f for n, f in files.items() if n in LINKS}
                 write_html(staging.path(f"{stem}.html"), array, meta, countries, links)
@@ -463,7 +463,8 @@ def _resolve(queries: Sequence[str], model: Any) -> tuple[AnyModel, list[Resolut
     return best[1], best[2]
 
 
-def _open_index(index: Index | str | Path) -> Index:
+def opened_index(index: Index | str | Path) -> Index:
+    """An index by its path or URL, opened with little memory for tiles. Raises RegionIndexError."""
     if not isinstance(index, str | Path):
         return index
     from sdm.index import Index
@@ -573,7 +574,7 @@ def provenance(job: Job, device: str, command: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _countries(grid: Grid):
+def outlines_around(grid: Grid):
     """Country outlines around the map, WGS84; beyond 180 degrees both ends of the world are needed."""
     from sdm.layers.vector import countries
 
@@ -585,7 +586,7 @@ def _countries(grid: Grid):
     return countries((low, max(south - pad, -90.0), high, min(north + pad, 90.0)))
 
 
-def _give_memory_back() -> None:
+def give_memory_back() -> None:
     """Return freed memory to the system: what one stage has let go of must not add to the peak of the next.
 
     glibc keeps the freed blocks of each thread for itself, more of them the longer the threads have run.

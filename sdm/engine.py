@@ -184,6 +184,13 @@ class Plan(Places):
         """The vectors of the targets: (S, dim) float32."""
         return np.stack([t.vector for t in self.targets])
 
+    @cached_property
+    def habitats(self) -> tuple[list[tuple[str, Extent | None]], list[int]]:
+        """The different (mask, extent) pairs of the targets, and which of them each target has."""
+        asked = [(t.mask, t.extent) for t in self.targets]
+        number = {habitat: k for k, habitat in enumerate(dict.fromkeys(asked))}
+        return list(number), [number[habitat] for habitat in asked]
+
     def values(self, cosines: np.ndarray, offsets: float = 0.0) -> np.ndarray:
         """Cosines (S, ...), moved by `offsets` times each score's margin -> values (S, ...) float32."""
         pairs = zip(self.targets, cosines, strict=True)
@@ -205,10 +212,8 @@ def score_tile(plan: Plan, tile: Tile) -> np.ndarray:
         slice(part[0] - whole[0], part[0] - whole[0] + part.size)
         for part, whole in ((rows, frame_rows), (cols, frame_cols))
     )
-    habitats = [(t.mask, t.extent) for t in plan.targets]
-    distinct = list(dict.fromkeys(habitats))
-    places = shown(plan, tile, distinct, lon[inside], lat[inside])
-    shown_ = places[[distinct.index(h) for h in habitats]]  # (S, rows, columns)
+    habitats, of = plan.habitats
+    shown_ = shown(plan, tile, habitats, lon[inside], lat[inside])[of]  # (S, rows, columns)
     if not shown_.any():
         return np.full(shown_.shape, np.nan, dtype=np.float32)
     # Sea around a land map, or land outside a region, costs nothing: only needed places are encoded.

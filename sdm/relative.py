@@ -6,10 +6,8 @@ can be said is how a place ranks among all land: the share of an area-uniform sa
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from sdm.inputs import open_inputs
 from sdm.layers.fingerprint import of_parts
 from sdm.layers.landmask import land_sample
 from sdm.model import AnyModel
-from sdm.resources import cache_folder
+from sdm.resources import cache_folder, replace_file
 from sdm.suitability import Relative
 
 SAMPLE = 20_000
@@ -72,9 +70,8 @@ def _keep(path, values: np.ndarray) -> None:
     """Save for the next time, if the cache can be written: it is only a matter of speed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".reference-")
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, values)
-        Path(part).replace(path)
+        buffer = io.BytesIO()
+        np.save(buffer, values)
+        replace_file(path, buffer.getvalue())
     except OSError:
         pass

@@ -19,6 +19,23 @@ def folder(kind: str) -> Path:
     raise FileNotFoundError(f"the bundled folder {kind!r} is missing from this installation of taxabind-map")
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one step: readers see the old one or the new one, and a failure leaves the old one.
+
+    Raises OSError. For what is kept for speed; outputs must also survive a power cut (`sdm.outputs`).
+    """
+    import tempfile
+
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
 def cache_folder(given: str | Path | None = None) -> Path:
     """The folder for what is fetched or computed once: `given`, $TAXABIND_MAP_CACHE, or the user's cache folder.
 

@@ -1,6 +1,7 @@
 """Shared by all tests: synthetic rasters, and a guard against tests that quietly do not run."""
 
 import os
+import shutil
 
 # Before torch loads: threads that spin for each other make small tests crawl on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,6 +24,30 @@ def pytest_runtest_makereport(item, call):
         report.outcome = "failed"
         report.longrepr = f"skipped where no test may be: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def open_browser(tmp_path_factory):
+    """Function: a headless Chromium with a window of "WIDTH,HEIGHT", without a network of its own."""
+
+    def open_(window):
+        webdriver = pytest.importorskip("selenium.webdriver")
+        chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+        if not chromium or not driver:
+            pytest.skip("chromium and chromedriver are not installed")
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        flags = (
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+            "--disable-background-networking", "--disable-component-update", f"--window-size={window}",
+            f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+        )  # fmt: skip
+        for flag in flags:
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+
+    return open_
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import gzip
 import http.client
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -589,22 +588,8 @@ def test_an_unexpected_failure_is_one_sentence_without_secrets(server, explorer,
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("chromium and chromedriver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    flags = (
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--window-size=1280,900",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    )  # fmt: skip
-    for flag in flags:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+def browser(open_browser, tmp_path_factory):
+    browser = open_browser("1280,900")
     browser.downloads = tmp_path_factory.mktemp("downloads")
     browser.execute_cdp_cmd(
         "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(browser.downloads)}

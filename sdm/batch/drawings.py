@@ -62,7 +62,7 @@ def write_pictures(group: int, work: Work) -> None:
     pictures = np.zeros((len(stems), *(-(-length // step) for length in grid.shape)), dtype=np.uint8)
     name = f"value_pictures_{group}"
     for tile in grid.tiles():
-        record = ledger.read_record(work.tiles / f"{tile.index[0]}.{tile.index[1]}.npz", (name,))
+        record = ledger.read_record(ledger.record_of(work.tiles, tile.index), (name,))
         if name in record:  # else nothing is modelled there, or no n-th pixel lies in the tile
             top, left = -(-tile.rows.start // step), -(-tile.cols.start // step)
             bottom, right = (-(-part.stop // step) for part in (tile.rows, tile.cols))
@@ -108,5 +108,5 @@ def _countries_of(work: Work) -> Any:
     """Country outlines of a batch, read once per process."""
     if work.store not in _outlines:
         _outlines.clear()
-        _outlines[work.store] = api._countries(work.plan.grid)
+        _outlines[work.store] = api.outlines_around(work.plan.grid)
     return _outlines[work.store]

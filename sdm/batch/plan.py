@@ -124,7 +124,7 @@ def plan_batch(
             raise RequestError("a column is given, but the species are not a file; leave it out.")
         asked, notes = distinct(_texts(species)), []
     if index is not None:
-        index = api._open_index(index)
+        index = api.opened_index(index)
         model = index.find_model(model)
     opened, rows = _resolve(asked, model)
     if not opened.calibrated:

@@ -118,18 +118,12 @@ def write_batch(
         tiles = list(job.grid.tiles())
         finished = space.finished([t.index for t in tiles], work.store, lambda n: tell("checking", n, len(tiles)))
         missing = [t for t in tiles if t.index not in finished]
-        count = len(finished)
-        tell("tiles", count, len(tiles))
-
-        def done(_: Any) -> None:
-            nonlocal count
-            count += 1
-            tell("tiles", count, len(tiles))
-
+        tell("tiles", len(finished), len(tiles))
+        done = _counted(tell, "tiles", len(tiles), len(finished))
         where = {"threads": threads, "client": client, "folder": space.partial.absolute()}
         run_tasks(map_tile, missing, (work,), done=done, **where)
         encoded = time.time()
-        api._give_memory_back()
+        api.give_memory_back()
         found, devices = _collected(work, tiles)
         for folder in (PICTURES, SPECIES) if suffixes else (PICTURES,):
             (space.new / folder).mkdir(exist_ok=True)
@@ -165,7 +159,7 @@ def _collected(work: Work, tiles: Sequence[Tile]) -> tuple[dict[str, np.ndarray]
     devices: set[str] = set()
     for tile in tiles:
         names = ("count", "sum", "modelled", "expected", "above", "hit", "min", "max", "highest")
-        path = work.tiles / f"{tile.index[0]}.{tile.index[1]}.npz"
+        path = ledger.record_of(work.tiles, tile.index)
         record = ledger.read_record(path, [f"value_{name}" for name in (*names, "device")])
         devices.add(str(record["value_device"]))
         for name in names:
@@ -181,8 +175,7 @@ def _collected(work: Work, tiles: Sequence[Tile]) -> tuple[dict[str, np.ndarray]
     return found, sorted(devices)
 
 
-def _counted(tell: Tell, stage: str, total: int) -> Callable[[Any], None]:
-    count = 0
+def _counted(tell: Tell, stage: str, total: int, count: int = 0) -> Callable[[Any], None]:
 
     def done(_: Any) -> None:
         nonlocal count

@@ -95,7 +95,7 @@ def map_tile(tile: Tile, work: Work) -> str:
         chunks.write(work.richness.variable, tile.index, total.astype(np.float32).reshape(tile.shape))
     values = statistics.values | pictures.encoded
     values |= {"device": np.array(device.partition(":")[0]), "highest": np.array(highest)}
-    ledger.write_record(work.tiles / f"{tile.index[0]}.{tile.index[1]}.npz", work.tmp, chunks.files, values)
+    ledger.write_record(ledger.record_of(work.tiles, tile.index), work.tmp, chunks.files, values)
     return device
 
 
@@ -245,13 +245,11 @@ class _Pictures:
 def _habitats(work: Work, tile: Tile, pixels: np.ndarray) -> tuple[list[_Habitat], list[int]]:
     """The different habitats of the targets within a tile, and which one each target has."""
     plan = work.plan
-    asked = [(t.mask, t.extent) for t in plan.targets]
-    different = list(dict.fromkeys(asked))
-    number = {habitat: k for k, habitat in enumerate(different)}
+    different, of = plan.habitats
     lon, lat = plan.lonlat(*plan.pixels(tile))
     places = shown(plan, tile, different, lon, lat).reshape(len(different), -1)[:, pixels]
     area = np.broadcast_to(_areas(plan.grid.geobox).block(tile.rows, tile.cols) / 1e6, tile.shape).ravel()[pixels]
-    return [_Habitat(pixels, p, area, tile.shape) for p in places], [number[habitat] for habitat in asked]
+    return [_Habitat(pixels, p, area, tile.shape) for p in places], of
 
 
 @lru_cache(maxsize=2)

@@ -46,7 +46,15 @@ from sdm.layers import ATTRIBUTION
 from sdm.model import Model, local_device
 from sdm.names import Resolution
 from sdm.outputs.atomic import check_folder, disk_errors, flush, flush_folder
-from sdm.outputs.ledger import differences, files_are_whole, read_record, take_lock, write_record, write_whole
+from sdm.outputs.ledger import (
+    differences,
+    files_are_whole,
+    read_record,
+    record_of,
+    take_lock,
+    write_record,
+    write_whole,
+)
 from sdm.outputs.metadata import MapMetadata
 from sdm.request import places_of, score_of
 from sdm.schedule import run_tasks
@@ -233,7 +241,7 @@ def build_tile(tile: Tile, task: _Task) -> None:
             if path.exists():  # a chunk without anything is not written
                 content = path.read_bytes()
                 files.append((file, len(content), zlib.crc32(content)))
-    write_record(task.records / f"{tile.index[0]}.{tile.index[1]}.npz", task.scratch, files, values)
+    write_record(record_of(task.records, tile.index), task.scratch, files, values)
 
 
 def _encode_part(places: Places, tile: Tile, held: np.ndarray, job: IndexJob, old, modality: str | None):
@@ -429,7 +437,7 @@ class _Folder:
             return [tile for tile, ok in zip(tiles, pool.map(sound, tiles), strict=True) if not ok]
 
     def _record(self, tile: Tile) -> Path:
-        return self.partial / "tiles" / f"{tile.index[0]}.{tile.index[1]}.npz"
+        return record_of(self.partial / "tiles", tile.index)
 
     def publish(self, job: IndexJob, tiles: Sequence[Tile]) -> None:
         """Make an index of the finished store and move it to its place."""

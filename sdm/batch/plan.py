@@ -19,6 +19,7 @@ from sdm.model import AnyModel, list_models, open_model
 from sdm.names import Resolution
 from sdm.names.lists import Asked, distinct, read_names
 from sdm.outputs.cube import SPECIES as SPECIES_PER_CHUNK
+from sdm.season import month_name
 
 if TYPE_CHECKING:
     from sdm.index import Index
@@ -169,6 +170,7 @@ def configuration(batch: Batch, formats: Sequence[str], device: str) -> dict[str
         "species": f"{len(listed):,} names, sha256 {hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]}",
         "model": f"{plan.model.name} {plan.model.digest}",
         "modalities": ",".join(plan.modalities),
+        "month": month_name(plan.month) if plan.model.seasonal else None,
         "index": None if plan.source is None else plan.source.digest,
         **layers,
         "crs": grid.crs,

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm import __version__
+from sdm.choice import Outcome, choose, refuse_stranger
 from sdm.cluster import ClusterWarning, active_client, open_client
 from sdm.engine import Places, Plan, score_tile, to_dask
 from sdm.errors import RequestError, SpeciesNameError
 from sdm.grid import BBox, Grid
 from sdm.layers import ATTRIBUTION
 from sdm.layers.landmask import KINDS
-from sdm.model import AnyModel, list_models, local_device, open_model
+from sdm.model import AnyModel, local_device, open_model
 from sdm.model import credits_of as model_credits
 from sdm.names import Resolution, slug
 from sdm.queries import Query, answer
@@ -463,27 +464,21 @@ def parse_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _resolve(queries: Sequence[str], model: Any) -> tuple[AnyModel, list[Resolution]]:
-    """The model to use and what each query means in it.
-
-    Without a model named, the bundled one that knows every name; else the one with fewest unknown.
-    """
-    if model is not None:
-        opened = open_model(model) if isinstance(model, str | Path) else model
-        return opened, [opened.resolve(q) for q in queries]
-    best: tuple[int, AnyModel, list[Resolution]] | None = None
-    failure: SpeciesNameError | None = None
-    for candidate in list_models():
+    """The model to use and what each query means in it; without a model named, see `sdm.choice`."""
+    if model is None:
+        return choose(queries)
+    opened = open_model(model) if isinstance(model, str | Path) else model
+    found = []
+    for query in queries:
         try:
-            found = [candidate.resolve(q) for q in queries]
+            outcome: Outcome = opened.resolve(query)
         except SpeciesNameError as error:
-            failure = failure or error
-            continue
-        unknown = sum(not r.known for r in found)
-        if best is None or unknown < best[0]:
-            best = (unknown, candidate, found)
-    if best is None:
-        raise failure or SpeciesNameError("no bundled model is installed; give --model FOLDER.")
-    return best[1], best[2]
+            outcome = error
+        outcome = refuse_stranger(opened, query, outcome)
+        if isinstance(outcome, SpeciesNameError):
+            raise outcome
+        found.append(outcome)
+    return opened, found
 
 
 def opened_index(index: Index | str | Path) -> Index:

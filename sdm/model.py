@@ -35,6 +35,8 @@ BATCH = {"cpu": 512, "cuda": 65536}
 """Places per forward pass. Fixed per device: a matrix product of another shape may round differently.
 On a CPU the activations of 512 places fit in its second-level cache, and little is lost to padding."""
 
+DEFAULT = "mammals-trees"
+"""The bundled model for what is made without any species: an index, for one."""
 MODALITIES = ("location", "satellite", "environment")
 """In the order in which their embeddings are added."""
 FORMAT = "taxabind-map/1"
@@ -352,7 +354,7 @@ def open_model(
 
     text = str(name)
     if text == "taxabind":
-        return open_published(None, _bundled().values(), cache_dir)
+        return open_published(None, bundled().values(), cache_dir)
     if text.startswith("hf://"):
         from sdm.published.fetch import AbsentError, fetch_files, open_or_fetch
         from sdm.published.layout import parse_uri
@@ -364,13 +366,13 @@ def open_model(
         try:
             return Model.open(fetch_files(repository, FILES, **where))
         except AbsentError:
-            return PublishedModel(open_or_fetch(repository=repository, **where), tuple(_bundled().values()), text)
+            return PublishedModel(open_or_fetch(repository=repository, **where), tuple(bundled().values()), text)
     path = Path(name)
     try:
         foreign = path.is_dir() and not _is_ours(path)
     except (OSError, ValueError):  # a name too long, or with a null byte
         foreign = False
-    return open_published(path, _bundled().values()) if foreign else Model.open(name)
+    return open_published(path, bundled().values()) if foreign else Model.open(name)
 
 
 def _is_ours(path: Path) -> bool:
@@ -384,14 +386,14 @@ def _is_ours(path: Path) -> bool:
 
 
 def list_models() -> list[Model]:
-    """The bundled models, by name."""
-    return [Model.open(path) for path in _bundled().values()]
+    """The bundled models, the usual one first."""
+    return [Model.open(path) for path in bundled().values()]
 
 
-def _bundled() -> dict[str, Path]:
-    """Folders of the bundled models by name, sorted."""
-    root = resource_folder("models")
-    return {p.name: p for p in sorted(root.iterdir()) if (p / "config.json").is_file()}
+def bundled() -> dict[str, Path]:
+    """Folders of the bundled models by name: the usual one first, the others sorted."""
+    found = sorted(resource_folder("models").iterdir(), key=lambda p: (p.name != DEFAULT, p.name))
+    return {p.name: p for p in found if (p / "config.json").is_file()}
 
 
 def _find(name: str | Path) -> Path:
@@ -401,7 +403,7 @@ def _find(name: str | Path) -> Path:
             return path.resolve()
     except (OSError, ValueError):  # a name too long, or with a null byte
         pass
-    known = _bundled()
+    known = bundled()
     if str(name) in known:
         return known[str(name)]
     raise ModelError(
@@ -505,7 +507,7 @@ def _found_here(model: Model) -> Model:
     """The model where this machine has it: a worker may hold the bundled ones in another folder."""
     if (model.folder / "model.safetensors").is_file():
         return model
-    folder = _bundled().get(model.folder.name)
+    folder = bundled().get(model.folder.name)
     found = Model.open(folder) if folder else None
     if found is None or found.digest != model.digest:
         raise ModelError(

@@ -13,7 +13,7 @@ from sdm.errors import BoxError, ModelError, RequestError
 from sdm.grid import WGS84, BBox, Region, make_grid
 from sdm.habitat import mask_for
 from sdm.inputs import check_month
-from sdm.model import AnyModel, list_models, local_device, open_model, parse_device, parse_modalities
+from sdm.model import DEFAULT, AnyModel, Model, bundled, local_device, open_model, parse_device, parse_modalities
 from sdm.season import month_name, parse_month
 from sdm.suitability import SCORES, Cosine, Probability, Suitability
 
@@ -171,11 +171,10 @@ def whole(name: str, value: Any) -> None:
 def _model_of(model: Any) -> AnyModel:
     if model is not None:
         return open_model(model) if isinstance(model, str | Path) else model
-    bundled = list_models()
-    if len(bundled) != 1:
-        names = ", ".join(m.name for m in bundled) or "none"
-        raise ModelError(f"choose a model with --model: a folder, or a bundled one ({names}).")
-    return bundled[0]
+    names = list(bundled())
+    if len(names) == 1 or DEFAULT in names:
+        return Model.open(names[0])  # the usual one comes first
+    raise ModelError(f"choose a model with --model: a folder, or a bundled one ({', '.join(names) or 'none'}).")
 
 
 def _refuse_unused(modalities: tuple[str, ...], satellite: Any, environment: Sequence[Any]) -> None:

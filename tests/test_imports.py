@@ -74,7 +74,7 @@ LAYERS = [
     {"api"},
     {"queries"},
     {"index"},
-    {"request"},
+    {"request", "choice"},
     {"relative", "points"},
     {"outputs", "engine", "schedule"},
     {"inputs"},

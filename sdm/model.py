@@ -185,6 +185,11 @@ class Model:
         """Those of a place."""
         return MODALITIES
 
+    @property
+    def seasonal(self) -> bool:
+        """Whether it can tell one month from another."""
+        return self.config["location"].get("season", False)
+
     def extent(self, group: str) -> tuple[float, float, float, float] | None:
         """(west, south, east, north) degrees where ranges of a group of species are known, None: everywhere."""
         entry = self.config.get("groups", {}).get(group) or {}
@@ -266,8 +271,8 @@ class Encoders:
     def encode(self, modality: str, values: np.ndarray) -> torch.Tensor:
         """One batch of one modality -> (N, dim) unit vectors, float32 on the device.
 
-        location: (N, 2) float64 degrees, (lon, lat); satellite: (N, size, size, 3) uint8;
-        environment: (N, inputs) float32, standardised.
+        location: (N, 2) float64 degrees, (lon, lat), of a seasonal model (N, 3) with the month 1..12, 0 the
+        whole year; satellite: (N, size, size, 3) uint8; environment: (N, inputs) float32, standardised.
         """
         import torch
 
@@ -298,11 +303,10 @@ def build(config: dict, vocabulary: list[str], dropout: float = 0.0, env_dropout
     from sdm.encoders.text import TaxonTower
 
     loc, sat, env, dim = config["location"], config["satellite"], config["environment"], config["dim"]
+    shape = (loc["sigmas"], loc["features"], loc["width"], loc["depth"])
     return nn.ModuleDict(
         {
-            "location": LocationEncoder(
-                dim, loc["sigmas"], loc["features"], loc["width"], loc["depth"], dropout=dropout
-            ),
+            "location": LocationEncoder(dim, *shape, dropout=dropout, season=loc.get("season", False)),
             "satellite": SatelliteEncoder(dim, sat["size"], sat["width"], sat["depth"], dropout=env_dropout),
             "environment": EnvironmentEncoder(dim, len(env["inputs"]), env["width"], env["depth"], dropout=env_dropout),
             "text": TaxonTower([t for t in vocabulary if t], dim),
@@ -408,6 +412,7 @@ def _check_config(path: Path, config: dict) -> None:
         names = [config["name"], *(i["layer"] for i in inputs)]
         well_formed = len(config["domain"]) == 2 and all(len(e) == 4 for e in extents)
         transforms = [i["transform"] for i in inputs]
+        season = location.get("season", False)
     except KeyError as error:
         raise ModelError(f"model {str(path)!r}: config.json lacks {error}.") from error
     except (TypeError, AttributeError) as error:
@@ -420,6 +425,8 @@ def _check_config(path: Path, config: dict) -> None:
         raise ModelError(f"model {str(path)!r}: config.json has a sigma, pixel, pitch or std that is not positive.")
     if not all(isinstance(n, str) for n in names):
         raise ModelError(f"model {str(path)!r}: config.json has a name that is not text.")
+    if not isinstance(season, bool):
+        raise ModelError(f"model {str(path)!r}: config.json has a location.season that is neither true nor false.")
     if unknown := [t for t in transforms if t not in TRANSFORMS]:
         raise ModelError(f"model {str(path)!r}: config.json names the unknown transform {str(unknown[0])[:40]!r}.")
     if not inputs or not well_formed or not -90.0 <= config["domain"][0] < config["domain"][1] <= 90.0:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sdm.training import contrastive as c
+from sdm.training.distributed import gather, share
 
 
 def unit(n, dim=16, seed=0):
@@ -121,13 +122,11 @@ def gathered(rank, address, results):
 
     dist.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=2)
     try:
-        rows = slice(3 * rank, 3 * rank + 3)
+        rows = share(6)
         a, b = A[:6][rows].clone().requires_grad_(), B[:6][rows].clone().requires_grad_()
-        n = OTHERS[:4][2 * rank : 2 * rank + 2].clone().requires_grad_()
+        n = OTHERS[:4][share(4)].clone().requires_grad_()
         scale = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
-        (all_a, own), (all_b, _), (all_n, _) = c.gather(a), c.gather(b), c.gather(n)
-        species = c.gather_labels(torch.tensor(SPECIES[:6])[rows])
-        total = sum(losses(all_a, all_b, all_n, species, scale, own))
+        total = sum(losses(gather(a), gather(b), gather(n), torch.tensor(SPECIES[:6]), scale, rows))
         total.backward()
         torch.save([total.detach(), a.grad, b.grad, n.grad, scale.grad], f"{results}{rank}")
     finally:

@@ -2,8 +2,8 @@
 
 Every loss takes the embeddings of a whole batch, row i of `a` and of `b` being of the same observation, and
 `rows`, the queries that this process accounts for. In one process that is all of them. Where several share a
-batch, `gather` brings the embeddings of all together with their gradients, each process takes the loss of its
-own rows, and the mean over processes is the loss of the whole batch: see `tests/test_contrastive.py`.
+batch, `sdm.training.distributed.gather` brings all embeddings together with their gradients, each process takes
+the loss of its own rows, and the mean over processes is the loss of the whole batch.
 
 Formulas: InfoNCE as in CLIP (Radford et al. 2021, arXiv 2103.00020); several positives as `L_out` of SupCon
 (Khosla et al. 2020, arXiv 2004.11362), across modalities; the location loss of TaxaBind (arXiv 2411.00683 and
@@ -113,29 +113,3 @@ class Temperature(nn.Module):
     def clamp(self) -> None:
         """Back below the limit; call it after every step."""
         self.log_scale.clamp_(max=math.log(MAX_SCALE))
-
-
-def gather(x: Tensor) -> tuple[Tensor, slice]:
-    """Rows of all processes (N, dim), in the order of ranks, with gradient to each; and which are this one's.
-
-    Every process must hold equally many. The gradient that comes back to a process is the sum over all of them.
-    """
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return x, slice(0, len(x))
-    from torch.distributed.nn.functional import all_gather
-
-    first = dist.get_rank() * len(x)
-    return torch.cat(all_gather(x.contiguous())), slice(first, first + len(x))
-
-
-def gather_labels(x: Tensor) -> Tensor:
-    """The same for what needs no gradient."""
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return x
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x.contiguous())
-    return torch.cat(parts)

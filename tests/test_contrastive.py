@@ -108,11 +108,11 @@ def test_temperature():
 
 
 def test_random_places_are_uniform_by_area_or_by_degrees():
-    for uniform, share in (("area", 0.5), ("degrees", 1 / 3)):  # between 30 S and 30 N
+    for uniform, tropics in (("area", 0.5), ("degrees", 1 / 3)):  # between 30 S and 30 N
         lonlat = c.random_places(40_000, np.random.default_rng(0), uniform)
         assert np.abs(lonlat[:, 0]).max() <= 180.0
         assert np.abs(lonlat[:, 1]).max() <= 90.0
-        assert (np.abs(lonlat[:, 1]) < 30).mean() == pytest.approx(share, abs=0.01)
+        assert (np.abs(lonlat[:, 1]) < 30).mean() == pytest.approx(tropics, abs=0.01)
         assert (lonlat[:, 0] < 90).mean() == pytest.approx(0.75, abs=0.01)
 
 

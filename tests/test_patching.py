@@ -11,7 +11,7 @@ from sdm.errors import ModelError, RequestError
 from sdm.training import evaluate, patching
 from sdm.training.patching import Search, average, blend, mean_average_precision
 
-GRID = np.linspace(0, 1, 11).tolist()
+GRID = np.linspace(0, 1, 11).round(2).tolist()
 
 
 def state(seed, **more):

@@ -70,15 +70,18 @@ class Places:
         return Places.single(self.lonlat[index], self.month[index], self.source[index], self.origin[index])
 
     @staticmethod
-    def join(parts: Sequence[Places]) -> Places:
-        """All places of several sources, numbered in their order."""
-        before = np.cumsum([0, *(len(p.lonlat) for p in parts)])
-        parts = [
-            replace(p, source=np.full(len(p.lonlat), k, np.int8), start=p.start + before[k])
-            for k, p in enumerate(parts)
+    def join(parts: Sequence[tuple[int, Places]]) -> Places:
+        """All places of several sources, each with its number."""
+        if not parts:
+            empty = np.zeros(0, np.int64)
+            return Places.single(np.zeros((0, 2)), empty, empty, empty)
+        before = np.cumsum([0, *(len(p.lonlat) for _, p in parts)])
+        moved = [
+            replace(p, source=np.full(len(p.lonlat), k, np.int8), start=p.start + b)
+            for (k, p), b in zip(parts, before[:-1], strict=True)
         ]
         fields = ("lonlat", "month", "source", "origin", "start", "count", "weight", "centre")
-        return Places(*(np.concatenate([getattr(p, f) for p in parts]) for f in fields))
+        return Places(*(np.concatenate([getattr(p, f) for p in moved]) for f in fields))
 
     def without(self, bad: np.ndarray) -> Places:
         """Without the places (P,) where `bad` holds, and without groups that have none left."""

@@ -96,7 +96,12 @@ def pairs_by_cosine(cosine: np.ndarray, label: np.ndarray, known: np.ndarray | N
     return np.stack(sums).astype(np.float64)
 
 
-def fit_calibration(pairs: np.ndarray, start: tuple[float, float]) -> tuple[float, float]:
+def fit_calibration(cosine: np.ndarray, label: np.ndarray, start: tuple[float, float]) -> tuple[float, float]:
+    """(scale, bias) that turn cosines into probabilities, fitted to matching arrays of labels 0..1."""
+    return fit_pairs(pairs_by_cosine(cosine, label), start)
+
+
+def fit_pairs(pairs: np.ndarray, start: tuple[float, float]) -> tuple[float, float]:
     """(scale, bias) by Newton's method on the log-likelihood of what `pairs_by_cosine` counted.
 
     Targets are smoothed as in Platt (1999), so that separable data have a finite answer. Steps that

@@ -20,7 +20,7 @@ from sdm.model import FORMAT, MODALITIES, Model, all_subsets, calibration_key
 from sdm.resources import replace_file
 from sdm.score import combine, cosine
 from sdm.training import distributed
-from sdm.training.evaluate import calibration_error, fit_calibration, pairs_by_cosine, score, sigmoid
+from sdm.training.evaluate import calibration_error, fit_pairs, pairs_by_cosine, score, sigmoid
 from sdm.training.labels import Places
 from sdm.training.objective import RangeObjective, architecture_config, start_from
 from sdm.training.prepare import Prepared, prepare
@@ -218,8 +218,8 @@ def assess(
                 for half in (0, 1):
                     part = fold[rows] == bool(half)
                     halves[half] += pairs_by_cosine(cos[k][part], label[part], None if known is None else known[part])
-        calibration[key] = fit_calibration(halves.sum(axis=0), start)
-        fitted = [fit_calibration(h, start) if h[0].sum() else calibration[key] for h in halves]
+        calibration[key] = fit_pairs(halves.sum(axis=0), start)
+        fitted = [fit_pairs(h, start) if h[0].sum() else calibration[key] for h in halves]
         for k, rows in scored.items():
             label, known = _labels(there, k, rows)
             p = np.empty_like(cos[k])

@@ -9,7 +9,7 @@ import torch
 
 from sdm.errors import RequestError
 from sdm.training import contrastive as c
-from sdm.training.binding import Binding, BindingObjective
+from sdm.training.binding import Binding, BindingObjective, Rates
 from sdm.training.distributed import gather, share
 from sdm.training.pairs import RangePairs
 from sdm.training.towers import BundledSpace, read_states
@@ -184,7 +184,7 @@ def pairs_of(world, where=None, **options):
 
 @pytest.mark.parametrize("balance", ["place", "species"])
 def test_draws_are_presences_evenly_over_places_or_species(world, balance):
-    values, present = world
+    present = world[1]
     where = np.flatnonzero(np.arange(PLACES) % 3 > 0)
     place, species = pairs_of(world, where, balance=balance).draw(60_000, np.random.default_rng(1))
     assert present[place, species].all() and np.isin(place, where).all()
@@ -215,8 +215,7 @@ def small_space(seed=0):
 
 
 def fit(space, pairs, folder, steps=60, batch=64, **settings):
-    settings = {"learning_rate": 1e-2, **settings}
-    objective = BindingObjective(space, pairs, Binding(**settings))
+    objective = BindingObjective(space, pairs, Binding(**settings), Rates(learning_rate=1e-2))
     options = Settings(steps=steps, batch=batch, ema=0.0, precision="float32", checkpoint_every=1000)
     rows = Trainer(objective, options, folder, log=lambda line: None).fit()
     return objective, rows

@@ -146,13 +146,16 @@ class PublishedEncoders:
 
         if "audio" not in self._helpers:
             self._helpers["audio"] = ClapFeatures()
-        vectors = []
+        read = []
         for clip in clips:
             clip = np.asarray(clip, np.float32)
             if clip.ndim != 1 or not len(clip) or not np.isfinite(clip).all():
                 raise RequestError(f"a sound of the shape {clip.shape} is not mono, is empty, or has a gap in it.")
             features, longer = self._helpers["audio"](clip)
-            vectors.append(tower(features.to(self.device), is_longer=longer.to(self.device)).audio_embeds)
+            read.append((features.to(self.device), longer.to(self.device)))
+        if tower.training and read:  # the statistics of its batches are part of what it learns
+            read = [tuple(torch.cat(parts) for parts in zip(*read, strict=True))]
+        vectors = [tower(features, is_longer=longer).audio_embeds for features, longer in read]
         return torch.cat(vectors) if vectors else torch.empty(0, dimension(tower), device=self.device)
 
 

@@ -46,6 +46,10 @@ class Binding:
     losses: dict = field(default_factory=dict)
     """By modality: infonce, supcon, location, sigmoid, or range (the whole of the ranges rather than pairs; one side
     must be text). See USUAL for the default."""
+    balance: str = "place"
+    """Of what is drawn: place (a place, then a species there) or species (a species, then a place)."""
+    negatives: str = "area"
+    """Random places of the location loss: uniform by area, or by degrees as the authors have them."""
     temperature: float = 0.07
     learn_temperature: bool = True
     location_weights: tuple[float, float] = (0.4, 0.6)
@@ -58,13 +62,6 @@ class Binding:
     """Weight of the distance to the embeddings before training, of the towers that learn."""
     distil_by: str = "cosine"
     """"cosine": 1 - cosine; "l2": squared distance before normalisation, over the mean squared length."""
-    learning_rate: float = 1e-4
-    text_learning_rate: float = 0.0
-    """Of the text tower; 0: as the others."""
-    weight_decay: float = 0.01
-    species_dropout: float = 0.0
-    genus_dropout: float = 0.0
-    """As for range data, see the recipe of the bundled model; only of a text tower that adds a vector per rank."""
 
     def resolved(self, space: Space, pairs: Pairs) -> Binding:
         """With defaults filled in. Raises RequestError naming what cannot be."""
@@ -82,9 +79,7 @@ class Binding:
             raise RequestError(f"modality {idle[0]!r} is to be trained but not bound: add it to modalities.")
         losses = {m: self.losses.get(m, USUAL.get(m, "supcon")) for m in modalities}
         if unknown := [m for m in self.losses if m not in modalities]:
-            raise RequestError(
-                f"losses name {unknown[0]!r}, which is not among the modalities {', '.join(modalities)}."
-            )
+            raise RequestError(f"losses name {unknown[0]!r}, which is not bound; bound are {', '.join(modalities)}.")
         for m, loss in losses.items():
             if loss not in LOSSES:
                 raise RequestError(f"loss {loss!r} of {m} is not known; choose {', '.join(LOSSES)}.")
@@ -95,6 +90,18 @@ class Binding:
         if self.distil_by not in DISTILLATIONS:
             raise RequestError(f"distil_by {self.distil_by!r} is not known; choose {' or '.join(DISTILLATIONS)}.")
         return Binding(**{**vars(self), "modalities": modalities, "train": train, "losses": losses})
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast the towers learn, and what a text tower of one vector per rank goes without (see the recipe)."""
+
+    learning_rate: float = 1e-4
+    text_learning_rate: float = 0.0
+    """0: as the others."""
+    weight_decay: float = 0.01
+    species_dropout: float = 0.0
+    genus_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,8 +123,9 @@ class BindingObjective(Objective):
     Locked towers stay in evaluation mode; what they give is kept, since it never changes.
     """
 
-    def __init__(self, space: Space, pairs: Pairs, settings: Binding) -> None:
+    def __init__(self, space: Space, pairs: Pairs, settings: Binding, rates: Rates = Rates()) -> None:
         super().__init__()
+        self.rates = rates
         self.settings = s = settings.resolved(space, pairs)
         self.space, self.pairs = space, pairs
         self.locked = tuple(m for m in (s.binding, *s.modalities) if m not in s.train)
@@ -129,8 +137,8 @@ class BindingObjective(Objective):
         kinds = dict(s.losses) | ({"sum": "supcon"} if s.sum_weight else {})
         self.temperatures = nn.ModuleDict({m: self._temperature(loss) for m, loss in kinds.items()})
         self._cache: dict[str, tuple[Tensor, np.ndarray]] = {}
-        # In a list, so that it is no part of what is trained and saved: it is what training started from.
-        self._before = [copy.deepcopy(space).eval().requires_grad_(False)] if s.distil else []
+        # A part of the checkpoint: what training started from, whatever it has become by then.
+        self.before = copy.deepcopy(space).eval().requires_grad_(False) if s.distil else None
         self.train()
 
     def _temperature(self, loss: str) -> contrastive.Temperature:
@@ -146,6 +154,8 @@ class BindingObjective(Objective):
         super().train(mode)
         for modality, tower in self.space.towers.items():
             tower.train(mode and modality in self.settings.train)
+        if self.before is not None:
+            self.before.eval()
         return self
 
     def draw(self, n: int, rng: np.random.Generator) -> Batch:
@@ -158,15 +168,15 @@ class BindingObjective(Objective):
         return Batch(place, species, anywhere, summed, self._ranks(n, rng))
 
     def _ranks(self, n: int, rng: np.random.Generator) -> np.ndarray | None:
-        s = self.settings
-        if "text" not in s.train or not s.species_dropout:
+        r = self.rates
+        if "text" not in self.settings.train or not r.species_dropout:
             return None
         n = self.pairs.species if self._all_species else n
         ranks = len(self.pairs.values("text", np.zeros(1, np.int64))[0])
         keep = np.ones((n, ranks), np.float32)
-        without = rng.random(n) < s.species_dropout
+        without = rng.random(n) < r.species_dropout
         keep[without, -1] = 0
-        keep[without & (rng.random(n) < s.genus_dropout), -2] = 0
+        keep[without & (rng.random(n) < r.genus_dropout), -2] = 0
         return keep
 
     @property
@@ -277,13 +287,13 @@ class BindingObjective(Objective):
 
     def _distil(self, raw: dict[str, Tensor], texts: Tensor | None, batch: Batch, rows: slice) -> Tensor:
         """Mean distance of what learns to what it was before training."""
-        before, parts = self._before[0].to(self.space.device), []
+        parts = []
         for m in self.settings.train:
             index = (batch.species if m == "text" else batch.place)[rows]
             now = raw[m]
             if m == "text" and texts is not None:
                 now, index = texts, np.arange(self.pairs.species)
-            was = self._encode(before, m, index)
+            was = self._encode(self.before, m, index)
             if self.settings.distil_by == "cosine":
                 parts.append((1.0 - (normalise(now) * normalise(was)).sum(1)).mean())
             else:
@@ -292,8 +302,8 @@ class BindingObjective(Objective):
 
     def parameter_groups(self) -> list[dict]:
         """Weight decay on matrices; the text tower may learn at a rate of its own, a table of vectors hardly decays."""
-        s, groups = self.settings, []
-        for m in s.train:
+        s, groups = self.rates, []
+        for m in self.settings.train:
             own = [p for p in self.space.towers[m].parameters() if p.requires_grad]
             rate = s.text_learning_rate or s.learning_rate if m == "text" else s.learning_rate
             if isinstance(getattr(self.space.towers[m], "embedding", None), nn.Embedding):

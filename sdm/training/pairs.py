@@ -7,7 +7,7 @@ observations as they are. Values are what `Space.embed` takes (`sdm.training.tow
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,8 +16,11 @@ from sdm.evaluation.datasets import Dataset
 from sdm.evaluation.encode import read_values
 from sdm.training.contrastive import random_places
 
+if TYPE_CHECKING:
+    from sdm.training.prepare import Prepared
+
 BALANCES = ("place", "species")
-CHUNK = 4096
+CHUNK = 1024
 
 
 class Pairs(Protocol):
@@ -50,8 +53,8 @@ class RangePairs:
     """Observations drawn from ranges.
 
     values: by modality (location (lon, lat), satellite, environment) one row per place, and "text", one row per
-    species. labels: function of rows of places -> presence (n, species), 0/1 or a probability, of which 0.5 and
-    more counts as present. where: the places that may be drawn. balance "place": a place that has any species,
+    species: arrays, or what can be indexed like them. labels: function of rows of places -> presence (n, species),
+    0/1 or a probability, of which 0.5 and more counts as present. where: the places that may be drawn. balance "place": a place that has any species,
     then one of its species; "species": a species, then one of its places, so that rare ones are seen as often as
     common ones. `globe`: the same modalities at random places of the globe, as negatives. Raises RequestError when
     no species is present anywhere.
@@ -59,7 +62,7 @@ class RangePairs:
 
     def __init__(
         self,
-        values: Mapping[str, np.ndarray],
+        values: Mapping[str, Any],
         labels: Callable[[np.ndarray], np.ndarray],
         where: np.ndarray,
         balance: str = "place",
@@ -107,6 +110,48 @@ class RangePairs:
     def values_anywhere(self, modality: str, where: np.ndarray) -> Any:
         """See `Pairs`."""
         return self._globe[modality][where]
+
+
+class _Rows:
+    """Rows of a training set in one modality, as if it were an array."""
+
+    def __init__(self, data: Prepared, modality: str) -> None:
+        self.data, self.modality = data, modality
+
+    def __len__(self) -> int:
+        return len(self.data.places.lonlat)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.data.values(self.modality, rows)
+
+
+def presence(data: Prepared, rows: np.ndarray) -> np.ndarray:
+    """(n, species) float32 at places of a training set: the highest probability of any source; 0 if none knows."""
+    out = np.zeros((len(rows), len(data.species)), np.float32)
+    for block, columns in zip(data.blocks, data.columns, strict=True):
+        known = np.flatnonzero(block.known(rows))
+        at = np.ix_(known, columns)
+        out[at] = np.maximum(out[at], block.probability(rows[known])[0])
+    return out
+
+
+def prepared_pairs(
+    data: Prepared, groups: np.ndarray, balance: str = "place", uniform: str = "area", globe: int = 8192, seed: int = 0
+) -> RangePairs:
+    """Observations from the training set of a recipe: from `groups` of its places; `globe` random places to stand
+    for anywhere, less those without a known environment; `uniform` as of `random_places`."""
+    from sdm.training.prepare import Features
+
+    p = data.places
+    where = np.concatenate([np.arange(s, s + c) for s, c in zip(p.start[groups], p.count[groups], strict=True)])
+    lonlat = random_places(globe, np.random.default_rng(seed), uniform)
+    features = Features.sample(lonlat, data.inputs, *data.crop)
+    environment, satellite = features.environment[features.spot], features.crops[features.spot]
+    known = ~np.isnan(environment).any(axis=1)
+    location = np.concatenate([lonlat, np.zeros((globe, 1))], axis=1) if data.seasonal else lonlat
+    anywhere = {"location": location[known], "satellite": satellite[known], "environment": environment[known]}
+    values = {m: _Rows(data, m) for m in ("location", "satellite", "environment")} | {"text": data.species_rows}
+    return RangePairs(values, lambda rows: presence(data, rows), where, balance, anywhere)
 
 
 class DatasetPairs:

@@ -163,8 +163,8 @@ class Search:
         return blend(states, [1.0 - sum(shares.values()), *shares.values()], f"the {modality} encoder")
 
     def states(self, point: Sequence[float]) -> dict[str, State]:
-        """Of all modalities."""
-        return {m: self.state(m, point) for m in self.locked}
+        """Of all modalities that are patched."""
+        return {m: self.state(m, point) for m, _ in self.axes}
 
     def embeddings(self, point: Sequence[float]) -> dict[str, Tensor]:
         """Of the validation set, by modality; what has been embedded before is reused."""

@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from sdm.errors import RequestError
+from sdm.training.binding import Binding
 from sdm.training.trainer import Settings
 
 MODALITIES = ("location", "satellite", "environment")
@@ -208,6 +209,8 @@ class Recipe:
     optimiser: Optimiser
     evaluation: Evaluation
     path: Path
+    binding: Binding | None = None
+    """[binding]: pairs of modalities instead of the range objective."""
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
@@ -227,7 +230,9 @@ def _recipe(path: Path, raw: dict) -> Recipe:
         "architecture": Architecture, "objective": ObjectiveData, "optimiser": Optimiser, "evaluation": Evaluation,
     }  # fmt: skip
     texts = ("name", "title", "version", "licence")
-    _refuse_unknown(path, "", raw, {*texts, "data", *sections})
+    if "binding" in raw:
+        sections["binding"] = Binding
+    _refuse_unknown(path, "", raw, {*texts, "data", "binding", *sections})
     values: dict = {"path": path}
     for key in texts:
         if not isinstance(raw.get(key), str):

@@ -20,6 +20,7 @@ from sdm.model import FORMAT, MODALITIES, Model, all_subsets, calibration_key
 from sdm.resources import replace_file
 from sdm.score import combine, cosine
 from sdm.training import distributed
+from sdm.training.bound import BoundObjective
 from sdm.training.evaluate import calibration_error, fit_pairs, pairs_by_cosine, score, sigmoid
 from sdm.training.labels import Places
 from sdm.training.objective import RangeObjective, architecture_config, start_from
@@ -104,11 +105,14 @@ def run(
 
 def make_objective(
     recipe: Recipe, data: Prepared, groups: np.ndarray, without: np.ndarray | None = None
-) -> RangeObjective:
+) -> RangeObjective | BoundObjective:
     """The objective of a recipe over groups of places, from random weights by its seed or from its `initial`."""
     torch.manual_seed(recipe.optimiser.seed)
+    initial = _initial(recipe)
+    if recipe.binding:
+        return BoundObjective(recipe, data, groups, without, initial)
     objective = RangeObjective(recipe, data, groups, without)
-    if initial := _initial(recipe):
+    if initial:
         start_from(objective.encoders, initial, data.vocabulary)
         scale, bias = initial.calibration(MODALITIES)
         with torch.no_grad():

@@ -171,7 +171,7 @@ def read_states(path: str | Path, modalities: Iterable[str]) -> dict[str, State]
     path = Path(path)
     file = path / "checkpoint.pt" if (path / "checkpoint.pt").is_file() else path
     if file.suffix != ".pt":
-        return open_space(path).states()
+        return {m: s for m, s in open_space(path).states().items() if m in tuple(modalities)}
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         if "objective" in state:
@@ -181,6 +181,8 @@ def read_states(path: str | Path, modalities: Iterable[str]) -> dict[str, State]
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         parts = key.split(".")
+        if parts[0] == "before":  # what a distillation holds on to
+            continue
         # "space.towers.satellite.net.0.weight": what follows the name of a modality under the towers.
         for k, part in enumerate(parts[:-1]):
             if part in ("towers", "encoders") and parts[k + 1] in tuple(modalities):

@@ -43,6 +43,7 @@ def joined(device: str) -> Iterator[str]:
     dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(minutes=30))
     try:
         yield device
+        dist.barrier()  # who leaves first must not take the connections of the others down
     finally:
         dist.destroy_process_group()
 

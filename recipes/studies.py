@@ -65,11 +65,13 @@ class Bench:
         there = test_places(self.recipe, self.data, np.flatnonzero(groups))
         return held_out(self.space(), there, among=among)
 
-    def trainer(self, objective: torch.nn.Module, name: str, **changes: object) -> Trainer:
-        """A run of its own in a folder of its own."""
+    def fit(self, objective: torch.nn.Module, name: str, what: object, **changes: object) -> None:
+        """A run in a folder of its own, which an interrupted study finds again; `what` tells it from others."""
         s = {**vars(self.recipe.optimiser), **changes}
         settings = Settings(**{k: v for k, v in s.items() if k in Settings.__dataclass_fields__})
-        return Trainer(objective, settings, self.runs / name, log=lambda line: say(f"{name}: {line}"))
+        identity = {"run": f"{what} on {self.data.fingerprint}"}
+        log = lambda line: say(f"{name}: {line}")  # noqa: E731
+        Trainer(objective, settings, self.runs / name, identity=identity, log=log).fit()
 
     def bind(self, space: BundledSpace, name: str, binding: Binding, slower: float = 1.0, **changes: object) -> None:
         """Train towers of a space in place; `slower` divides the learning rates."""
@@ -78,7 +80,7 @@ class Bench:
         key = binding.balance, binding.negatives
         if key not in self._pairs:
             self._pairs[key] = prepared_pairs(self.data, self.train, *key)
-        self.trainer(BindingObjective(space, self._pairs[key], binding, rates), name, **changes).fit(restart=True)
+        self.fit(BindingObjective(space, self._pairs[key], binding, rates), name, (binding, rates), **changes)
 
 
 def say(line: str) -> None:
@@ -91,13 +93,13 @@ def ablation(bench: Bench, out: Path) -> None:
     held = bench.held_out(bench.test)
     recipe = bench.recipe
     shared = make_objective(recipe, bench.data, np.flatnonzero(~bench.test))
-    bench.trainer(shared, "ablation-shared").fit(restart=True)
+    bench.fit(shared, "ablation-shared", recipe.objective)
     embeddings = {**_states(held, shared.encoders)}
     alone = {}
     for m in MODALITIES:
         only = replace(recipe, objective=replace(recipe.objective, subset_shares={m: 1.0}))
         objective = make_objective(only, bench.data, np.flatnonzero(~bench.test))
-        bench.trainer(objective, f"ablation-{m}").fit(restart=True)
+        bench.fit(objective, f"ablation-{m}", only.objective)
         alone[m] = _states(held, objective.encoders)
     rows = []
     for subset in all_subsets():
@@ -123,6 +125,7 @@ def by_ranges(*train: str, **more: object) -> Binding:
 def patching(bench: Bench, out: Path) -> None:
     """Locked tuning, then fine-tuning: alphas by validation blocks, the table by test blocks."""
     steps = bench.recipe.optimiser.steps
+    few = steps // 30 * 10
     space = bench.space()
     bench.bind(space, "patching-binding", by_ranges("text", "location"))
     bench.bind(space, "patching-locked", by_ranges("satellite", "environment"))
@@ -141,13 +144,13 @@ def patching(bench: Bench, out: Path) -> None:
                 "environment > satellite R@10": between(last, "environment", "satellite").recall[10]}  # fmt: skip
         rows.append(row)
         say(str(row))
-        write(out, "patching", rows, _patching_note(choose, test, steps))
+        write(out, "patching", rows, _patching_note(choose, test, steps, few))
         return row["validation AP"]
 
     def tune(name: str, train: Sequence[str], distil: float = 0.0, by: str = "cosine", **changes: object) -> dict:
         space.load_states(locked)
         binding = by_ranges(*train, distil=distil, distil_by=by)
-        changes = {"steps": steps // 2, "ema": 0.0, **changes}
+        changes = {"steps": few, "batch": bench.recipe.optimiser.batch // 2, "ema": 0.0, **changes}
         bench.bind(space, f"patching-{name}", binding, slower=3.0, **changes)
         return {m: s for m, s in space.states().items() if m in train}
 
@@ -164,11 +167,11 @@ def patching(bench: Bench, out: Path) -> None:
         write_report(search, point, out)
         (out / "patching.png").replace(out / f"patching-{what.replace(' ', '-')}.png")
         (out / "patching.csv").rename(out / f"patching-{what.replace(' ', '-')}-alphas.csv")
-        write(out, "patching", rows, _patching_note(choose, test, steps))
-    states = tune("constant", ALL, schedule="constant", snapshot_every=steps // 20)
+        write(out, "patching", rows, _patching_note(choose, test, steps, few))
+    states = tune("constant", ALL, schedule="constant", snapshot_every=few // 10)
     report("fine-tuned, constant rate", states, "1")
     folder = bench.runs / "patching-constant" / "snapshots"
-    taken = [read_states(folder / f"step-{k}.pt", ALL) for k in range(steps // 4, steps // 2 + 1, steps // 20)]
+    taken = [read_states(folder / f"step-{k}.pt", ALL) for k in range(few // 2, few + 1, few // 10)]
     report(f"weight average of {len(taken)} snapshots", {m: average([t[m] for t in taken]) for m in ALL})
     report("moving average of the weights", tune("ema", ALL, schedule="constant", ema=0.98))
     for by in ("cosine", "l2"):
@@ -177,9 +180,9 @@ def patching(bench: Bench, out: Path) -> None:
     bars(out / "patching-methods.png", rows, "method", ["test AP"], "mean AP, test blocks", span=True)
 
 
-def _patching_note(choose: RangeValidation, test: RangeValidation, steps: int) -> str:
+def _patching_note(choose: RangeValidation, test: RangeValidation, steps: int, few: int) -> str:
     return (
-        f"Binding and locked tuning {steps} steps each, every fine-tuning {steps // 2} more. Validation: "
+        f"Binding and locked tuning {steps} steps each, every fine-tuning {few} more with half the batch. Validation: "
         f"{len(choose.which):,} species at {len(choose.present):,} places; test: {len(test.which):,} species at "
         f"{len(test.present):,} places. AP is that of the sum of location, satellite and environment."
     )
@@ -227,7 +230,7 @@ def species(bench: Bench, out: Path) -> None:
     recipe = replace(bench.recipe, evaluation=replace(bench.recipe.evaluation, split="species"))
     _, without = split(recipe, bench.data)
     objective = make_objective(recipe, bench.data, np.arange(len(bench.data.places.start)), without)
-    bench.trainer(objective, "species").fit(restart=True)
+    bench.fit(objective, "species", recipe.evaluation)
     found = assess_species(recipe, bench.data, objective, without, say)
     rows = []
     for rank, subsets in next(iter(found.values())).items():
@@ -248,7 +251,7 @@ def _elsewhere(bench: Bench, out: Path, name: str, cases: Sequence[tuple[str, di
         test, _ = split(recipe, bench.data)
         train = np.flatnonzero(~test)
         objective = make_objective(recipe, bench.data, train)
-        bench.trainer(objective, f"{name}-{case}").fit(restart=True)
+        bench.fit(objective, f"{name}-{case}", recipe.evaluation)
         seen = _count(bench.data, train) >= SEEN
         held = bench.held_out(test, seen)
         embeddings = _states(held, objective.encoders)

@@ -39,7 +39,8 @@ class Batch:
 def architecture_config(recipe: Recipe, data: Prepared) -> dict:
     """The part of `config.json` that `sdm.model.build` reads."""
     a = recipe.architecture
-    environment = dict(a.environment, inputs=[vars(i).copy() for i in data.inputs])
+    environment = {k: v for k, v in a.environment.items() if k != "around_km"}
+    environment["inputs"] = [vars(i).copy() for i in data.inputs]
     return {"dim": a.dim, "location": a.location, "satellite": a.satellite, "environment": environment}
 
 

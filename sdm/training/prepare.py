@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sdm.encoders.text import FIRST_RANK, tokens
-from sdm.errors import LayerError
+from sdm.errors import LayerError, RequestError
 from sdm.layers.environment import Environment, Input
 from sdm.layers.fingerprint import of_files, of_parts
 from sdm.layers.satellite import Satellite
@@ -22,27 +22,35 @@ from sdm.training.sources import Source, open_sources
 TEMPERATURE_LIKE = (1, 4, 5, 6, 7, 8, 9, 10, 11, 15)
 RAIN = (12, 13, 14, 16, 17, 18, 19)
 IGBP_CLASSES = range(17)
-AROUND = tuple(
-    f"mean{km}km-{name}"
-    for km in (100, 300)
-    for name in (
-        *(f"bio{n}" for n in (1, 4, 5, 6, 8, 9, 12, 13, 14, 15, 18, 19)),
-        *("height", "depth", "relief"),
-        *(f"landcover{k}" for k in (0, 1, 2, 4, 5, 7, 8, 9, 10, 12, 15, 16)),
-    )
+AROUND = (
+    *(f"bio{n}" for n in (1, 4, 5, 6, 8, 9, 12, 13, 14, 15, 18, 19)),
+    *("height", "depth", "relief"),
+    *(f"landcover{k}" for k in (0, 1, 2, 4, 5, 7, 8, 9, 10, 12, 15, 16)),
 )
-"""Bands of surroundings.tif."""
+WIDELY = (
+    *(f"bio{n}" for n in (1, 4, 5, 6, 12, 14, 15, 18)),
+    *("height", "depth", "relief"),
+    *(f"landcover{k}" for k in (0, 2, 10, 16)),
+)
+AROUND_KM = {100: AROUND, 300: AROUND, 900: WIDELY}
+"""Widths and variables of the bands of surroundings.tif, `mean100km-bio1` and so on."""
 CHUNK = 20_000
 """Places sampled at once."""
 
 
-def environment_inputs() -> list[Input]:
-    """The environment vector before standardisation: 17 bioclim, terrain, land-cover fractions, their surroundings."""
+def environment_inputs(around_km: Sequence[int]) -> list[Input]:
+    """The environment vector before standardisation: 17 bioclim, terrain, land-cover fractions, their surroundings.
+
+    `around_km`: widths of the means around the place. Raises RequestError for one that surroundings.tif has not.
+    """
+    if unknown := [km for km in around_km if km not in AROUND_KM]:
+        known = ", ".join(map(str, AROUND_KM))
+        raise RequestError(f"[architecture] environment around_km has {unknown[0]!r}; surroundings.tif has {known}.")
     inputs = [Input(f"bio{n}", "log1p" if n in RAIN else "identity") for n in sorted(TEMPERATURE_LIKE + RAIN)]
     inputs += [Input("elevation", t) for t in ("land_km", "sea_km", "symlog")]
     inputs += [Input("relief", "log1p")]
     inputs += [Input("landcover", "class", value=k) for k in IGBP_CLASSES]
-    return inputs + [Input(name) for name in AROUND]
+    return inputs + [Input(f"mean{km}km-{name}") for km in around_km for name in AROUND_KM[km]]
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ def prepare(
             "the sources of the recipe bring no place to learn from; polygons bring some with points = 10000, and "
             "records by month need a seasonal model, location = { season = true }."
         )
-    raw_inputs = environment_inputs()
+    raw_inputs = environment_inputs(recipe.architecture.environment.get("around_km", (100, 300)))
     spot, lon, lat = _distinct(places.lonlat)
     raw = Environment(raw_inputs).sample(lon, lat, standardise=False)
     unknown = np.isnan(raw).any(axis=1)

@@ -455,10 +455,15 @@ def downscale_climate(temperature: np.ndarray, precipitation: np.ndarray, surfac
 
 # The setting of a place: what lies around it. Quarters that follow months or other quarters closely, and
 # classes of few pixels, would only repeat the rest.
-AROUND_KM = (100, 300)
 AROUND_LOG = ("bio12", "bio13", "bio14", "bio18", "bio19")
 AROUND_PLAIN = ("bio1", "bio4", "bio5", "bio6", "bio8", "bio9", "bio15")
 AROUND_CLASSES = (0, 1, 2, 4, 5, 7, 8, 9, 10, 12, 15, 16)
+AROUND_WIDE = (
+    *("bio1", "bio4", "bio5", "bio6", "bio12", "bio14", "bio15", "bio18"),
+    *("height", "depth", "relief", "landcover0", "landcover2", "landcover10", "landcover16"),
+)
+AROUND_KM = {100: None, 300: None, 900: AROUND_WIDE}
+"""The variables that are averaged at each width, None: all."""
 
 
 def surroundings(layers: Path) -> tuple[np.ndarray, tuple[Band, ...]]:
@@ -490,8 +495,10 @@ def surroundings(layers: Path) -> tuple[np.ndarray, tuple[Band, ...]]:
         share = mean((classes == k).astype(np.float32))
         fields.append((f"landcover{k}", "1", 0.0001, f"share of IGBP class {k}", share))
     stored, bands = [], []
-    for km in AROUND_KM:
+    for km, chosen in AROUND_KM.items():
         for name, unit, scale, text, values in fields:
+            if chosen is not None and name not in chosen:
+                continue
             around = _block_mean(_blur(values, km), rows=360)
             stored.append(to_integer(around / scale, np.int16))
             bands.append(Band(f"mean{km}km-{name}", unit, scale, f"mean around the place, {km} km: {text}"))

@@ -69,7 +69,8 @@ def test_what_a_part_never_loads(statement, never):
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"training", "evaluation", "serve"},
+    {"training", "serve"},
+    {"evaluation"},
     {"batch"},
     {"api"},
     {"queries"},

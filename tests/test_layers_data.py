@@ -11,7 +11,7 @@ from rasterio.windows import Window
 from shapely import Point
 
 from sdm.resources import folder
-from sdm.training.prepare import AROUND
+from sdm.training.prepare import AROUND_KM
 
 DATA = folder("data")
 LAYERS = tomllib.loads((DATA / "layers.toml").read_text(encoding="utf-8"))["layer"]
@@ -220,7 +220,7 @@ def test_surroundings_shares_and_names():
     with rasterio.open(DATA / "surroundings.tif") as src:
         names = [text.split(":")[0] for text in src.descriptions]
         stored = src.read() * np.array(src.scales)[:, None, None]
-    assert names == list(AROUND)
+    assert names == [f"mean{km}km-{name}" for km, of in AROUND_KM.items() for name in of]
     shares = stored[[i for i, n in enumerate(names) if n.startswith("mean100km-landcover")]]
     assert shares.min() >= 0
     assert shares.sum(0).max() < 1.001  # some classes are left out

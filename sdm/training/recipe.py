@@ -211,6 +211,8 @@ class Recipe:
     path: Path
     binding: Binding | None = None
     """[binding]: pairs of modalities instead of the range objective."""
+    ranges: str = ""
+    """What the model takes for the range of a species, a clause for the readers of its maps."""
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
@@ -232,8 +234,8 @@ def _recipe(path: Path, raw: dict) -> Recipe:
     texts = ("name", "title", "version", "licence")
     if "binding" in raw:
         sections["binding"] = Binding
-    _refuse_unknown(path, "", raw, {*texts, "data", "binding", *sections})
-    values: dict = {"path": path}
+    _refuse_unknown(path, "", raw, {*texts, "ranges", "data", "binding", *sections})
+    values: dict = {"path": path, "ranges": _typed(path, "ranges", raw.get("ranges", ""), str)}
     for key in texts:
         if not isinstance(raw.get(key), str):
             raise RequestError(f"recipe {str(path)!r} needs the text {key!r} at its top.")

@@ -340,6 +340,7 @@ def export(recipe: Recipe, data: Prepared, objective: RangeObjective, calibratio
         "groups": {g: {"extent": e} for g, e in data.groups.items()},
         "calibration": {k: {"scale": s, "bias": b} for k, (s, b) in calibration.items()},
         "modalities": list(MODALITIES),
+        **({"ranges": recipe.ranges} if recipe.ranges else {}),
         **architecture_config(recipe, data),
     }
     replace_file(out / "model.safetensors", save(state))
@@ -379,7 +380,7 @@ def initial_inputs(recipe: Recipe) -> list[Input] | None:
 
 def _digest(recipe: Recipe) -> str:
     """sha256 of what a recipe says, whatever its comments and order; how often to write a checkpoint is left out."""
-    said = {k: v for k, v in asdict(recipe).items() if k not in ("path", "title", "licence", "version")}
+    said = {k: v for k, v in asdict(recipe).items() if k not in ("path", "title", "licence", "version", "ranges")}
     said["optimiser"].pop("checkpoint_every")
     for entry, source in zip(said["data"]["source"], recipe.data.source, strict=True):
         entry["kind"] = source.kind

@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,taxabind]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,taxabind,train]"
 	# What the published encoders are compared with. Without dependencies: they would bring another torch.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch timm torchvision
 	touch $@ $(VENV)/.installed

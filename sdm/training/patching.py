@@ -80,15 +80,15 @@ def average(states: Sequence[State], what: str = "the encoder") -> dict[str, Ten
     return blend(states, [1.0 / len(states)] * len(states), what)
 
 
-def mean_average_precision(score: Tensor, present: Tensor) -> float:
-    """Mean over species (columns) of the average precision over places (rows); as `evaluate.average_precision`.
+def average_precisions(score: Tensor, present: Tensor) -> Tensor:
+    """(S,) average precision of each species (column) over places (rows); as `evaluate.average_precision`.
 
     score (N, S), present (N, S) bool, every column with at least one presence.
     """
     order = score.T.contiguous().argsort(dim=1, descending=True, stable=True)
     hits = present.T.gather(1, order).float()
     precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1, device=hits.device)
-    return float(((precision * hits).sum(1) / hits.sum(1)).mean())
+    return (precision * hits).sum(1) / hits.sum(1)
 
 
 class Validation(Protocol):

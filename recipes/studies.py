@@ -326,7 +326,8 @@ def bars(path: Path, rows: Sequence[dict], label: str, names: Sequence[str], tit
     axes.invert_yaxis()
     if span:
         values = [r[n] for r in rows for n in names if n in r]
-        axes.set_xlim(min(values) - 0.15 * (max(values) - min(values)) - 1e-3, None)
+        margin = 0.15 * (max(values) - min(values)) + 1e-3
+        axes.set_xlim(min(values) - margin, max(values) + margin)
     axes.set_title(title, fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     if len(names) > 1:

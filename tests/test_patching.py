@@ -9,7 +9,7 @@ import torch
 
 from sdm.errors import ModelError, OutputError, RequestError
 from sdm.training import evaluate, patched, patching
-from sdm.training.patching import Search, average, blend, mean_average_precision
+from sdm.training.patching import Search, average, average_precisions, blend
 from sdm.training.towers import BundledSpace, open_space, read_states
 from tests import test_training
 from tests.test_training import TAXA
@@ -63,13 +63,13 @@ def test_average():
     assert torch.allclose(mean["net.weight"], sum(s["net.weight"] for s in states) / 3, atol=1e-6)
 
 
-def test_mean_average_precision_is_that_of_the_evaluation():
+def test_average_precision_is_that_of_the_evaluation():
     rng = np.random.default_rng(0)
     score = rng.normal(size=(80, 12)).round(1)  # with ties
     present = rng.random((80, 12)) < 0.2
-    expected = np.mean([evaluate.average_precision(score[:, j], present[:, j]) for j in range(12)])
-    found = mean_average_precision(torch.from_numpy(score), torch.from_numpy(present))
-    assert found == pytest.approx(expected, rel=1e-6)
+    expected = [evaluate.average_precision(score[:, j], present[:, j]) for j in range(12)]
+    found = average_precisions(torch.from_numpy(score), torch.from_numpy(present))
+    assert found.numpy() == pytest.approx(expected, rel=1e-6)
 
 
 class Bowl:

@@ -59,9 +59,7 @@ def patch(
     search = None
     if mode == "average":
         chosen = [m for m in modalities or base if any(m in t for t in others)]
-        states: States = {
-            m: average([base[m], *(t[m] for t in others if m in t)], f"the {m} encoder") for m in chosen
-        }
+        states: States = {m: average([base[m], *(t[m] for t in others if m in t)], f"the {m} encoder") for m in chosen}
         facts["modalities"] = chosen
     else:
         assert judges is not None

@@ -80,15 +80,15 @@ def average(states: Sequence[State], what: str = "the encoder") -> dict[str, Ten
     return blend(states, [1.0 / len(states)] * len(states), what)
 
 
-def mean_average_precision(score: Tensor, present: Tensor) -> float:
-    """Mean over species (columns) of the average precision over places (rows); as `evaluate.average_precision`.
+def average_precisions(score: Tensor, present: Tensor) -> Tensor:
+    """(S,) average precision of each species (column) over places (rows); as `evaluate.average_precision`.
 
     score (N, S), present (N, S) bool, every column with at least one presence.
     """
     order = score.T.contiguous().argsort(dim=1, descending=True, stable=True)
     hits = present.T.gather(1, order).float()
     precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1, device=hits.device)
-    return float(((precision * hits).sum(1) / hits.sum(1)).mean())
+    return (precision * hits).sum(1) / hits.sum(1)
 
 
 class Validation(Protocol):
@@ -288,13 +288,19 @@ def write_report(search: Search, chosen: Sequence[float], folder: Path) -> None:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     for axis, name in enumerate(search.names):
-        scan = sorted({(t.alphas[axis], t.score) for t in search.trials if t.step == name})
-        if scan:
-            axes.plot(*zip(*scan, strict=True), marker="o", markersize=3, label=name)
-    for step in ("together", "coarse", "fine", "refine"):
+        # One line for each setting of the other alphas: a search may scan an axis more than once.
+        lines: dict[tuple[float, ...], set[tuple[float, float]]] = {}
+        for t in search.trials:
+            if t.step == name:
+                rest = (*t.alphas[:axis], *t.alphas[axis + 1 :])
+                lines.setdefault(rest, set()).add((t.alphas[axis], t.score))
+        for k, scan in enumerate(lines.values()):
+            label = name if k == 0 else "_" + name  # an underscore keeps it out of the legend
+            axes.plot(*zip(*sorted(scan), strict=True), color=f"C{axis}", marker="o", markersize=3, label=label)
+    for step, tone in (("together", "black"), ("coarse", "0.8"), ("fine", "0.6"), ("refine", "0.4")):
         points = [(float(np.mean(t.alphas)), t.score) for t in search.trials if t.step == step]
         if points:
-            axes.plot(*zip(*points, strict=True), ".", label=f"{step} (mean alpha)")
+            axes.plot(*zip(*points, strict=True), ".", color=tone, markersize=4, label=f"{step} (mean alpha)")
     best = search.score(chosen, "chosen")
     axes.axhline(best, color="black", linewidth=0.8, linestyle=":", label=f"chosen: {best:.4f}")
     axes.set_xlabel("alpha: 0 locked, 1 fine-tuned")

@@ -17,7 +17,7 @@ from sdm.model import MODALITIES, all_subsets, calibration_key
 from sdm.score import combine, normalise
 from sdm.training.evaluate import auc, fit_calibration
 from sdm.training.pairs import DatasetPairs, presence
-from sdm.training.patching import State, mean_average_precision
+from sdm.training.patching import State, average_precisions
 from sdm.training.towers import Space
 
 if TYPE_CHECKING:
@@ -81,8 +81,12 @@ class RangeValidation(_Embedding):
 
     def average_precision(self, embeddings: Mapping[str, Tensor], query: Sequence[str]) -> float:
         """Mean AP of the sum of any modalities."""
+        return float(self.average_precisions(embeddings, query).mean())
+
+    def average_precisions(self, embeddings: Mapping[str, Tensor], query: Sequence[str]) -> Tensor:
+        """AP of each species that is ranked, by the sum of any modalities."""
         place = combine([embeddings[m] for m in query])
-        return mean_average_precision(place @ embeddings["text"][self.which].T, self._present)
+        return average_precisions(place @ embeddings["text"][self.which].T, self._present)
 
     def auc(self, embeddings: Mapping[str, Tensor], query: Sequence[str]) -> float:
         """Mean AUC of the sum of any modalities."""

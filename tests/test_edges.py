@@ -38,5 +38,4 @@ def test_edge_auc_sees_only_the_edge():
     score[near[:, 0], 0] = 0.0  # right everywhere but near the edge
     assert edge_auc(score, present, near) == (pytest.approx(0.5), 1)
     assert edge_auc(present.astype(float), present, near) == (1.0, 1)
-    value, species = edge_auc(score, present, near & False)
-    assert np.isnan(value) and species == 0
+    assert edge_auc(score, present, near & False) == (None, 0)

@@ -5,11 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 from sdm.training.evaluate import auc
+from sdm.training.ranges import RangeRaster
 
 REACH = 2
 """Cells to either side of an edge that count as near it: 193 km of PHYLACINE's cells."""
 MIN_CELLS = 5
 """Of presence and of absence near an edge, for a species to count."""
+AT_ONCE = 500
+"""Species: the whole raster of that many, as bytes, is about 25 MB."""
+
+
+def near_range_edges(raster: RangeRaster, land: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """(N, S) bool: which of `cells` (N,) of a raster lie near the edge of each range on `land` (cells,) bool."""
+    everywhere = np.arange(raster.shape[0] * raster.shape[1])
+    present = np.packbits(raster.labels(everywhere).T, axis=1)  # by species, so that a few can be unpacked
+    parts = []
+    for start in range(0, len(raster.species), AT_ONCE):
+        some = np.unpackbits(present[start : start + AT_ONCE], axis=1)[:, : everywhere.size].T.astype(bool)
+        parts.append(near_edges(some, land, raster.shape)[cells])
+    return np.concatenate(parts, axis=1)
 
 
 def near_edges(present: np.ndarray, counted: np.ndarray, shape: tuple[int, int], reach: int = REACH) -> np.ndarray:
@@ -25,10 +39,10 @@ def near_edges(present: np.ndarray, counted: np.ndarray, shape: tuple[int, int],
     )
 
 
-def edge_auc(score: np.ndarray, present: np.ndarray, near: np.ndarray) -> tuple[float, int]:
-    """(mean AUC over species, species) among cells near the edge of each species' range; matching (cells, S) arrays.
+def edge_auc(score: np.ndarray, present: np.ndarray, near: np.ndarray) -> tuple[float | None, int]:
+    """(mean AUC over species, how many) among cells near the edge of each species' range; matching (cells, S) arrays.
 
-    Species with fewer than MIN_CELLS of presence or of absence there are left out; NaN where none is left.
+    Species with fewer than MIN_CELLS of presence or of absence there are left out; None where none is left.
     """
     values = []
     for j in range(score.shape[1]):
@@ -36,7 +50,7 @@ def edge_auc(score: np.ndarray, present: np.ndarray, near: np.ndarray) -> tuple[
         here = present[rows, j]
         if MIN_CELLS <= here.sum() <= here.size - MIN_CELLS:
             values.append(auc(score[rows, j], here))
-    return (float(np.mean(values)) if values else float("nan")), len(values)
+    return (float(np.mean(values)) if values else None), len(values)
 
 
 def _within(mask: np.ndarray, reach: int) -> np.ndarray:

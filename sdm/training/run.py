@@ -16,11 +16,13 @@ import torch
 from sdm import __version__
 from sdm.errors import ModelError, RequestError
 from sdm.layers.environment import Input
+from sdm.layers.landmask import LandMask
 from sdm.model import FORMAT, MODALITIES, Model, all_subsets, calibration_key
 from sdm.resources import replace_file
 from sdm.score import combine, cosine
 from sdm.training import distributed
 from sdm.training.bound import BoundObjective
+from sdm.training.edges import edge_auc, near_range_edges
 from sdm.training.evaluate import calibration_error, fit_pairs, pairs_by_cosine, score, sigmoid
 from sdm.training.labels import Places
 from sdm.training.objective import RangeObjective, architecture_config, start_from
@@ -208,6 +210,7 @@ def assess(
             f"no held-out place has labels of {' or '.join(sorted(wanted))}, on which calibration is fitted; "
             "change [evaluation] calibrate or the split."
         )
+    edges = {k: _near_edges(there, k, rows) for k, rows in scored.items() if isinstance(there.sources[k], Ranges)}
     result: dict = {there.blocks[k].name: {} for k in scored}
     calibration = {}
     for subset in all_subsets():
@@ -232,6 +235,8 @@ def assess(
                 p[part] = sigmoid(cos[k][part] * scale + bias)
             name = there.blocks[k].name
             result[name][key] = r = score(cos[k], p, label, known, e.min_cells)
+            if k in edges:
+                r["edge_auc"], r["edge_species"] = edge_auc(cos[k], label.astype(bool), edges[k])
             log(f"held out {name} {key}: {_shown(r)}")
     return result, calibration
 
@@ -278,6 +283,17 @@ def _scored(there: Prepared) -> dict[int, np.ndarray]:
     return out
 
 
+def _near_edges(there: Prepared, source: int, rows: np.ndarray) -> np.ndarray:
+    """(N, S) bool: which of the places `rows`, one a cell, lie near the edge of each range of a raster, on land."""
+    raster = there.sources[source].raster
+    cells = np.arange(raster.shape[0] * raster.shape[1])
+    middle = np.full(cells.size, 0.5)
+    lon, lat = raster.positions(cells, middle, middle)
+    land = np.isfinite(lon)
+    land[land] = LandMask().keep("land", lon[land], lat[land])
+    return near_range_edges(raster, land, raster.cells(*there.places.lonlat[rows].T))
+
+
 def _labels(there: Prepared, block: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     label, known = there.blocks[block].probability(rows)
     return label, known if there.blocks[block].partial else None
@@ -291,6 +307,8 @@ def _cosine(place: torch.Tensor, species: torch.Tensor, rows: np.ndarray, column
 
 def _shown(r: dict) -> str:
     ranked = "nothing ranked" if r["ap"] is None else f"AP {r['ap']:.4f} AUC {r['auc']:.4f}"
+    if r.get("edge_species"):
+        ranked += f" (near range edges {r['edge_auc']:.4f})"
     return (
         f"{ranked} ECE {r['ece']:.5f} (above lowest bin {r['ece_above']:.4f}), "
         f"{r['species']} species, {r['places']} places"

@@ -19,17 +19,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm import __version__
+from sdm.choice import Outcome, choose, refuse_stranger
 from sdm.cluster import ClusterWarning, active_client, open_client
-from sdm.engine import Plan, score_tile, to_dask
+from sdm.engine import Places, Plan, score_tile, to_dask
 from sdm.errors import RequestError, SpeciesNameError
 from sdm.grid import BBox, Grid
 from sdm.layers import ATTRIBUTION
 from sdm.layers.landmask import KINDS
-from sdm.model import AnyModel, list_models, local_device, open_model
+from sdm.model import AnyModel, local_device, open_model
+from sdm.model import credits_of as model_credits
 from sdm.names import Resolution, slug
 from sdm.queries import Query, answer
 from sdm.request import places_of, region_of, scorer, target_of
 from sdm.schedule import run_tasks
+from sdm.season import WHOLE_YEAR, parse_month, suffix, when
 
 if TYPE_CHECKING:
     import geopandas
@@ -63,7 +66,7 @@ class Job:
     @property
     def slugs(self) -> tuple[str, ...]:
         """File name stems, one per species."""
-        return tuple(slug(r.taxon.name) for r in self.resolutions)
+        return tuple(slug(r.taxon.name) + suffix(self.plan.month) for r in self.resolutions)
 
     def estimate(self, formats: Sequence[str] = FORMATS) -> dict[str, Any]:
         """What a run would do: pixels, tiles, bytes on disk at most, device."""
@@ -80,6 +83,7 @@ class Job:
             "bytes_at_most": int(per_species * len(self.resolutions)),
             "device": _device_here(self.plan.device),
             "model": self.plan.model.name,
+            "month": self.plan.month or None,
             "modalities": list(self.plan.modalities),
             "pixels_between_encoded_places": self.plan.strides,
         }
@@ -108,6 +112,7 @@ def plan(
     embedding: str | Path | None = None,
     score: str = "auto",
     index: Index | str | Path | None = None,
+    month: int | str | None = None,
     resolved: tuple[AnyModel, Sequence[Resolution]] | None = None,
 ) -> Job:
     """Decide everything about a map without computing a pixel.
@@ -124,8 +129,9 @@ def plan(
     another and to the name, if one is given. `score`: probability (of a calibrated model), relative (the share of the
     world's land that scores lower), cosine, or auto: the first of them that the model allows. `index`: a region index,
     its path or its URL: all that was decided when it was built (CRS, resolution, model, modalities, layers, tiles) is
-    the map's, and may only be given if it is the same; without a box or region the whole of it is mapped. `resolved`:
-    the model and what each name means in it, where that is known.
+    the map's, and may only be given if it is the same; without a box or region the whole of it is mapped. `month`:
+    1 to 12, or an English name, of a model that tells months apart (`Model.seasonal`); by default the whole year.
+    `resolved`: the model and what each name means in it, where that is known.
 
     Raises SdmError subclasses: see `sdm.errors`.
     """
@@ -151,6 +157,7 @@ def plan(
     if mask not in KINDS:
         raise RequestError(f"mask {mask!r} is not known; choose one of {', '.join(KINDS)}.")
     # Cheap checks first: a wrong box is reported before anything heavy is opened.
+    parse_month(month)
     bbox = None if bbox is None else BBox.of(bbox)
     region_ = region_of(region)
     if index is not None:
@@ -165,7 +172,7 @@ def plan(
     asked = {
         "crs": crs, "resolution": resolution, "modalities": modalities, "satellite": satellite,
         "environment": environment, "device": device, "step": step, "satellite_step": satellite_step,
-        "max_pixels": max_pixels,
+        "month": month, "max_pixels": max_pixels,
     }  # fmt: skip
     if index is None:
         given = {name: value for name, value in asked.items() if value is not None}
@@ -193,6 +200,7 @@ def plan(
         "environment": [str(p) for p in environment], "tile_size": places.grid.tile_size, "step": step,
         "satellite_step": satellite_step, "score": score, "photo": list(query.photos), "audio": list(query.audio),
         "text": list(query.texts), "embedding": query.embedding, "index": None if index is None else index.url,
+        "month": places.month or None,
     }  # fmt: skip
     notes = tuple(_notes(result, r, k) for k, r in enumerate(resolutions))
     return Job(result, tuple(resolutions), notes, request)
@@ -231,6 +239,8 @@ def map_species(species: str | Sequence[str] = (), bbox: Sequence[float] | None 
     if isinstance(species, str) or not species:
         array = array.isel(species=0)
         array.attrs = {"long_name": metadata[0].quantity, "units": "1", **metadata[0].tags}
+    if job.plan.month:
+        array = array.assign_coords(month=job.plan.month)
     array = array.rio.write_crs(grid.crs).rio.write_transform(a)
     return array.rio.write_nodata(np.nan)
 
@@ -380,13 +390,14 @@ def describe(job: Job, k: int, command: str = ""):
     taxon = r.taxon
     label = taxon.name if taxon.rank == "species" else f"the {taxon.rank} {taxon.name}"
     score = p.targets[k].score
+    season = season_of(p)
     if taxon.rank == "query":
         label, about = f"the query {taxon.name}", f"Places for the query {taxon.name}"
     else:
         about = f"{'Known' if r.known else 'Approximate'} range of {label}"
     description = (
-        f"{about}: for each pixel {score.explanation} Computed in the embedding space of the model {p.model.name!r}. "
-        "NaN: not modelled. " + " ".join(job.notes[k])
+        f"{about}{season}: for each pixel {score.explanation} Computed in the embedding space of the model "
+        f"{p.model.name!r}. NaN: not modelled. " + " ".join(job.notes[k])
     )
     tags = {
         "species": taxon.name,
@@ -399,16 +410,28 @@ def describe(job: Job, k: int, command: str = ""):
         "notes": " ".join(job.notes[k]),
         **common_tags(job, command),
     }
-    title = taxon.name + (f" ({taxon.common[0]})" if taxon.common else "")
+    title = taxon.name + (f" ({taxon.common[0]})" if taxon.common else "") + (season if p.month else "")
     return MapMetadata(
         title=title,
-        quantity=score.phrase.format(label),
+        quantity=score.phrase.format(label) + season,
         description=description.strip(),
         variable=score.name,
         valid_range=score.valid_range,
         tags={key: value for key, value in tags.items() if value},
-        attribution=p.inputs.attribution if p.source is None else ATTRIBUTION,
+        attribution=credits_of(p),
+        month=p.month,
     )
+
+
+def season_of(places: Places) -> str:
+    """ " in May", " at any time of the year", or "" where the model does not tell months apart."""
+    return f" {when(places.month)}" if places.model.seasonal else ""
+
+
+def credits_of(places: Places) -> tuple[str, ...]:
+    """A line per source of a map: its layers, and its model."""
+    layers = places.inputs.attribution if places.source is None else ATTRIBUTION
+    return (*layers, *model_credits(places.model))
 
 
 def common_tags(job: Job, command: str) -> dict[str, str]:
@@ -420,6 +443,7 @@ def common_tags(job: Job, command: str) -> dict[str, str]:
         "model_version": p.model.version,
         "model_hash": p.model.digest,
         "modalities": ",".join(p.modalities),
+        "month": str(p.month or WHOLE_YEAR) if p.model.seasonal else "",
         "index": "" if p.source is None else p.source.digest,
         "bbox": f"{west:g} {south:g} {east:g} {north:g}",
         "software": f"taxabind-map {__version__}",
@@ -440,27 +464,21 @@ def parse_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _resolve(queries: Sequence[str], model: Any) -> tuple[AnyModel, list[Resolution]]:
-    """The model to use and what each query means in it.
-
-    Without a model named, the bundled one that knows every name; else the one with fewest unknown.
-    """
-    if model is not None:
-        opened = open_model(model) if isinstance(model, str | Path) else model
-        return opened, [opened.resolve(q) for q in queries]
-    best: tuple[int, AnyModel, list[Resolution]] | None = None
-    failure: SpeciesNameError | None = None
-    for candidate in list_models():
+    """The model to use and what each query means in it; without a model named, see `sdm.choice`."""
+    if model is None:
+        return choose(queries)
+    opened = open_model(model) if isinstance(model, str | Path) else model
+    found = []
+    for query in queries:
         try:
-            found = [candidate.resolve(q) for q in queries]
+            outcome: Outcome = opened.resolve(query)
         except SpeciesNameError as error:
-            failure = failure or error
-            continue
-        unknown = sum(not r.known for r in found)
-        if best is None or unknown < best[0]:
-            best = (unknown, candidate, found)
-    if best is None:
-        raise failure or SpeciesNameError("no bundled model is installed; give --model FOLDER.")
-    return best[1], best[2]
+            outcome = error
+        outcome = refuse_stranger(opened, query, outcome)
+        if isinstance(outcome, SpeciesNameError):
+            raise outcome
+        found.append(outcome)
+    return opened, found
 
 
 def opened_index(index: Index | str | Path) -> Index:
@@ -553,12 +571,13 @@ def provenance(job: Job, device: str, command: str) -> dict[str, Any]:
             "licence": p.model.licence,
         },
         "modalities": list(p.modalities),
+        "month": p.month or (WHOLE_YEAR if p.model.seasonal else None),
         "index": None if p.source is None else p.source.info,
         "layers": {
             "environment": job.request.get("environment") or "bundled",
             "satellite": job.request.get("satellite") or "bundled",
             "notes": [] if p.source is not None else p.inputs.sentences,
-            "attribution": list(p.inputs.attribution if p.source is None else ATTRIBUTION),
+            "attribution": list(credits_of(p)),
         },
         "grid": {
             "crs": grid.crs, "resolution": grid.resolution, "rows": grid.shape[0], "columns": grid.shape[1],

@@ -311,7 +311,7 @@ def _parquet(path: Path, key: str | None, name: str, dim: int | None) -> Embeddi
         raise RequestError(f"embedding file {name} holds no vectors.")
     names = tuple(str(i if v is None else v) for i, v in enumerate(columns[labels])) if labels else ()
     raw = schema.metadata or {}
-    metadata = {k: raw[f"sdm.{k}".encode()].decode("utf-8", "replace") for k in ("model", "digest", "dim")
+    metadata = {k: raw[f"sdm.{k}".encode()].decode("utf-8", "replace") for k in ("model", "digest", "dim", "month")
                 if f"sdm.{k}".encode() in raw}  # fmt: skip
     return Embeddings(np.concatenate(parts), names, columns, metadata)
 

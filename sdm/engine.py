@@ -27,7 +27,7 @@ import numpy as np
 
 from sdm.errors import RequestError
 from sdm.grid import Grid, Tile
-from sdm.inputs import Inputs, open_inputs
+from sdm.inputs import Inputs, at_month, check_month, open_inputs
 from sdm.layers.landmask import LandMask
 from sdm.model import AnyModel, local_device
 from sdm.suitability import Suitability
@@ -88,12 +88,15 @@ class Places:
     """Encode every step-th pixel in all modalities; None: by each modality's pitch."""
     satellite_step: int | None = None
     """The same for imagery alone."""
+    month: int = 0
+    """Of a seasonal model: 1 to 12; 0: the whole year."""
     source: Source | None = None
     """Take the embeddings from here, and encode nothing."""
 
     def __post_init__(self) -> None:
         if not self.modalities:
             raise RequestError("no modality is left to map with.")
+        check_month(self.model, self.month)
         for step in (self.step, self.satellite_step):
             if step is not None and not 1 <= step <= 64:
                 raise RequestError(f"step {step} is outside 1..64 pixels.")
@@ -411,8 +414,9 @@ class _Frame:
         todo = np.flatnonzero(wanted)
         lon, lat = self.lon.ravel()[todo], self.lat.ravel()[todo]
         near = np.logical_and.reduce([blend.known for blend in self.blends]) if self.blends else None
-        with torch.inference_mode(), one_torch_thread(self.plan.here):
-            for part, total, ok in _embed(self.plan.model, self.plan.inputs, self.plan.here, self.encoded, lon, lat):
+        p = self.plan
+        with torch.inference_mode(), one_torch_thread(p.here):
+            for part, total, ok in _embed(p.model, p.inputs, p.here, self.encoded, lon, lat, p.month):
                 places = todo[part]
                 for blend in self.blends:
                     total += blend.at(places, len(total))
@@ -421,11 +425,11 @@ class _Frame:
 
 def embed_positions(
     model: AnyModel, modalities: Sequence[str], lon: np.ndarray, lat: np.ndarray, *,
-    environment: Sequence[str] = (), satellite: str | None = None, device: str = "cpu",
+    environment: Sequence[str] = (), satellite: str | None = None, device: str = "cpu", month: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Unit summed embeddings (N, dim) float32 at positions (N,), (N,) degrees, and which are known (N,).
 
-    Each is encoded just there, nothing is interpolated.
+    Each is encoded just there, nothing is interpolated. `month`: 1 to 12, of a seasonal model.
     """
     import torch
 
@@ -434,13 +438,13 @@ def embed_positions(
     out, known = np.empty((lon.size, model.dim), dtype=np.float32), np.zeros(lon.size, dtype=bool)
     inputs, here = open_inputs(model, modalities, environment, satellite), local_device(device)
     with torch.inference_mode(), one_torch_thread(here):
-        for part, total, ok in _embed(model, inputs, here, modalities, lon, lat):
+        for part, total, ok in _embed(model, inputs, here, modalities, lon, lat, month):
             out[part] = normalise(total)[: ok.size].cpu().numpy()
             known[part] = ok
     return out, known
 
 
-def _embed(model: AnyModel, inputs: Inputs, device: str, modalities, lon, lat):
+def _embed(model: AnyModel, inputs: Inputs, device: str, modalities, lon, lat, month: int):
     """Sum of the unit embeddings of some modalities (or none) at places (N,), (N,), batch by batch.
 
     Yields (slice of the places, (batch, dim) tensor, known (places of the batch,)); rows of the
@@ -461,7 +465,7 @@ def _embed(model: AnyModel, inputs: Inputs, device: str, modalities, lon, lat):
         values = []
         for modality in modalities:
             read, ok = inputs.read[modality](x, y)
-            values.append(read)
+            values.append(at_month(model, read, month) if modality == "location" else read)
             known = known & ok
         for start in range(0, count, batch):
             stop = min(start + batch, count)
@@ -488,7 +492,7 @@ class _Blend:
         ok = np.zeros(wanted.size, dtype=bool)
         with torch.inference_mode(), one_torch_thread(plan.here):
             self.table = torch.empty((todo.size, plan.model.dim), device=plan.here)
-            for part, total, known in _embed(plan.model, plan.inputs, plan.here, modalities, lon, lat):
+            for part, total, known in _embed(plan.model, plan.inputs, plan.here, modalities, lon, lat, plan.month):
                 self.table[part] = total[: known.size]
                 ok[todo[part]] = known
         self.entry = np.zeros(wanted.size, dtype=np.int64)  # row of the table, per node
@@ -659,7 +663,7 @@ def to_dask(plan: Plan):
 
     name = "suitability-" + tokenize(
         plan.model.digest, grid, plan.modalities, plan.targets, plan.device, plan.environment, plan.satellite,
-        plan.step, plan.satellite_step, plan.source and plan.source.digest,
+        plan.step, plan.satellite_step, plan.month, plan.source and plan.source.digest,
     )  # fmt: skip
     # The plan is an entry of its own: on a cluster it reaches a worker once, not with each tile.
     common = f"plan-{name}"

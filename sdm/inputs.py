@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sdm.errors import LayerError
+from sdm.errors import LayerError, RequestError
 from sdm.layers import ATTRIBUTION
 from sdm.layers.environment import BUNDLED, Environment, Input, expand
 from sdm.layers.fingerprint import of_files, of_parts
 from sdm.layers.satellite import Satellite
 from sdm.model import AnyModel, Model, is_published
 from sdm.resources import folder
+from sdm.season import month_name
 
 Read = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(lon (N,), lat (N,) degrees) -> (values for the encoder (N, ...), whether the place is known (N,) boolean)."""
@@ -63,6 +64,21 @@ def open_inputs(
 
 _cache: dict[tuple, Inputs] = {}
 _lock = threading.Lock()
+
+
+def check_month(model: AnyModel, month: int) -> None:
+    """Raise RequestError for a month, 1 to 12, of a model that does not tell one month from another."""
+    if month and not model.seasonal:
+        raise RequestError(
+            f"month {month_name(month)} is given, but model {model.name!r} does not tell one month from another; leave "
+            "it out, or give --model a seasonal one (see --list-models)."
+        )
+
+
+def at_month(model: AnyModel, lonlat: np.ndarray, month: int = 0) -> np.ndarray:
+    """Values for the location encoder from (N, 2) degrees (lon, lat): with the month of a seasonal model (N, 3)."""
+    check_month(model, month)
+    return np.column_stack([lonlat, np.full(len(lonlat), float(month))]) if model.seasonal else lonlat
 
 
 def _location(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

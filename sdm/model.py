@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import socket
 import threading
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ BATCH = {"cpu": 512, "cuda": 65536}
 """Places per forward pass. Fixed per device: a matrix product of another shape may round differently.
 On a CPU the activations of 512 places fit in its second-level cache, and little is lost to padding."""
 
+DEFAULT = "mammals-trees"
+"""The bundled model for what is made without any species: an index, for one."""
 MODALITIES = ("location", "satellite", "environment")
 """In the order in which their embeddings are added."""
 FORMAT = "taxabind-map/1"
@@ -185,6 +188,11 @@ class Model:
         """Those of a place."""
         return MODALITIES
 
+    @property
+    def seasonal(self) -> bool:
+        """Whether it can tell one month from another."""
+        return self.config["location"].get("season", False)
+
     def extent(self, group: str) -> tuple[float, float, float, float] | None:
         """(west, south, east, north) degrees where ranges of a group of species are known, None: everywhere."""
         entry = self.config.get("groups", {}).get(group) or {}
@@ -266,8 +274,8 @@ class Encoders:
     def encode(self, modality: str, values: np.ndarray) -> torch.Tensor:
         """One batch of one modality -> (N, dim) unit vectors, float32 on the device.
 
-        location: (N, 2) float64 degrees, (lon, lat); satellite: (N, size, size, 3) uint8;
-        environment: (N, inputs) float32, standardised.
+        location: (N, 2) float64 degrees, (lon, lat), of a seasonal model (N, 3) with the month 1..12, 0 the
+        whole year; satellite: (N, size, size, 3) uint8; environment: (N, inputs) float32, standardised.
         """
         import torch
 
@@ -298,16 +306,35 @@ def build(config: dict, vocabulary: list[str], dropout: float = 0.0, env_dropout
     from sdm.encoders.text import TaxonTower
 
     loc, sat, env, dim = config["location"], config["satellite"], config["environment"], config["dim"]
+    shape = (loc["sigmas"], loc["features"], loc["width"], loc["depth"])
     return nn.ModuleDict(
         {
-            "location": LocationEncoder(
-                dim, loc["sigmas"], loc["features"], loc["width"], loc["depth"], dropout=dropout
-            ),
+            "location": LocationEncoder(dim, *shape, dropout=dropout, season=loc.get("season", False)),
             "satellite": SatelliteEncoder(dim, sat["size"], sat["width"], sat["depth"], dropout=env_dropout),
             "environment": EnvironmentEncoder(dim, len(env["inputs"]), env["width"], env["depth"], dropout=env_dropout),
             "text": TaxonTower([t for t in vocabulary if t], dim),
         }
     )
+
+
+_FREE = re.compile(r"(CC0|CC[ -]BY[ -]\d|MIT|Apache|BSD|ISC|Unlicense|public domain)[\w .-]*", re.IGNORECASE)
+"""Licences that leave a user free to do anything with a map, credit given."""
+
+
+def licence_of(model: AnyModel) -> str:
+    """Its licence in words: "CC BY-NC-SA 4.0 (non-commercial)"; "" if it states none."""
+    return f"{model.licence} (non-commercial)" if re.search(r"\bNC\b", model.licence) else model.licence
+
+
+def licence_note(model: AnyModel) -> str:
+    """A line for the user of a model whose licence binds, else ""."""
+    bound = model.licence and not _FREE.fullmatch(model.licence)
+    return f"Model {model.name}: licence {licence_of(model)}" if bound else ""
+
+
+def credits_of(model: AnyModel) -> tuple[str, ...]:
+    """A line of credit with the model's licence; none where it states none."""
+    return (f"Model {model.name}: {licence_of(model)}",) if model.licence else ()
 
 
 def is_published(model: AnyModel) -> TypeGuard[PublishedModel]:
@@ -327,7 +354,7 @@ def open_model(
 
     text = str(name)
     if text == "taxabind":
-        return open_published(None, _bundled().values(), cache_dir)
+        return open_published(None, bundled().values(), cache_dir)
     if text.startswith("hf://"):
         from sdm.published.fetch import AbsentError, fetch_files, open_or_fetch
         from sdm.published.layout import parse_uri
@@ -339,13 +366,13 @@ def open_model(
         try:
             return Model.open(fetch_files(repository, FILES, **where))
         except AbsentError:
-            return PublishedModel(open_or_fetch(repository=repository, **where), tuple(_bundled().values()), text)
+            return PublishedModel(open_or_fetch(repository=repository, **where), tuple(bundled().values()), text)
     path = Path(name)
     try:
         foreign = path.is_dir() and not _is_ours(path)
     except (OSError, ValueError):  # a name too long, or with a null byte
         foreign = False
-    return open_published(path, _bundled().values()) if foreign else Model.open(name)
+    return open_published(path, bundled().values()) if foreign else Model.open(name)
 
 
 def _is_ours(path: Path) -> bool:
@@ -359,14 +386,14 @@ def _is_ours(path: Path) -> bool:
 
 
 def list_models() -> list[Model]:
-    """The bundled models, by name."""
-    return [Model.open(path) for path in _bundled().values()]
+    """The bundled models, the usual one first."""
+    return [Model.open(path) for path in bundled().values()]
 
 
-def _bundled() -> dict[str, Path]:
-    """Folders of the bundled models by name, sorted."""
-    root = resource_folder("models")
-    return {p.name: p for p in sorted(root.iterdir()) if (p / "config.json").is_file()}
+def bundled() -> dict[str, Path]:
+    """Folders of the bundled models by name: the usual one first, the others sorted."""
+    found = sorted(resource_folder("models").iterdir(), key=lambda p: (p.name != DEFAULT, p.name))
+    return {p.name: p for p in found if (p / "config.json").is_file()}
 
 
 def _find(name: str | Path) -> Path:
@@ -376,7 +403,7 @@ def _find(name: str | Path) -> Path:
             return path.resolve()
     except (OSError, ValueError):  # a name too long, or with a null byte
         pass
-    known = _bundled()
+    known = bundled()
     if str(name) in known:
         return known[str(name)]
     raise ModelError(
@@ -408,6 +435,7 @@ def _check_config(path: Path, config: dict) -> None:
         names = [config["name"], *(i["layer"] for i in inputs)]
         well_formed = len(config["domain"]) == 2 and all(len(e) == 4 for e in extents)
         transforms = [i["transform"] for i in inputs]
+        season = location.get("season", False)
     except KeyError as error:
         raise ModelError(f"model {str(path)!r}: config.json lacks {error}.") from error
     except (TypeError, AttributeError) as error:
@@ -420,6 +448,8 @@ def _check_config(path: Path, config: dict) -> None:
         raise ModelError(f"model {str(path)!r}: config.json has a sigma, pixel, pitch or std that is not positive.")
     if not all(isinstance(n, str) for n in names):
         raise ModelError(f"model {str(path)!r}: config.json has a name that is not text.")
+    if not isinstance(season, bool):
+        raise ModelError(f"model {str(path)!r}: config.json has a location.season that is neither true nor false.")
     if unknown := [t for t in transforms if t not in TRANSFORMS]:
         raise ModelError(f"model {str(path)!r}: config.json names the unknown transform {str(unknown[0])[:40]!r}.")
     if not inputs or not well_formed or not -90.0 <= config["domain"][0] < config["domain"][1] <= 90.0:
@@ -477,7 +507,7 @@ def _found_here(model: Model) -> Model:
     """The model where this machine has it: a worker may hold the bundled ones in another folder."""
     if (model.folder / "model.safetensors").is_file():
         return model
-    folder = _bundled().get(model.folder.name)
+    folder = bundled().get(model.folder.name)
     found = Model.open(folder) if folder else None
     if found is None or found.digest != model.digest:
         raise ModelError(

@@ -12,15 +12,17 @@ from sdm.model import MODALITIES, AnyModel, Model
 
 def embed_places(
     model: AnyModel, lon: np.ndarray, lat: np.ndarray, device: str = "cpu", modalities: Sequence[str] | None = None,
-    environment: Sequence[str] = (), satellite: str | None = None,
+    environment: Sequence[str] = (), satellite: str | None = None, month: int = 0,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Unit embeddings per modality (default: all the model has) of positions (N,), (N,) degrees: each (N, dim) float32.
 
-    `environment`, `satellite`: layers in place of the bundled ones.
+    `environment`, `satellite`: layers in place of the bundled ones. `month`: 1 to 12, of a seasonal model.
     """
     layers = {"environment": environment, "satellite": satellite}
     return {
-        m: embed_positions(model, (m,), lon, lat, device=device, **({m: layers[m]} if m in layers else {}))[0]
+        m: embed_positions(
+            model, (m,), lon, lat, device=device, month=month, **({m: layers[m]} if m in layers else {})
+        )[0]
         for m in modalities or model.place_modalities
     }
 
@@ -32,13 +34,16 @@ def score_places(
     lat: np.ndarray,
     modalities: Sequence[str] = MODALITIES,
     device: str = "cpu",
+    month: int = 0,
 ) -> np.ndarray:
     """Probability of species at positions (N,), (N,) degrees: (N, len(species)) float32; no mask applied.
 
     Raises SpeciesNameError for names the model cannot resolve.
     """
     vectors = np.stack([model.species_embedding(model.resolve(s)) for s in species])
-    return combine_scores(model, embed_places(model, lon, lat, device, modalities), vectors, tuple(modalities))
+    return combine_scores(
+        model, embed_places(model, lon, lat, device, modalities, month=month), vectors, tuple(modalities)
+    )
 
 
 def combine_scores(

@@ -30,16 +30,17 @@ FEWEST = 500
 
 def reference(
     model: AnyModel, modalities: Sequence[str], environment: Sequence[str] = (), satellite: str | None = None,
-    device: str = "cpu",
+    device: str = "cpu", month: int = 0,
 ) -> np.ndarray:  # fmt: skip
     """Unit summed embeddings of the sample: (n, dim) float16, kept in the user's cache folder.
 
-    Depends on the model, the modalities and the layers, not on the map. Raises RequestError when the layers
+    Depends on the model, the month, the modalities and the layers, not on the map. Raises RequestError when the layers
     cover too little of the world.
     """
     inputs = open_inputs(model, modalities, environment, satellite)
     count = SAMPLE_IMAGERY if "satellite" in modalities and not model.calibrated else SAMPLE
-    key = of_parts(["reference 1", model.digest, ",".join(modalities), inputs.fingerprint, count])
+    season = [f"month {month}"] if month else []
+    key = of_parts(["reference 1", model.digest, ",".join(modalities), inputs.fingerprint, count, *season])
     kept = cache_folder() / f"reference-{key}.npy"
     try:
         found = np.load(kept, allow_pickle=False)
@@ -49,7 +50,7 @@ def reference(
         pass
     lon, lat = land_sample(count)
     embeddings, known = embed_positions(
-        model, modalities, lon, lat, environment=environment, satellite=satellite, device=device
+        model, modalities, lon, lat, environment=environment, satellite=satellite, device=device, month=month
     )
     if known.sum() < FEWEST:
         raise RequestError(

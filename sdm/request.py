@@ -12,7 +12,9 @@ from sdm.engine import Places, Target, check_layers
 from sdm.errors import BoxError, ModelError, RequestError
 from sdm.grid import WGS84, BBox, Region, make_grid
 from sdm.habitat import mask_for
-from sdm.model import AnyModel, list_models, local_device, open_model, parse_device, parse_modalities
+from sdm.inputs import check_month
+from sdm.model import DEFAULT, AnyModel, Model, bundled, local_device, open_model, parse_device, parse_modalities
+from sdm.season import month_name, parse_month
 from sdm.suitability import SCORES, Cosine, Probability, Suitability
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def places_of(
     tile_size: int = 256,
     step: int | None = None,
     satellite_step: int | None = None,
+    month: int | str | None = None,
     max_pixels: int = 100_000_000,
 ) -> Places:
     """The places of a map or an index, their layers looked at. Options are those of `sdm.plan`.
@@ -47,6 +50,7 @@ def places_of(
     if satellite_step is not None:
         whole("satellite_step", satellite_step)
     wanted = None if modalities is None else parse_modalities(modalities)
+    month = parse_month(month)
     # Cheap checks first: a wrong box is reported before anything heavy is opened.
     grid = make_grid(None if bbox is None else BBox.of(bbox), region_of(region), crs, resolution, tile_size, max_pixels)
     environment = (environment,) if isinstance(environment, str | Path) else tuple(environment)
@@ -58,11 +62,13 @@ def places_of(
             f"model {opened.name!r} has no {missing[0]} encoder; it has {', '.join(opened.place_modalities) or 'none'}."
         )
     _refuse_unused(wanted, satellite, environment)
+    check_month(opened, month)
+    refuse_timeless(wanted, month)
     places = Places(
         model=opened, grid=grid, modalities=wanted, device=parse_device(device),
         environment=tuple(absolute(p) for p in environment),
         satellite=None if satellite is None else absolute(satellite), step=step,
-        satellite_step=satellite_step,
+        satellite_step=satellite_step, month=month,
     )  # fmt: skip
     check_layers(places)
     return places
@@ -88,7 +94,9 @@ def scorer(places: Places, kind: str = "auto") -> Callable[[np.ndarray], Suitabi
         return lambda vector: score
     from sdm.relative import reference, relative
 
-    sample = reference(places.model, places.modalities, places.environment, places.satellite, _device_of(places.device))
+    sample = reference(
+        places.model, places.modalities, places.environment, places.satellite, _device_of(places.device), places.month
+    )
     return lambda vector: relative(vector, sample)
 
 
@@ -107,6 +115,15 @@ def target_of(
         mask_for(taxon) if mask == "auto" else mask,
         model.extent(taxon.group),
     )
+
+
+def refuse_timeless(modalities: Sequence[str], month: int) -> None:
+    """Raise RequestError for a month, 1 to 12, of modalities that are the same all year."""
+    if month and "location" not in modalities:
+        raise RequestError(
+            f"month {month_name(month)} is given, but of the modalities only location knows the season and "
+            f"{','.join(modalities)} leave it out; add it, or leave the month out."
+        )
 
 
 def _device_of(device: str) -> str:
@@ -154,11 +171,10 @@ def whole(name: str, value: Any) -> None:
 def _model_of(model: Any) -> AnyModel:
     if model is not None:
         return open_model(model) if isinstance(model, str | Path) else model
-    bundled = list_models()
-    if len(bundled) != 1:
-        names = ", ".join(m.name for m in bundled) or "none"
-        raise ModelError(f"choose a model with --model: a folder, or a bundled one ({names}).")
-    return bundled[0]
+    names = list(bundled())
+    if len(names) == 1 or DEFAULT in names:
+        return Model.open(names[0])  # the usual one comes first
+    raise ModelError(f"choose a model with --model: a folder, or a bundled one ({', '.join(names) or 'none'}).")
 
 
 def _refuse_unused(modalities: tuple[str, ...], satellite: Any, environment: Sequence[Any]) -> None:

@@ -1,5 +1,7 @@
-"""Shared by all tests: synthetic rasters, and a guard against tests that quietly do not run."""
+"""Shared by all tests: synthetic rasters, small models, and a guard against tests that quietly do not run."""
 
+import csv
+import json
 import os
 import shutil
 
@@ -77,5 +79,61 @@ def write_raster(tmp_path):
                 dst.scales = (scale,) * len(values)
                 dst.offsets = (offset or 0.0,) * len(values)
         return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_model():
+    """Function: write a small model of random weights, real inputs and some species, and return its folder.
+
+    `species`: (name, class, order, family, group[, common names[, synonyms]]), several names joined by "|"; `genera`:
+    lineages from the kingdom down. With `season` the month counts for much.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from sdm.model import all_subsets, build
+
+    def write(folder, species, *, season=False, licence="CC0-1.0", genera=(), seed=0):
+        config = {
+            "format": "taxabind-map/1", "name": folder.name, "title": f"Test model {folder.name}", "version": "1",
+            "licence": licence, "domain": [-60.0, 90.0], "groups": {}, "dim": 16,
+            "calibration": {"+".join(s): {"scale": 6.0, "bias": -1.0} for s in all_subsets()},
+            "location": {
+                "sigmas": [1.0, 3.0], "features": 8, "width": 16, "depth": 1, "pitch": 0.25,
+                **({"season": True} if season else {}),
+            },
+            "satellite": {"size": 8, "pixel": 0.1, "width": 8, "depth": 1, "pitch": 0.25},
+            "environment": {
+                "width": 8, "depth": 1, "pitch": 0.2,
+                "inputs": [{"layer": "bio1", "transform": "identity", "value": 0, "mean": 10.0, "std": 8.0}],
+            },
+        }  # fmt: skip
+        rows, vocabulary = [], {}
+        for name, class_, order, family, group, *more in species:
+            genus = name.split()[0]
+            kingdom, phylum = ("Plantae", "Tracheophyta") if group == "tree" else ("Animalia", "Chordata")
+            lineage = (kingdom, phylum, class_, order, family, genus, name)
+            ranks = ("class", "order", "family", "genus", "species")
+            vocabulary |= dict.fromkeys(f"{r}:{n}" for r, n in zip(ranks, lineage[2:], strict=True))
+            common, synonyms = (*more, "", "")[:2]
+            rows.append([name, *lineage[:6], common, synonyms, group, 10, 0.0])
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config))
+        torch.manual_seed(seed)
+        weights = build(config, list(vocabulary)).state_dict()
+        if season:
+            weights["location.net.0.weight"][:, -3:] *= 5.0
+        save_file(weights, folder / "model.safetensors")
+        (folder / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n")
+        ranks = ["kingdom", "phylum", "class", "order", "family", "genus"]
+        tables = {"taxa": (["species", *ranks, "common", "synonyms", "group", "cells", "marine"], rows)}
+        if genera:
+            tables["genera"] = (ranks, genera)
+        for table, (header, lines) in tables.items():
+            with (folder / f"{table}.csv").open("w", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows([header, *lines])
+        return folder
 
     return write

@@ -202,7 +202,7 @@ def test_retrieve_defaults_to_the_same_row():
 class Fake:
     """A model whose encoders are fixed random projections of what they are given."""
 
-    name, digest, dim = "fake", "feed" * 4, 16
+    name, digest, dim, seasonal = "fake", "feed" * 4, 16, False
 
     def __init__(self, *modalities):
         self.modalities = modalities or ("image", "satellite", "location", "environment", "audio", "text")

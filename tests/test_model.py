@@ -100,6 +100,41 @@ def test_location_is_a_place_on_the_sphere(toy):
     assert np.abs(out[0] - out[1]).max() > 1e-3
 
 
+def test_season_is_a_point_on_the_circle_of_the_year(toy):
+    """Three inputs more: the middle of the month on a circle and 1, or nothing for the whole year."""
+    folder = toy(location__season=True)
+    with pytest.raises(ModelError, match="location"):
+        Model.open(folder).load()  # weights of a model without season
+    config = json.loads((folder / "config.json").read_text())
+    torch.manual_seed(0)
+    save_file(build(config, VOCABULARY).state_dict(), folder / "model.safetensors")
+    model = Model.open(folder)
+    assert model.seasonal
+    encoders = model.load()
+    seen = {}
+    encoders.location.net.register_forward_pre_hook(lambda module, args: seen.update(x=args[0].clone()))
+    at = np.array([[30.0, 60.0, m] for m in (0, 1, 4, 12)])
+    out = encoders.encode("location", at).numpy()
+    turn = np.radians([15.0, 105.0, 345.0])
+    expected = np.vstack([np.zeros(3), np.stack([np.sin(turn), np.cos(turn), np.ones(3)], 1)])
+    assert seen["x"][:, -3:].numpy() == pytest.approx(expected, abs=1e-6)
+    assert len(np.unique(out.round(4), axis=0)) == 4
+    with pytest.raises(ValueError, match="season"):
+        encoders.encode("location", at[:, :2])
+
+
+def test_no_season_unless_the_config_says_so(toy):
+    model = Model.open(toy())
+    assert not model.seasonal
+    with pytest.raises(ValueError, match="season"):
+        model.load().encode("location", np.array([[10.0, 50.0, 3.0]]))
+
+
+def test_season_must_be_true_or_false(toy):
+    with pytest.raises(ModelError, match="neither true nor false"):
+        Model.open(toy(location__season=1))
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocabulary.txt", "taxa.csv"])
 def test_missing_file(toy, name):
     folder = toy()

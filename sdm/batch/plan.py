@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdm import __version__, api
+from sdm.choice import Outcome, choose_for_most, refuse_stranger
 from sdm.errors import RegionIndexError, RequestError, SpeciesNameError
 from sdm.habitat import mask_for
 from sdm.layers.fingerprint import of_files
-from sdm.model import AnyModel, list_models, open_model
+from sdm.model import AnyModel, open_model
 from sdm.names import Resolution
 from sdm.names.lists import Asked, distinct, read_names
 from sdm.outputs.cube import SPECIES as SPECIES_PER_CHUNK
+from sdm.season import month_name
 
 if TYPE_CHECKING:
     from sdm.index import Index
@@ -169,6 +171,7 @@ def configuration(batch: Batch, formats: Sequence[str], device: str) -> dict[str
         "species": f"{len(listed):,} names, sha256 {hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]}",
         "model": f"{plan.model.name} {plan.model.digest}",
         "modalities": ",".join(plan.modalities),
+        "month": month_name(plan.month) if plan.model.seasonal else None,
         "index": None if plan.source is None else plan.source.digest,
         **layers,
         "crs": grid.crs,
@@ -204,23 +207,24 @@ def _texts(species: Iterable[str]) -> Iterable[tuple[int, str]]:
 
 
 def _resolve(asked: Sequence[Asked], model: AnyModel | str | Path | None) -> tuple[AnyModel, tuple[Row, ...]]:
-    """The model that knows most of the names, and what each is in it."""
-    candidates = list_models() if model is None else [open_model(model) if isinstance(model, str | Path) else model]
-    if not candidates:
-        raise SpeciesNameError("no bundled model is installed; give --model FOLDER.")
-    found = [(candidate, tuple(_resolved(one, candidate) for one in asked)) for candidate in candidates]
+    """The model, by default the one that knows most of the names, and what each is in it."""
+    if model is None:
+        opened, outcomes = choose_for_most([one.query for one in asked])
+    else:
+        opened = open_model(model) if isinstance(model, str | Path) else model
+        outcomes = [refuse_stranger(opened, one.query, _outcome(one, opened)) for one in asked]
+    rows = [
+        Row(one, error=str(found)) if isinstance(found, SpeciesNameError) else Row(one, found)
+        for one, found in zip(asked, outcomes, strict=True)
+    ]
+    return opened, tuple(rows)
 
-    def known(rows: tuple[Row, ...]) -> int:
-        return sum(2 if row.resolution.known else 1 for row in rows if row.resolution is not None)
 
-    return max(found, key=lambda pair: known(pair[1]))
-
-
-def _resolved(asked: Asked, model: AnyModel) -> Row:
+def _outcome(asked: Asked, model: AnyModel) -> Outcome:
     try:
-        return Row(asked, model.resolve(asked.query))
+        return model.resolve(asked.query)
     except SpeciesNameError as error:
-        return Row(asked, error=str(error))
+        return error
 
 
 def _held(row: Row, index: Index, mask: str) -> Row:

@@ -14,6 +14,7 @@ from sdm import api
 from sdm.batch.plan import Batch
 from sdm.batch.texts import ENCODING, PAGE, PICTURES, RICHNESS, SPECIES, STORE, SUMMARY, confidence
 from sdm.batch.tiles import Work
+from sdm.model import credits_of
 from sdm.outputs import cube, gallery, ledger
 from sdm.outputs.metadata import one_line
 
@@ -118,19 +119,23 @@ def write_page(work: Work, rows: Sequence[Mapping[str, Any]], suffixes: Sequence
     west, south, east, north = grid.bbox
     mapped, failed, step = len(cards), len(batch.failed), gallery.stride(grid.shape)
     sampled = f" Pictures show one pixel in {step} in each direction." if step > 1 else ""
+    season = api.season_of(work.plan)
     paragraphs = (
         f"{mapped:,} maps by the model {work.plan.model.name} of {west:g} {south:g} {east:g} {north:g} (west, south, "
         f"east, north in degrees), {grid.shape[1]:,} x {grid.shape[0]:,} pixels in {grid.crs}. Each holds the "
-        f"probability that a place lies in the range; hatched is not modelled.{sampled}",
+        f"probability that a place lies in the range{season}; hatched is not modelled.{sampled}",
         f'All maps are in {STORE}: xarray.open_zarr("{STORE}").{work.metadata.variable}'
         f'.sel(species="{cards[0].name}").',
+        *(f"{line}." for line in credits_of(work.plan.model)),
     )
     links = {
         "Richness map": f"{RICHNESS}.html", "Richness GeoTIFF": f"{RICHNESS}.tif", "Summary table": SUMMARY,
         "Report": ledger.REPORT,
     }  # fmt: skip
     shape = tuple(-(-length // step) for length in grid.shape)
-    title = f"{mapped:,} species" + (f", {failed:,} names not mapped" if failed else "")
+    title = f"{mapped:,} species{season if work.plan.month else ''}" + (
+        f", {failed:,} names not mapped" if failed else ""
+    )
     gallery.write_index(
         work.new / PAGE, title, paragraphs, cards,
         [(row.asked.query, row.error) for row in batch.failed], links, shape, batch.threshold,

@@ -28,8 +28,8 @@ def cube_metadata(batch: Batch, command: str) -> MapMetadata:
     job, plan = batch.job, batch.job.plan
     scale, bias = plan.model.calibration(plan.modalities)
     return MapMetadata(
-        title=f"Probability of the ranges of {len(job.resolutions):,} species",
-        quantity="Probability that the place lies in the species' range",
+        title=f"Probability of the ranges of {len(job.resolutions):,} species{api.season_of(plan)}",
+        quantity=f"Probability that the place lies in the species' range{api.season_of(plan)}",
         description=(
             f"For each species and pixel the probability that it lies in the range, sigmoid({scale:.3f} * cosine "
             f"{bias:+.3f}) in the embedding space of the model {plan.model.name!r}, rounded to 1/8192. {ENCODING} "
@@ -39,16 +39,17 @@ def cube_metadata(batch: Batch, command: str) -> MapMetadata:
         variable=plan.targets[0].score.name,
         valid_range=plan.targets[0].score.valid_range,
         tags=_tags(batch, command),
-        attribution=api.ATTRIBUTION,
+        attribution=api.credits_of(plan),
+        month=plan.month,
     )
 
 
 def richness_metadata(batch: Batch, command: str) -> MapMetadata:
     """Of the sum over the species, (y, x)."""
-    count = len(batch.job.resolutions)
+    count, plan = len(batch.job.resolutions), batch.job.plan
     return MapMetadata(
-        title=f"Richness of {count:,} species",
-        quantity=f"Expected number, of {count:,} species, whose range holds the place",
+        title=f"Richness of {count:,} species{api.season_of(plan)}",
+        quantity=f"Expected number, of {count:,} species, whose range holds the place{api.season_of(plan)}",
         description=(
             f"Sum of the probabilities of {count:,} species that the pixel lies in their range: the expected number of "
             "them whose range holds it. Only the species of the list count; one that is not modelled at a pixel adds "
@@ -58,7 +59,8 @@ def richness_metadata(batch: Batch, command: str) -> MapMetadata:
         unit="species",
         valid_range=(0.0, float(count)),
         tags=_tags(batch, command),
-        attribution=api.ATTRIBUTION,
+        attribution=api.credits_of(plan),
+        month=plan.month,
     )
 
 

@@ -57,6 +57,13 @@ SchedulerAddress = Annotated[
     ),
 ]  # fmt: skip
 """Where tasks run: options of every command with tiles, for the arguments of the same names."""
+Month = Annotated[
+    str | None,
+    typer.Option(
+        metavar="1..12|NAME", rich_help_panel="Model", show_default=False,
+        help="Month, of a seasonal model: 5, May. Default: the whole year, any time of it.",
+    ),
+]  # fmt: skip
 
 _STAGES = {
     "checking": "checking what is there", "tiles": "encoding tiles",
@@ -153,6 +160,14 @@ def printable(text: str) -> str:
 def say(text: str) -> None:
     """Print to stderr: stdout is for results."""
     print(printable(text), file=sys.stderr)
+
+
+def say_licence(model: Any) -> None:
+    """Print the licence of a model to stderr where it binds what the user may do."""
+    from sdm.model import licence_note
+
+    if note := licence_note(model):
+        say(note)
 
 
 @contextmanager

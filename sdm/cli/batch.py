@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sdm.cli.app import printable, progress, say
+from sdm.cli.app import printable, progress, say, say_licence
 
 LISTED = 10
 """Names that are not mapped, and notes, to print; the summary has all."""
@@ -34,6 +34,7 @@ def run_batch(
     batch = plan_batch(Path(path), bbox, region, **options)
     if not quiet:
         _say_names(batch)
+        say_licence(batch.job.plan.model)
     if dry_run:
         estimate = batch.estimate(wanted)
         print(json.dumps(estimate, indent=2)) if json_output else _print_estimate(estimate)
@@ -71,7 +72,10 @@ def _print_estimate(e: dict[str, Any]) -> None:
         f"{e['crs']}, resolution {e['resolution']:g}; about {e['files_about']:,} files, at most "
         f"{e['bytes_at_most'] / 1e6:,.0f} MB and most often far less"
     )
-    print(f"model {e['model']} ({', '.join(e['modalities'])}) on {e['device']}")
+    from sdm.season import when
+
+    season = f" {when(e['month'])}" if e["month"] else ""
+    print(f"model {e['model']} ({', '.join(e['modalities'])}){season} on {e['device']}")
 
 
 def _print_result(result: Any) -> None:

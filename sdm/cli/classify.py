@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdm.cli.app import EPILOG, printable, say, sdm_app
+from sdm.cli.app import EPILOG, Month, printable, say, sdm_app
 from sdm.errors import ModelError, RequestError, SpeciesNameError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def classify_command(
         str | None,
         typer.Option(metavar="RASTER", help="Imagery around --at, added to each photo.", show_default=False),
     ] = None,
+    month: Month = None,
     same: Annotated[bool, typer.Option("--same", help="All photos show the same animal or plant: average.")] = False,
     model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="Model.")] = "taxabind",
     taxonomy: Annotated[
@@ -66,7 +67,7 @@ def classify_command(
     if same and not photos:
         raise RequestError("--same is about photos, and none is given.")
 
-    from sdm.cli.inputs import open_with, place_embeddings
+    from sdm.cli.inputs import month_of, open_with, place_embeddings
     from sdm.evaluation.species import Taxonomy, read_candidates
     from sdm.model import list_models
 
@@ -77,6 +78,7 @@ def classify_command(
     needed = [m for m, given in (("image", photos), ("audio", audio), ("location", at), ("satellite", satellite))
               if given]  # fmt: skip
     opened = open_with(model, *needed)
+    of_month = month_of(opened, month, [m for m in needed if m in ("location", "satellite")])
 
     import numpy as np
 
@@ -95,7 +97,9 @@ def classify_command(
     if at:
         lonlat = np.array([[at[1], at[0]]], np.float64)
         wanted = ["location", *(["satellite"] if satellite else [])]
-        for modality, vectors in place_embeddings(opened, encoders, lonlat, wanted, satellite, device).items():
+        for modality, vectors in place_embeddings(
+            opened, encoders, lonlat, wanted, satellite, device, of_month
+        ).items():
             added[modality] = _repeat(vectors[0], count)
     candidates, texts = _texts(opened, encoders, candidates)
     rows, cosines = classify(added, texts, top)
@@ -113,8 +117,11 @@ def classify_command(
     ]
     incomplete = sum(not c.complete for c in candidates)
     if json_output:
-        print(json.dumps({"model": opened.name, "digest": opened.digest, "candidates": len(candidates),
-                          "without_higher_ranks": incomplete, "results": results}, indent=2))  # fmt: skip
+        report = {
+            "model": opened.name, "digest": opened.digest, "month": of_month or None, "candidates": len(candidates),
+            "without_higher_ranks": incomplete, "results": results,
+        }  # fmt: skip
+        print(json.dumps(report, indent=2))
         return
     if incomplete and "text" in opened.modalities:
         say(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdm.cli.app import EPILOG, say, sdm_app
+from sdm.cli.app import EPILOG, Month, say, sdm_app
 from sdm.errors import RequestError
 
 PLACES = ("location", "satellite", "environment")
@@ -38,6 +38,7 @@ def embed_command(
         str | None,
         typer.Option(metavar="RASTER", help="Imagery in place of the model's own.", show_default=False),
     ] = None,
+    month: Month = None,
     model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="Model.")] = "taxabind",
     out: Annotated[Path, typer.Option(metavar="FILE.parquet", help="Output.")] = Path("embeddings.parquet"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
@@ -51,7 +52,7 @@ def embed_command(
 
     sdm embed --places points.csv --modalities location,environment --model mammals-trees --out places.parquet
     """
-    from sdm.cli.inputs import open_with, sort_files
+    from sdm.cli.inputs import month_of, open_with, sort_files
 
     photos, sounds = sort_files(files or (), photo or (), audio or ())
     texts = list(text or ())
@@ -68,6 +69,7 @@ def embed_command(
     check_targets(out.parent, [out.name], overwrite=overwrite)  # before the work, not after it
     names, lonlat = read_places(places) if places else ([], None)
     opened = open_with(model, *needed, *wanted)
+    of_month = month_of(opened, month, wanted)
 
     import numpy as np
 
@@ -93,14 +95,15 @@ def embed_command(
     if texts:
         add(encode_items(encoders, "text", texts, batch), "text", texts, text=texts)
     if lonlat is not None:
-        found = place_embeddings(opened, encoders, lonlat, wanted, satellite, device)
+        found = place_embeddings(opened, encoders, lonlat, wanted, satellite, device, of_month)
         if total:
             found = {"+".join(found): combine(list(found.values()))}
         for modality, vectors in found.items():
             add(vectors, modality, names, lon=lonlat[:, 0].tolist(), lat=lonlat[:, 1].tolist())
     written = write_embeddings(
-        out, np.concatenate(parts), columns, model=opened.name, digest=opened.digest, overwrite=overwrite
-    )
+        out, np.concatenate(parts), columns, model=opened.name, digest=opened.digest, overwrite=overwrite,
+        month=of_month,
+    )  # fmt: skip
     if not quiet:
         say(f"{sum(map(len, parts)):,} embeddings of {parts[0].shape[1]} numbers by model {opened.name}: {written}")
 

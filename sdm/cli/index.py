@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdm.cli.app import EPILOG, SchedulerAddress, Threads, Workers, printable, progress, sdm_app
+from sdm.cli.app import EPILOG, Month, SchedulerAddress, Threads, Workers, printable, progress, say_licence, sdm_app
 
 index_app = typer.Typer(
     help="Region indexes: a region encoded once, to map any number of species with.", no_args_is_help=True
@@ -58,6 +58,7 @@ def build_command(
             metavar="FILE|FOLDER", help="Rasters in place of bundled variables. Repeatable.", show_default=False
         ),
     ] = None,
+    month: Month = None,
     encoding: Annotated[
         str, typer.Option(help="int8, or float16: about three times as large, and nearly exact.")
     ] = "int8",
@@ -96,9 +97,11 @@ def build_command(
 
     job = plan_index(
         bbox, region, crs=crs, resolution=resolution, model=model, modalities=modalities, satellite=satellite,
-        environment=environment or (), mask=mask, encoding=encoding, each=each, device=device, tile_size=tile_size,
-        max_pixels=max_pixels,
+        environment=environment or (), mask=mask, encoding=encoding, each=each, month=month, device=device,
+        tile_size=tile_size, max_pixels=max_pixels,
     )  # fmt: skip
+    if not quiet:
+        say_licence(job.places.model)
     if dry_run:
         estimate = job.estimate()
         if json_output:
@@ -108,7 +111,7 @@ def build_command(
             print(f"{e['columns']} x {e['rows']} = {e['pixels']:,} pixels ({e['mask']}) in {e['tiles']:,} tiles")
             size = f"at most {e['bytes_at_most'] / 1e6:,.0f} MB"
             print(f"{e['crs']}, resolution {e['resolution']:g}, {e['encoding']}; {size}")
-            print(f"model {e['model']} ({', '.join(e['modalities'])}) on {e['device']}")
+            print(f"model {e['model']} ({', '.join(e['modalities'])}){_season(e)} on {e['device']}")
         return
     try:
         with progress(enabled=not quiet) as tell:
@@ -134,6 +137,12 @@ def info_command(
     _show(opened.info(), json_output, False)
 
 
+def _season(info: dict[str, Any]) -> str:
+    from sdm.season import when
+
+    return f" {when(info['month'])}" if info["month"] else ""
+
+
 def _show(info: dict[str, Any], json_output: bool, quiet: bool) -> None:
     if json_output:
         print(json.dumps(info, indent=2))
@@ -146,7 +155,7 @@ def _show(info: dict[str, Any], json_output: bool, quiet: bool) -> None:
         info["url"],
         f"  {info['columns']} x {info['rows']} pixels, {info['pixels_held']:,} held ({info['mask']}); {info['crs']}, "
         f"resolution {info['resolution']:g}; box {west:g} {south:g} {east:g} {north:g}",
-        f"  model {info['model']['name']} ({info['model']['digest']}): {', '.join(info['modalities'])}"
+        f"  model {info['model']['name']} ({info['model']['digest']}): {', '.join(info['modalities'])}{_season(info)}"
         + (", each stored too" if info["each"] else ""),
         f"  {info['encoding']}: probabilities differ by {error['mean']:.2g} on average, at most {error['largest']:.2g} "
         f"in {error['compared']:,} comparisons",

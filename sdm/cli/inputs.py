@@ -46,17 +46,39 @@ def open_with(name: str, *modalities: str) -> Any:
     return model
 
 
+def month_of(model: Any, month: str | None, modalities: Sequence[str]) -> int:
+    """The month that an option --month means for places of these modalities (none: there are no places).
+
+    0: the whole year. Raises RequestError.
+    """
+    from sdm.inputs import check_month
+    from sdm.request import refuse_timeless
+    from sdm.season import month_name, parse_month
+
+    found = parse_month(month)
+    if found and not modalities:
+        raise RequestError(f"month {month_name(found)} is given, but no place, whose season it could be; leave it out.")
+    check_month(model, found)
+    refuse_timeless(modalities, found)
+    return found
+
+
 def place_embeddings(
-    model: Any, encoders: Any, lonlat: np.ndarray, modalities: Sequence[str], imagery: str | None, device: str
-) -> dict[str, np.ndarray]:
-    """Unit vectors (N, dim) by modality of (N, 2) degrees (lon, lat); `imagery` in place of the model's own."""
+    model: Any, encoders: Any, lonlat: np.ndarray, modalities: Sequence[str], imagery: str | None, device: str,
+    month: int = 0,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Unit vectors (N, dim) by modality of (N, 2) degrees (lon, lat); `imagery` in place of the model's own.
+
+    `month`: 1 to 12, of a seasonal model.
+    """
     import numpy as np
 
     from sdm.evaluation.encode import encode_items
+    from sdm.inputs import at_month
 
     found = {}
     if "location" in modalities:
-        found["location"] = encode_items(encoders, "location", lonlat, 4096)
+        found["location"] = encode_items(encoders, "location", at_month(model, lonlat, month), 4096)
     rest = [m for m in modalities if m != "location"]
     if "satellite" in rest and imagery:
         from sdm.layers.imagery import open_imagery

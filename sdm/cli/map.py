@@ -14,6 +14,7 @@ import typer
 from sdm import __version__
 from sdm.cli.app import (
     EPILOG,
+    Month,
     SchedulerAddress,
     Threads,
     Workers,
@@ -21,6 +22,7 @@ from sdm.cli.app import (
     printable,
     progress,
     say,
+    say_licence,
     sdm_app,
 )
 from sdm.cli.models import print_models, search_names
@@ -173,6 +175,7 @@ def map_command(
             help="Any of location, satellite, environment. Default: all.", rich_help_panel="Model", show_default=False
         ),
     ] = None,
+    month: Month = None,
     satellite: Annotated[
         str | None,
         typer.Option(
@@ -294,6 +297,7 @@ def map_command(
         "crs": crs, "resolution": resolution, "model": model, "modalities": modalities, "satellite": satellite,
         "environment": environment or (), "mask": mask, "device": device, "tile_size": tile_size, "step": step,
         "satellite_step": satellite_step, "score": score, "max_pixels": max_pixels, "index": index,
+        "month": month,
     }  # fmt: skip
     if model is not None and (model.startswith("hf://") or cache_dir or offline):
         from sdm.cli.models import open_telling
@@ -319,6 +323,7 @@ def map_command(
                 say(f"{resolution_.query} -> {resolution_.taxon.label} ({resolution_.how})")
             for note in notes:
                 say(f"note: {note}")
+        say_licence(job.plan.model)
     if dry_run:
         estimate = job.estimate(formats)
         if json_output:
@@ -339,7 +344,10 @@ def map_command(
 def _print_estimate(e: dict[str, Any]) -> None:
     print(f"{', '.join(e['species'])}: {e['columns']} x {e['rows']} = {e['pixels']:,} pixels in {e['tiles']} tiles")
     print(f"{e['crs']}, resolution {e['resolution']:g}; at most {e['bytes_at_most'] / 1e6:.0f} MB of outputs")
-    print(f"model {e['model']} ({', '.join(e['modalities'])}) on {e['device']}")
+    from sdm.season import when
+
+    season = f" {when(e['month'])}" if e["month"] else ""
+    print(f"model {e['model']} ({', '.join(e['modalities'])}){season} on {e['device']}")
 
 
 def _print_result(result: Any) -> None:

@@ -25,7 +25,7 @@ def print_models(asked: bool) -> None:
     """Print the bundled models, and whether the published ones are there, and stop, if asked."""
     if not asked:
         return
-    from sdm.model import list_models
+    from sdm.model import licence_of, list_models
     from sdm.published import Checkpoints
     from sdm.published.layout import PARTS, megabytes
 
@@ -34,9 +34,10 @@ def print_models(asked: bool) -> None:
         for taxon in model.taxa:
             groups[taxon.group] = groups.get(taxon.group, 0) + 1
         species = ", ".join(f"{n:,} {g}s" for g, n in sorted(groups.items(), key=lambda item: -item[1]))
-        print(f"{model.name}  version {model.version or '?'}  {model.licence}")
+        print(f"{model.name}  version {model.version or '?'}  {licence_of(model)}")
         print(f"  {model.title}: {species}")
-        print(f"  modalities {', '.join(model.modalities)}; hash {model.digest}; {model.folder}")
+        season = "; --month" if model.seasonal else ""
+        print(f"  modalities {', '.join(model.modalities)}{season}; hash {model.digest}; {model.folder}")
     total = megabytes(sum(p.bytes for p in PARTS))
     try:
         there = Checkpoints.open()
@@ -90,7 +91,8 @@ def show_command(
     facts: dict[str, Any] = {
         "name": opened.name, "title": opened.title, "version": opened.version, "licence": opened.licence,
         "hash": opened.digest, "dimensions": opened.dim, "modalities": list(opened.modalities),
-        "calibrated": opened.calibrated, "folder": str(opened.folder), "files": opened.files(),
+        "calibrated": opened.calibrated, "seasonal": opened.seasonal, "folder": str(opened.folder),
+        "files": opened.files(),
     }  # fmt: skip
     if json_output:
         print(json.dumps(facts, indent=2))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdm.cli.app import EPILOG, progress, say, sdm_app
+from sdm.cli.app import EPILOG, progress, say, say_licence, sdm_app
 
 if TYPE_CHECKING:
     import socket
@@ -47,6 +47,7 @@ def serve_command(
     sockets = listen(host, port)  # before the index is read, which may take a while
     with progress(enabled=True) as tell:
         explorer = Explorer(opened, model, lambda done, total: tell("reading the index", done, total))
+    say_licence(explorer.model)
     if not is_loopback(host):
         say(
             f"warning: with --host {host} anyone who reaches this machine over the network can use the explorer; "

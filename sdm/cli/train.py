@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sdm.cli.app import EPILOG, sdm_app
+from sdm.cli.app import EPILOG, progress, sdm_app
 from sdm.errors import RequestError
 
 
 @sdm_app.command("train", epilog=EPILOG)
 def train_command(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file; see recipes/.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file; see recipes/ and docs/training.md.")],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Model folder, holding taxa.csv. Default: models/NAME.", show_default=False),
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Model folder: holds taxa.csv, receives config.json, model.safetensors and vocabulary.txt. "
+            "Default: models/NAME.",
+        ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Log and metrics. Default: runs/NAME.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Run folder: recipe, settings, log, metrics, curves, checkpoints. Default: runs/NAME.",
+        ),
     ] = None,
     stage: Annotated[
-        str, typer.Option(help="develop (hold blocks out and score), ship (train on everything), or both.")
+        str,
+        typer.Option(help="develop (hold places or species out and score them), ship (train on everything), or both."),
     ] = "develop,ship",
-    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads.", show_default=False)] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda[:N].")] = "cpu",
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Begin anew; by default a run goes on from the last checkpoint in its folder."),
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of torch in each process.", show_default=False)
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu or cuda[:N]; under torchrun each process has its own.")
+    ] = "cpu",
 ) -> None:
-    """Train a model from a recipe: develop on held-out blocks, then train on everything and export."""
+    """Train a model from a recipe: develop on what is held out, then train on everything and export.
+
+    Ctrl-C and SIGTERM write a checkpoint first; the same command goes on from it, bit by bit as if it had never
+    stopped. On several GPUs or processes: torchrun --nproc-per-node N "$(command -v sdm)" train RECIPE --device cuda.
+    """  # fmt: skip
     from sdm.training.recipe import Recipe
 
     opened = Recipe.read(recipe)
@@ -36,8 +60,13 @@ def train_command(
         raise RequestError(f"stage {stage!r} is not known; choose develop, ship or develop,ship.")
     import torch
 
+    from sdm.model import local_device, parse_device
+    from sdm.training.distributed import joined, rank
     from sdm.training.run import run as run_recipe
 
     if threads:
         torch.set_num_threads(threads)
-    run_recipe(opened, out or Path("models") / opened.name, run or Path("runs") / opened.name, stages, device)
+    out, run = out or Path("models") / opened.name, run or Path("runs") / opened.name
+    with joined(local_device(parse_device(device))) as own, progress(rank() == 0) as tell:
+        bar = tell if sys.stderr.isatty() and rank() == 0 else None
+        run_recipe(opened, out, run, stages, own, restart=restart, progress=bar)

@@ -69,6 +69,11 @@ def read_crop(path: str | Path) -> np.ndarray:
     return np.asarray(image)
 
 
+def read_values(modality: str, items: Sequence[Any] | np.ndarray, preprocess: str = "taxabind") -> Any:
+    """All items of one modality, as many as fit in memory, read into what the encoders take; see `encode_items`."""
+    return next(_batches(modality, items, len(items), preprocess))
+
+
 def _batches(modality: str, items: Any, batch: int, preprocess: str) -> Iterator[Any]:
     if modality == "image":
         from sdm.media.photo import read_photos

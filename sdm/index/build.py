@@ -43,7 +43,7 @@ from sdm.index.encoding import DTYPES, cosines, encode
 from sdm.index.reader import Index
 from sdm.inputs import layer_fingerprints
 from sdm.layers import ATTRIBUTION
-from sdm.model import Model, local_device
+from sdm.model import Model, credits_of, local_device
 from sdm.names import Resolution
 from sdm.outputs.atomic import check_folder, disk_errors, flush, flush_folder
 from sdm.outputs.ledger import (
@@ -58,6 +58,7 @@ from sdm.outputs.ledger import (
 from sdm.outputs.metadata import MapMetadata
 from sdm.request import places_of, score_of
 from sdm.schedule import run_tasks
+from sdm.season import WHOLE_YEAR, month_name, when
 
 if TYPE_CHECKING:
     import geopandas
@@ -99,6 +100,7 @@ class IndexJob:
             "pixels": self.grid.pixels, "tiles": self.grid.tile_count, "bytes_at_most": self.grid.pixels * per_pixel,
             "model": self.places.model.name, "modalities": list(self.places.modalities), "each": self.each,
             "mask": self.mask, "encoding": self.encoding, "device": self.places.device, "digest": self.digest,
+            "month": self.places.month or None,
         }  # fmt: skip
 
 
@@ -115,6 +117,7 @@ def plan_index(
     mask: str = "land",
     encoding: str = "int8",
     each: bool = False,
+    month: int | str | None = None,
     device: str = "auto",
     tile_size: int = 256,
     max_pixels: int = 1_000_000_000,
@@ -124,7 +127,8 @@ def plan_index(
     `bbox`, `region`, `crs`, `resolution`, `satellite`, `environment`, `device`: as in `sdm.plan`. `model`: name
     or folder, by default the bundled one. `mask`: which pixels are held, land (without lakes), sea, or none
     for both; a species that lives elsewhere cannot be mapped with the index. `encoding`: int8 or float16.
-    `each`: store the embedding of each modality too. `tile_size`: also the chunk, in pixels.
+    `each`: store the embedding of each modality too. `month`: as in `sdm.plan`; decided here for all maps of the index.
+    `tile_size`: also the chunk, in pixels.
 
     Raises SdmError subclasses: see `sdm.errors`.
     """
@@ -134,7 +138,7 @@ def plan_index(
         raise RequestError(f"encoding {encoding!r} is not known; choose one of {', '.join(DTYPES)}.")
     places = places_of(
         bbox, region, crs=crs, resolution=resolution, model=model, modalities=modalities, satellite=satellite,
-        environment=environment, device=device, tile_size=tile_size, max_pixels=max_pixels,
+        environment=environment, month=month, device=device, tile_size=tile_size, max_pixels=max_pixels,
     )  # fmt: skip
     opened = places.model
     if not opened.calibrated:
@@ -148,6 +152,7 @@ def plan_index(
         model={"name": opened.name, "version": opened.version, "digest": opened.digest},
         layers=layer_fingerprints(places.modalities, places.environment, places.satellite),
         grid=places.grid, modalities=places.modalities, each=each, mask=mask, encoding=encoding, dim=opened.dim,
+        month=places.month,
     )  # fmt: skip
     return IndexJob(places, mask, encoding, each, described)
 
@@ -302,6 +307,7 @@ def _reusable(reuse: Index | str | Path, job: IndexJob) -> Index:
     index = reuse if isinstance(reuse, Index) else Index.open(reuse, cache_bytes=256 << 20)
     mine, theirs = dict(job.identity), dict(index.identity)
     for part in (mine, theirs):
+        part["month"] = month_name(part.get("month", 0))
         grid = part.pop("grid")
         part |= {"crs": grid["crs"], "resolution": grid["transform"][0]}
         for free in ("mask", "region"):
@@ -481,9 +487,10 @@ def _flat(identity: dict[str, Any]) -> dict[str, Any]:
 
 def _metadata(job: IndexJob) -> MapMetadata:
     model, (west, south, east, north) = job.places.model, job.grid.bbox
+    season = f" {when(job.places.month)}" if model.seasonal else ""
     return MapMetadata(
-        title=f"Region index: {model.name}, {west:g} {south:g} {east:g} {north:g}",
-        quantity="Unit sum of the embeddings of a place",
+        title=f"Region index: {model.name}{season}, {west:g} {south:g} {east:g} {north:g}",
+        quantity=f"Unit sum of the embeddings of a place{season}",
         description=(
             f"For each pixel the normalised sum of its {', '.join(job.places.modalities)} embeddings in the space of "
             f"the model {model.name!r}, {model.dim} numbers: embedding * scale. The scalar product with the unit "
@@ -493,6 +500,7 @@ def _metadata(job: IndexJob) -> MapMetadata:
             "model": model.name, "model_version": model.version, "model_hash": model.digest,
             "modalities": ",".join(job.places.modalities), "mask": job.mask, "encoding": job.encoding,
             "licence": model.licence, "software": f"taxabind-map {__version__}",
+            **({"month": str(job.places.month or WHOLE_YEAR)} if model.seasonal else {}),
         },
-        attribution=ATTRIBUTION,
+        attribution=(*ATTRIBUTION, *credits_of(model)),
     )  # fmt: skip

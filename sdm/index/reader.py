@@ -20,11 +20,12 @@ from sdm.errors import BoxError, RegionIndexError, RequestError, TooLargeError
 from sdm.grid import BBox, Grid, Region, Tile, make_grid, parse_crs
 from sdm.index import store
 from sdm.index.encoding import cosines, decode
-from sdm.inputs import layer_fingerprints
+from sdm.inputs import check_month, layer_fingerprints
 from sdm.layers.landmask import KINDS
 from sdm.model import Model, list_models, parse_device, parse_modalities
 from sdm.names import Resolution
 from sdm.request import score_of, target_of
+from sdm.season import month_name, parse_month, when
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -124,6 +125,11 @@ class Index:
         return self.identity["dim"]
 
     @property
+    def month(self) -> int:
+        """The month it was encoded for, 1 to 12; 0: the whole year."""
+        return self.identity.get("month", 0)
+
+    @property
     def complete(self) -> bool:
         """Always true: an index gets its name when its last tile is written."""
         return True
@@ -132,7 +138,8 @@ class Index:
     def title(self) -> str:
         """A name for people."""
         west, south, east, north = self.grid.bbox
-        return f"{self.model_name}, {west:g} {south:g} {east:g} {north:g}"
+        season = f" {when(self.month)}" if self.month else ""
+        return f"{self.model_name}{season}, {west:g} {south:g} {east:g} {north:g}"
 
     # The model that made it ----------------------------------------------------------------------
 
@@ -194,13 +201,17 @@ class Index:
         """
         if any(value.startswith("own:") for value in self.identity["layers"].values()):
             raise RegionIndexError(f"region index {self.url!r} was made with rasters that are not bundled.")
-        return Places(model=model, grid=self.grid, modalities=tuple(modalities or self.modalities), device=device)
+        return Places(
+            model=model, grid=self.grid, modalities=tuple(modalities or self.modalities), device=device,
+            month=self.month,
+        )  # fmt: skip
 
     def places_in(
         self, model: Model, bbox: BBox | Sequence[float] | None = None, region: Region | None = None, *,
         crs: str | int | None = None, resolution: float | None = None, modalities: str | Sequence[str] | None = None,
         satellite: str | Path | None = None, environment: Sequence[str | Path] = (), device: str = "auto",
-        step: int | None = None, satellite_step: int | None = None, max_pixels: int = 100_000_000,
+        step: int | None = None, satellite_step: int | None = None, month: int | str | None = None,
+        max_pixels: int = 100_000_000,
     ) -> Places:  # fmt: skip
         """The places of a map whose embeddings are taken from the index: of a box, a region, or all.
 
@@ -208,12 +219,14 @@ class Index:
         RegionIndexError for another model or other layers.
         """
         self.check(model, environment, satellite)
+        check_month(model, parse_month(month))
         given = {
             "crs": (None if crs is None else parse_crs(crs), self.grid.crs),
             "resolution": (None if resolution is None else float(resolution), self.grid.resolution),
             "modalities": (None if modalities is None else parse_modalities(modalities), self.modalities),
             "step": (step, None),
             "satellite-step": (satellite_step, None),
+            "month": (None if month is None else month_name(parse_month(month)), month_name(self.month)),
         }
         for name, (asked, own) in given.items():
             if asked is not None and asked != own:
@@ -230,7 +243,7 @@ class Index:
             )
         return Places(
             model=model, grid=grid, modalities=self.modalities, device=parse_device(device),
-            source=Window(self, row, col),
+            source=Window(self, row, col), month=self.month,
         )  # fmt: skip
 
     # Embeddings ----------------------------------------------------------------------------------
@@ -483,7 +496,7 @@ class Index:
             "encoding": self.encoding, "dim": self.dim, "crs": self.grid.crs, "resolution": self.grid.resolution,
             "rows": rows, "columns": cols, "pixels": self.grid.pixels, "tiles": self.grid.tile_count,
             "tile_size": self.grid.tile_size, "bbox": list(self.grid.bbox), "layers": dict(self.identity["layers"]),
-            "region": self.identity["region"], **self.notes,
+            "region": self.identity["region"], "month": self.month or None, **self.notes,
         }  # fmt: skip
 
 
@@ -594,6 +607,7 @@ def _array(values, labels, targets, grid: Grid, single: bool, index: Index) -> x
             "long_name": "Probability that the place lies in the species' range", "units": "1",
             "model": index.model_name, "model_hash": index.model_digest,
             "modalities": ",".join(index.modalities), "index": index.digest, "index_encoding": index.encoding,
+            **({"month": index.month} if index.month else {}),
         },
     )  # fmt: skip
     if single:

@@ -73,9 +73,9 @@ class Header:
 
 def identity(
     *, model: Mapping[str, str], layers: Mapping[str, str], grid: Grid, modalities: Sequence[str], each: bool,
-    mask: str, encoding: str, dim: int,
+    mask: str, encoding: str, dim: int, month: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """All that the bytes of an index depend on, as JSON values."""
+    """All that the bytes of an index depend on, as JSON values; "month" only where it is not the whole year."""
     region = None
     if grid.region is not None:
         import shapely
@@ -97,7 +97,7 @@ def identity(
         "mask": mask,
         "encoding": encoding,
         "dim": dim,
-    }  # fmt: skip
+    } | ({"month": month} if month else {})  # fmt: skip
     return json.loads(json.dumps(described))
 
 
@@ -278,6 +278,7 @@ def _well_formed(i: Mapping[str, Any]) -> bool:
         and all(isinstance(t, str) and len(t) < 100_000 for t in texts) and parse_crs(g["crs"]) == g["crs"]
         and {"name", "version", "digest"} <= i["model"].keys()
         and i["mask"] in MASKS and i["encoding"] in DTYPES and isinstance(i["each"], bool)
+        and type(i.get("month", 0)) is int and 0 <= i.get("month", 0) <= 12
         and len(i["modalities"]) > 0 and i["modalities"] == [m for m in MODALITIES if m in i["modalities"]]
         and g["tile"] ** 2 * i["dim"] * DTYPES[i["encoding"]].itemsize <= MAX_CHUNK
     )  # fmt: skip

@@ -6,8 +6,12 @@
 Only the standard library is imported here, so that a wrong name is reported before anything heavy loads.
 """
 
+from sdm.names.among import binomial, is_exact, listed, resolve_among
 from sdm.names.slug import slug
 from sdm.names.table import TaxonTable
 from sdm.names.taxa import RANKS, Resolution, Taxon, taxonomic_string
 
-__all__ = ["RANKS", "Resolution", "Taxon", "TaxonTable", "slug", "taxonomic_string"]
+__all__ = [
+    "RANKS", "Resolution", "Taxon", "TaxonTable", "binomial", "is_exact", "listed", "resolve_among", "slug",
+    "taxonomic_string",
+]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,37 @@ _PARTICLES = frozenset((
 _HYBRID = frozenset({"×", "x", "✕", "✖", "⨯"})
 
 
+class AmbiguousNameError(SpeciesNameError):
+    """The name fits several taxa."""
+
+    def __init__(self, message: str, taxa: Iterable[Taxon] = ()) -> None:
+        super().__init__(message)
+        self.taxa = tuple(taxa)
+
+
+class UnknownNameError(SpeciesNameError):
+    """Nothing has the name. `near`: what was surely meant, if it is a slip of the pen."""
+
+    def __init__(self, message: str, near: Iterable[Taxon] = (), words: str = "") -> None:
+        super().__init__(message)
+        self.near, self.words = tuple(near), words
+
+
 def resolve(table: TaxonTable, query: str) -> Resolution:
     """Return the taxon that `query` stands for; see `TaxonTable.resolve` for the rules and the errors."""
+    try:
+        return find(table, query)
+    except UnknownNameError as error:
+        raise _unknown(table, clean(query), list(error.near) or nearest(table, query, error)) from None
+
+
+def nearest(table: TaxonTable, query: str, error: UnknownNameError) -> list[Taxon]:
+    """Return up to five taxa that an unknown name may have meant, best first."""
+    return table.nearest(error.words, 5) or table.nearest(clean(query), 5)
+
+
+def find(table: TaxonTable, query: str) -> Resolution:
+    """The same, but that an UnknownNameError does not list the nearest names, which takes long to find."""
     text = clean(query)
     notes: list[str] = []
     tokens = _tokens(text, notes)
@@ -199,12 +229,12 @@ def _fallback(
                 notes.append(f"{shown(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}.")
                 return taxon, False, taxon.rank
     # A full lineage names its own place. Not where the last words are a slip for something known.
-    near = table.nearest(" ".join(words), 5)
-    for name in reversed(lineage) if not near else ():
+    given_words = " ".join(words)
+    for name in reversed(lineage) if lineage and not table.nearest(given_words, 5) else ():
         for taxon in table.group_index.get(fold(name), []):
             notes.append(f"{shown(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}.")
             return taxon, False, taxon.rank
-    raise _unknown(table, text, near)
+    raise UnknownNameError(f"Unknown species {shown(text)}.", words=given_words)
 
 
 def _reject_slip(table: TaxonTable, text: str, genus: Taxon, epithet: str) -> None:
@@ -217,7 +247,7 @@ def _reject_slip(table: TaxonTable, text: str, genus: Taxon, epithet: str) -> No
             scored.append((ratio, taxon))
     close = [taxon for _, taxon in sorted(scored, key=lambda pair: -pair[0])]
     if close:
-        raise _unknown(table, text, close[:5])
+        raise UnknownNameError(f"Unknown species {shown(text)}.", close[:5])
 
 
 def _one_letter(a: str, b: str) -> bool:
@@ -237,7 +267,7 @@ def _reject_wrong_genus(table: TaxonTable, text: str, genus: str, epithet: str) 
         and difflib.SequenceMatcher(None, genus, t.genus.lower(), autojunk=False).ratio() >= SLIP
     ]
     if close:
-        raise _unknown(table, text, close[:5])
+        raise UnknownNameError(f"Unknown species {shown(text)}.", close[:5])
 
 
 def _same_epithet(table: TaxonTable, genus: Taxon, epithet: str) -> list[str]:
@@ -313,18 +343,18 @@ def _only(text: str, hits: list[Taxon], rule: str) -> Taxon:
     if len(hits) == 1:
         return hits[0]
     listed = ", ".join(t.label for t in hits[:MAX_LISTED]) + (", …" if len(hits) > MAX_LISTED else "")
-    raise SpeciesNameError(f"{shown(text)} {rule}: {listed}. Give the scientific name of the one you mean.")
+    raise AmbiguousNameError(f"{shown(text)} {rule}: {listed}. Give the scientific name of the one you mean.", hits)
 
 
-def _unknown(table: TaxonTable, text: str, near: list[Taxon]) -> SpeciesNameError:
+def _unknown(table: TaxonTable, text: str, near: list[Taxon]) -> UnknownNameError:
     """Return the error for a name the model does not know, with the nearest names."""
-    near = near or table.nearest(text, 5)
     if near:
-        return SpeciesNameError(
+        return UnknownNameError(
             f"Unknown species {shown(text)}; the nearest names this model knows are: "
-            f"{', '.join(t.label for t in near)}. Use one of them, or look for others with --search."
+            f"{', '.join(t.label for t in near)}. Use one of them, or look for others with --search.",
+            near,
         )
-    return SpeciesNameError(
+    return UnknownNameError(
         f"Unknown species {shown(text)}; this model knows {len(table)} species and none is spelled like it. "
         "Look for a name with --search."
     )

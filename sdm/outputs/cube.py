@@ -25,7 +25,7 @@ from odc.geo.geobox import GeoBox
 from sdm.errors import OutputError
 from sdm.outputs.atomic import disk_errors
 from sdm.outputs.metadata import MapMetadata, one_line
-from sdm.outputs.zarr_store import GRID_MAPPING, root_attributes, variable_attributes, write_grid
+from sdm.outputs.zarr_store import root_attributes, variable_attributes, write_grid, write_month
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -67,19 +67,22 @@ def create(
         attributes = root_attributes(metadata) | {"map_variable": total.variable}
         root = zarr.create_group(path, zarr_format=2, attributes=attributes)
         write_grid(root, geobox)
+        write_month(root, metadata.month)
         for name, (values, long_name) in labels.items():
             array = _coordinate(values)
             root.create_array(
                 name, shape=array.shape, chunks=array.shape, dtype=array.dtype, fill_value=None, compressors=codec(),
                 attributes={"_ARRAY_DIMENSIONS": ["species"], "long_name": long_name},
             )[...] = array  # fmt: skip
-        beside = " ".join([GRID_MAPPING, *(name for name in labels if name != "species")])
+        beside = [name for name in labels if name != "species"]
         precision = {"precision": f"rounded to multiples of {STEP:.10g}"}
         for meta, more, shape in ((metadata, ("species",), (count, rows, cols)), (total, (), (rows, cols))):
             described = variable_attributes(geobox, meta, more) | precision
+            if more:
+                described["coordinates"] = " ".join([described["coordinates"], *beside])
             root.create_array(
                 meta.variable, shape=shape, chunks=chunks[-len(shape) :], dtype="float32", fill_value=np.float32("nan"),
-                compressors=codec(), attributes=described | ({"coordinates": beside} if more else {}),
+                compressors=codec(), attributes=described,
             )  # fmt: skip
         zarr.consolidate_metadata(path, zarr_format=2)
 

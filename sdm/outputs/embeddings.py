@@ -24,12 +24,13 @@ def write_embeddings(
     model: str,
     digest: str,
     overwrite: bool = False,
+    month: int = 0,
 ) -> Path:
     """Write (n, dim) vectors as a Parquet file, complete or not at all, and return its path.
 
     `columns`: lists of n, among `COLUMNS`; id and modality are needed. The vectors are stored with length
     1 in the column `embedding` (fixed-size list of float32), the model in the schema's metadata as
-    `sdm.model`, `sdm.digest` and `sdm.dim`.
+    `sdm.model`, `sdm.digest` and `sdm.dim`; `sdm.month`, 1 to 12, where the places were encoded for one.
 
     Raises RequestError for vectors or columns that do not fit, OutputError when the file exists (without
     `overwrite`) or cannot be written.
@@ -54,6 +55,7 @@ def write_embeddings(
     flat = pa.array(np.ascontiguousarray(unit_vectors(vectors)).reshape(-1))
     arrays[VECTOR] = pa.FixedSizeListArray.from_arrays(flat, dim)
     metadata = {"sdm.model": model, "sdm.digest": digest, "sdm.dim": str(dim)}
+    metadata |= {"sdm.month": str(month)} if month else {}
     table = pa.table(arrays).replace_schema_metadata(metadata)
     with Staging(path.parent, [path.name], overwrite=overwrite) as staging:
         with disk_errors(path):

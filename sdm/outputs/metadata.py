@@ -40,7 +40,10 @@ class MapMetadata:
     """Provenance: species, resolved name, model, model hash, version, bbox, modalities, command..."""
 
     attribution: tuple[str, ...] = ()
-    """One credit line per data source."""
+    """One credit line per data source, and for the model."""
+
+    month: int = 0
+    """The month it is a map of, 1 to 12; 0: of the whole year, or no month in particular."""
 
     def __post_init__(self) -> None:
         if not _VARIABLE.match(self.variable):
@@ -57,7 +60,7 @@ class MapMetadata:
         # A mapping proxy cannot be pickled, and Dask ships metadata to its workers.
         return _rebuild, (
             self.title, self.quantity, self.description, self.variable, self.unit, self.valid_range,
-            dict(self.tags), self.attribution,
+            dict(self.tags), self.attribution, self.month,
         )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from sdm.outputs.metadata import MapMetadata, one_line
 if TYPE_CHECKING:
     import xarray as xr
 
-GRID_MAPPING = "spatial_ref"
+GRID_MAPPING, MONTH = "spatial_ref", "month"
 
 
 def create(
@@ -49,6 +49,7 @@ def create(
         # The root's attributes first, the consolidated copy of all metadata last.
         root = zarr.create_group(path, zarr_format=2, attributes=root_attributes(metadata))
         write_grid(root, geobox)
+        write_month(root, metadata.month)
         dtype = np.dtype(dtype)
         root.create_array(
             metadata.variable, shape=tuple(geobox.shape), chunks=chunks, dtype=dtype,
@@ -71,6 +72,16 @@ def write_grid(root: zarr.Group, geobox: GeoBox) -> None:
         attributes={"_ARRAY_DIMENSIONS": [], **_grid_mapping(geobox)},
     )  # fmt: skip
     reference[...] = 0
+
+
+def write_month(root: zarr.Group, month: int) -> None:
+    """Write the month as a scalar coordinate (CF, section 5.7): maps of several are joined by `xarray.concat`."""
+    if month:
+        array = root.create_array(
+            MONTH, shape=(), dtype="int64", fill_value=None, compressors=None,
+            attributes={"_ARRAY_DIMENSIONS": [], "long_name": "month of the year", "units": "1"},
+        )  # fmt: skip
+        array[...] = month
 
 
 def write_tile(path: Path, rows: slice, cols: slice, values: npt.ArrayLike, variable: str | None = None) -> None:
@@ -155,7 +166,7 @@ def variable_attributes(geobox: GeoBox, metadata: MapMetadata, more: tuple[str, 
         "_ARRAY_DIMENSIONS": [*more, "y", "x"],
         "_CRS": {"wkt": geobox.crs.proj.to_wkt()},
         "grid_mapping": GRID_MAPPING,
-        "coordinates": GRID_MAPPING,
+        "coordinates": f"{GRID_MAPPING} {MONTH}" if metadata.month else GRID_MAPPING,
         "long_name": one_line(metadata.quantity),
         "units": one_line(metadata.unit),
         # Not CF's `valid_range`: GDAL and others then mask what lies outside, silently.

@@ -16,10 +16,11 @@ from sdm.published.weights import Blueprint, Source, WeightFile
 MAX_SIZE, MAX_LAYERS = 65_536, 64
 
 
-def blueprint(key: str, config: dict | None, file: WeightFile, source: str) -> Blueprint:
+def blueprint(key: str, config: dict | None, file: WeightFile, source: str, device: str = "meta") -> Blueprint:
     """The blueprint of a part, by its key in the configuration ("sat_encoder"); `source` is for messages.
 
-    Without memory: modules are on the meta device until a file has been seen to fit. Raises ModelError.
+    Without memory: modules are on the meta device until a file has been seen to fit; on "cpu" they start with
+    random weights. Of `file` only the shapes are read. Raises ModelError.
     """
     make = {
         "clip": _clip,
@@ -28,7 +29,7 @@ def blueprint(key: str, config: dict | None, file: WeightFile, source: str) -> B
         "env_encoder": _environment,
         "audio_encoder": _audio,
     }[key]
-    with torch.device("meta"):
+    with torch.device(device):
         return make(Settings(config or {}, source), file)
 
 

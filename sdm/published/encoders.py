@@ -67,7 +67,7 @@ class PublishedEncoders:
         from sdm.score import normalise
 
         tower = self.checkpoints.load(modality, str(self.device))
-        values = self._prepare(modality, values, tower)
+        values = self.prepare(modality, values, tower)
         parts = []
         step = len(values) if modality == "audio" else CHUNK[modality] // (1 if self.device.type == "cuda" else 4)
         with torch.inference_mode():
@@ -76,7 +76,7 @@ class PublishedEncoders:
                 with torch.autocast(
                     "cuda", dtype=torch.bfloat16, enabled=self.device.type == "cuda" and modality != "audio"
                 ):
-                    y = self._forward(modality, tower, part)
+                    y = self.forward(modality, tower, part)
                 parts.append(normalise(y.float()))
             return torch.cat(parts) if parts else torch.empty(0, dimension(tower), device=self.device)
 
@@ -89,8 +89,8 @@ class PublishedEncoders:
         for photos in read_photos(paths, self.preprocess, batch, workers):
             yield self.encode("image", photos)
 
-    def _prepare(self, modality: str, values: Any, tower: Any) -> Any:
-        """Checked values, still on the CPU; text as tokens."""
+    def prepare(self, modality: str, values: Any, tower: Any) -> Any:
+        """Checked values for `forward`, still on the CPU; text as tokens. See `encode`."""
         if modality == "text":
             return self._tokens([values] if isinstance(values, str) else values)
         if modality == "audio":
@@ -113,8 +113,8 @@ class PublishedEncoders:
         _check(modality, values, (tower.image, tower.image, 3), f"(N, {tower.image}, {tower.image}, 3) uint8 RGB")
         return values
 
-    def _forward(self, modality: str, tower: Any, values: Any) -> Tensor:
-        """Prepared values through a tower."""
+    def forward(self, modality: str, tower: Any, values: Any) -> Tensor:
+        """Prepared values through a tower -> (N, dim), not of unit length; with gradients, if they are on."""
         import torch
 
         if modality == "audio":
@@ -146,13 +146,16 @@ class PublishedEncoders:
 
         if "audio" not in self._helpers:
             self._helpers["audio"] = ClapFeatures()
-        vectors = []
+        read = []
         for clip in clips:
             clip = np.asarray(clip, np.float32)
             if clip.ndim != 1 or not len(clip) or not np.isfinite(clip).all():
                 raise RequestError(f"a sound of the shape {clip.shape} is not mono, is empty, or has a gap in it.")
             features, longer = self._helpers["audio"](clip)
-            vectors.append(tower(features.to(self.device), is_longer=longer.to(self.device)).audio_embeds)
+            read.append((features.to(self.device), longer.to(self.device)))
+        if tower.training and read:  # the statistics of its batches are part of what it learns
+            read = [tuple(torch.cat(parts) for parts in zip(*read, strict=True))]
+        vectors = [tower(features, is_longer=longer).audio_embeds for features, longer in read]
         return torch.cat(vectors) if vectors else torch.empty(0, dimension(tower), device=self.device)
 
 

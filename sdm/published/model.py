@@ -46,6 +46,7 @@ class PublishedModel:
     version: str = ""
     licence: str = "MIT (image, text); none stated (satellite, location, environment, audio)"
     calibrated: bool = False
+    seasonal: bool = False
     domain: tuple[float, float] = (-90.0, 90.0)
 
     def __getstate__(self) -> dict:

@@ -40,6 +40,11 @@ class Source:
             return tensors[self.keys[0]].T.contiguous()
         return torch.cat([tensors[k] for k in self.keys]) if len(self.keys) > 1 else tensors[self.keys[0]]
 
+    def split(self, weight: Tensor) -> dict[str, Tensor]:
+        """The tensors of the file, from the weight: undoes `join`."""
+        parts = [weight.T] if self.transposed else weight.chunk(len(self.keys)) if len(self.keys) > 1 else [weight]
+        return dict(zip(self.keys, parts, strict=True))
+
 
 @dataclass(frozen=True)
 class Blueprint:

@@ -19,12 +19,12 @@ from sdm.errors import RegionIndexError, RequestError, SpeciesNameError
 from sdm.grid import Tile
 from sdm.habitat import mask_for
 from sdm.index.encoding import DTYPES
-from sdm.inputs import environment_of, satellite_of
+from sdm.inputs import at_month, environment_of, satellite_of
 from sdm.layers import ATTRIBUTION
 from sdm.layers.landmask import LandMask
 from sdm.layers.vector import countries
-from sdm.model import Model
-from sdm.names import Resolution, Taxon, slug
+from sdm.model import Model, credits_of
+from sdm.names import Resolution, Taxon
 from sdm.names.text import fold
 from sdm.outputs.basemap import land_and_borders
 from sdm.outputs.cog import write_cog
@@ -32,6 +32,7 @@ from sdm.outputs.overlay import LEVELS, levels, palette
 from sdm.outputs.style import RAMP
 from sdm.outputs.webmap import viewport
 from sdm.request import target_of
+from sdm.season import when
 from sdm.serve.frame import detail, locate, picture_frame, tile_frame
 from sdm.serve.products import Cache, Packed
 
@@ -155,7 +156,7 @@ class Explorer:
         except RegionIndexError:  # made with rasters of the user's own
             return {}
         return {
-            "location": lambda lon, lat: np.stack([lon, lat], axis=1),
+            "location": lambda lon, lat: at_month(self.model, np.stack([lon, lat], axis=1), self.index.month),
             "satellite": satellite_of(self.model).crops,
             "environment": environment_of(self.model).sample,
         }
@@ -190,7 +191,7 @@ class Explorer:
             "modelled_km2": picture.modelled_km2,
             "expected_km2": picture.expected_km2,
             "highest": picture.highest,
-            "file": f"{slug(resolution.taxon.name)}.tif",
+            "file": f"{job.slugs[0]}.tif",
         }
 
     def picture(self, name: str) -> Picture:
@@ -250,7 +251,7 @@ class Explorer:
         import xarray as xr
 
         job = self.job(name)
-        path = folder / f"{slug(job.resolutions[0].taxon.name)}.tif"
+        path = folder / f"{job.slugs[0]}.tif"
         array = xr.DataArray(to_dask(job.plan)[0], dims=("y", "x"))  # tile by tile, whatever the size
         write_cog(path, array, self.grid.geobox, api.describe(job, 0, shlex.join(["sdm", "serve", self.index.url])))
         return path
@@ -363,6 +364,7 @@ class Explorer:
                 "columns": cols,
             },
             "quantity": score.name.replace("_", " "),
+            "season": when(self.index.month) if self.model.seasonal else "",
             "meaning": MEANING.get(score.name, ""),
             "range": [low, high],
             "steps": LEVELS,
@@ -380,7 +382,7 @@ class Explorer:
             },
             "exactness": self.index.notes["error_of_probability"],
             "encoding": self.index.encoding,
-            "credits": list(ATTRIBUTION),
+            "credits": [*ATTRIBUTION, *credits_of(self.model)],
         }
 
     def viewport(self) -> tuple[tuple[float, float, float, float], float]:

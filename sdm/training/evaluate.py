@@ -4,7 +4,7 @@ Definitions. AP: mean over places of the precision at each presence, per species
 probability that a presence outranks an absence, ties counted half. Both are averaged over species.
 ECE: |mean probability - fraction present| over 15 equal bins of probability, weighted by the
 number of (place, species) pairs; `ece_above` leaves out the lowest bin, which holds nearly all
-pairs and would hide the rest.
+pairs and would hide the rest. For labels that are probabilities, see `score`.
 """
 
 from __future__ import annotations
@@ -41,19 +41,33 @@ def calibration_error(probability: np.ndarray, present: np.ndarray) -> tuple[flo
     return float(gap.sum() / pairs.sum()), float(gap[1:].sum() / max(pairs[1:].sum(), 1.0)), table
 
 
-def score_ranges(score: np.ndarray, probability: np.ndarray, present: np.ndarray, min_cells: int) -> dict:
-    """Mean AP and AUC of (places, species) scores, and calibration of probabilities, against presence.
+def score(
+    score: np.ndarray, probability: np.ndarray, label: np.ndarray, known: np.ndarray | None, min_places: int
+) -> dict:
+    """Mean AP and AUC of (places, species) scores, and calibration of probabilities, against labels.
 
-    Ranking and calibration are apart, because places may be calibrated in parts (see `run.develop`).
+    Labels are 0 and 1 or probabilities; a species counts as present where its label is 0.5 or more, and
+    calibration compares with the label itself. `known` (places, species) bool: pairs that count, None: all. Species
+    with fewer than `min_places` presences, or without an absence, are not ranked. Ranking and calibration take
+    their own numbers, because places may be calibrated in parts (see `run.assess`). Numbers of what cannot be
+    scored are None.
     """
-    cells = present.sum(axis=0)
-    which = np.flatnonzero((cells >= min_cells) & (cells < len(present)))
-    ece, above, table = calibration_error(probability, present)
+    present = label >= 0.5
+    aps, aucs = [], []
+    for j in range(label.shape[1]):
+        rows = slice(None) if known is None else known[:, j]
+        there = present[rows, j]
+        positive = int(there.sum())
+        if positive >= max(min_places, 1) and positive < there.size:
+            aps.append(average_precision(score[rows, j], there))
+            aucs.append(auc(score[rows, j], there))
+    pairs = (probability, label) if known is None else (probability[known], label[known])
+    ece, above, table = calibration_error(*pairs)
     return {
-        "species": int(which.size),
-        "places": len(present),
-        "ap": float(np.mean([average_precision(score[:, j], present[:, j]) for j in which])),
-        "auc": float(np.mean([auc(score[:, j], present[:, j]) for j in which])),
+        "species": len(aps),
+        "places": len(label),
+        "ap": float(np.mean(aps)) if aps else None,
+        "auc": float(np.mean(aucs)) if aucs else None,
         "ece": ece,
         "ece_above": above,
         "reliability": table,
@@ -65,43 +79,51 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1.0 + np.tanh(0.5 * x))
 
 
-def blocks(lonlat: np.ndarray, degrees: float) -> np.ndarray:
-    """Block number of positions (N, 2) (lon, lat) on a grid of square blocks."""
-    across = int(np.ceil(360.0 / degrees))
-    row = np.floor((lonlat[:, 1] + 90.0) / degrees).astype(np.int64)
-    col = np.floor((lonlat[:, 0] + 180.0) / degrees).astype(np.int64) % across
-    return row * across + col
+CALIBRATION_BINS = 8192
 
 
-def held_out(lonlat: np.ndarray, degrees: float, fraction: float, seed: int) -> np.ndarray:
-    """Boolean (N,): the position lies in one of the randomly chosen held-out blocks."""
-    number = blocks(lonlat, degrees)
-    unique = np.unique(number)
-    chosen = np.random.default_rng(seed).choice(unique, int(fraction * unique.size), replace=False)
-    return np.isin(number, chosen)
+def pairs_by_cosine(cosine: np.ndarray, label: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+    """(3, CALIBRATION_BINS) sums over pairs in equal bins of the cosine: how many, their cosines, their labels.
+
+    Tens of millions of pairs become a few thousand with weights, which is all that a fit of two numbers can see:
+    within a bin of 1/4096 the logit is straight. Sums of several arrays may be added.
+    """
+    if known is not None:
+        cosine, label = cosine[known], label[known]
+    x, y = cosine.ravel(), label.ravel()
+    bins = np.clip((x + 1.0) * (CALIBRATION_BINS / 2), 0, CALIBRATION_BINS - 1).astype(np.int32)
+    sums = [np.bincount(bins, w, CALIBRATION_BINS) for w in (None, x, y)]
+    return np.stack(sums).astype(np.float64)
 
 
-def fit_calibration(cosine: np.ndarray, present: np.ndarray, start: tuple[float, float]) -> tuple[float, float]:
-    """(scale, bias) by Newton's method on the log-likelihood of matching arrays.
+def fit_calibration(cosine: np.ndarray, label: np.ndarray, start: tuple[float, float]) -> tuple[float, float]:
+    """(scale, bias) that turn cosines into probabilities, fitted to matching arrays of labels 0..1."""
+    return fit_pairs(pairs_by_cosine(cosine, label), start)
+
+
+def fit_pairs(pairs: np.ndarray, start: tuple[float, float]) -> tuple[float, float]:
+    """(scale, bias) by Newton's method on the log-likelihood of what `pairs_by_cosine` counted.
 
     Targets are smoothed as in Platt (1999), so that separable data have a finite answer. Steps that
     would raise the loss are halved: from a start that is far too sure, a full one overshoots.
     """
-    x, y = cosine.ravel().astype(np.float64), present.ravel().astype(bool)
-    y = np.where(y, (y.sum() + 1) / (y.sum() + 2), 1 / ((~y).sum() + 2))
+    n, x, y = pairs[:, pairs[0] > 0]
+    x = x / n
+    positive, negative = y.sum(), (n - y).sum()
+    y = y * ((positive + 1) / (positive + 2)) + (n - y) / (negative + 2)  # sums of smoothed targets
 
     def loss(at: np.ndarray) -> float:
         logit = at[0] * x + at[1]
-        return float((np.logaddexp(0.0, logit) - y * logit).sum())
+        return float((n * np.logaddexp(0.0, logit) - y * logit).sum())
 
     at = np.array(start, dtype=np.float64)
     now = loss(at)
     for _ in range(50):
         p = sigmoid(at[0] * x + at[1])
-        w, r = p * (1 - p) + 1e-12, p - y
+        w, r = n * (p * (1 - p) + 1e-12), n * p - y
         gradient = np.array([(r * x).sum(), r.sum()])
         hessian = np.array([[(w * x * x).sum(), (w * x).sum()], [(w * x).sum(), w.sum()]])
-        step = np.linalg.solve(hessian, gradient)
+        step = np.linalg.solve(hessian + 1e-12 * np.eye(2), gradient)
         while (then := loss(at - step)) > now and np.abs(step).max() > 1e-7:
             step /= 2
         at, now = at - step, then

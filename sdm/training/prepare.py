@@ -1,19 +1,23 @@
-"""Everything the training loop reads, gathered once: places, labels, layers, names."""
+"""Everything that training reads, gathered once: places, label blocks, layers, names."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from sdm.encoders.text import tokens
+from sdm.encoders.text import FIRST_RANK, tokens
+from sdm.errors import LayerError
 from sdm.layers.environment import Environment, Input
-from sdm.layers.landmask import LandMask
+from sdm.layers.fingerprint import of_files, of_parts
 from sdm.layers.satellite import Satellite
-from sdm.names import TaxonTable
-from sdm.training.ranges import Places, RangePolygons, RangeRaster, draw_places
+from sdm.names import RANKS, TaxonTable
+from sdm.resources import folder as resource_folder
+from sdm.training.labels import Block, Places
 from sdm.training.recipe import Recipe
+from sdm.training.sources import Source, open_sources
 
 TEMPERATURE_LIKE = (1, 4, 5, 6, 7, 8, 9, 10, 11, 15)
 RAIN = (12, 13, 14, 16, 17, 18, 19)
@@ -28,6 +32,8 @@ AROUND = tuple(
     )
 )
 """Bands of surroundings.tif."""
+CHUNK = 20_000
+"""Places sampled at once."""
 
 
 def environment_inputs() -> list[Input]:
@@ -40,94 +46,146 @@ def environment_inputs() -> list[Input]:
 
 
 @dataclass(frozen=True)
+class Features:
+    """The layers at distinct positions, and which of them a place has.
+
+    `spot` (P,) row of the others; `environment` (N, inputs) standardised float32; `crops` (N, size, size, 3) uint8.
+    """
+
+    spot: np.ndarray
+    environment: np.ndarray
+    crops: np.ndarray
+
+    @classmethod
+    def sample(cls, lonlat: np.ndarray, inputs: Sequence[Input], size: int, pixel: float) -> Features:
+        """At places (P, 2) (lon, lat); `pixel`: degrees of imagery."""
+        spot, lon, lat = _distinct(lonlat)
+        satellite = Satellite(size, pixel)
+        crops = [satellite.crops(lon[i : i + CHUNK], lat[i : i + CHUNK]) for i in range(0, lon.size, CHUNK)]
+        return cls(spot, Environment(inputs).sample(lon, lat), np.concatenate(crops))
+
+
+@dataclass(frozen=True)
 class Prepared:
     """The training set.
 
-    `environment` (P, inputs) standardised float32; `crops` (P, size, size, 3) uint8; `polygon_rows`
-    (P,) row of `polygon_labels` (rows, ceil(T / 8)) or -1 where no polygon reaches; `vocabulary`
-    and `species_rows` (S, ranks) index the text tower; species are raster species, then polygon species.
+    `columns` holds, for each block, the rows of its species in `species`; `vocabulary` and `species_rows` (S, ranks)
+    index the text tower. `groups`: {group: (west, south, east, north)} outside which nothing is known of a group.
     """
 
+    sources: list[Source]
     places: Places
-    raster: RangeRaster
-    environment: np.ndarray
-    crops: np.ndarray
+    blocks: list[Block]
+    features: Features
     inputs: list[Input]
-    polygon_species: list[str]
-    polygon_labels: np.ndarray
-    polygon_rows: np.ndarray
+    species: list[str]
+    columns: list[np.ndarray]
     vocabulary: list[str]
     species_rows: np.ndarray
-    polygon_extent: tuple[float, float, float, float] | None
-    """(west, south, east, north) within which polygon species are labelled; nothing is known outside."""
+    groups: dict[str, tuple[float, float, float, float]]
+    seasonal: bool
+    crop: tuple[int, float]
+    """Size in pixels and degrees per pixel of the imagery."""
+    fingerprint: str
+    """Of every file that was read."""
+
+    def values(self, modality: str, index: np.ndarray) -> np.ndarray:
+        """What an encoder reads at places: location (N, 2) or, seasonal, (N, 3) float32; environment; satellite."""
+        if modality == "location":
+            lonlat = self.places.lonlat[index].astype(np.float32)
+            month = self.places.month[index].astype(np.float32)[:, None]
+            return np.concatenate([lonlat, month], axis=1) if self.seasonal else lonlat
+        table = self.features.environment if modality == "environment" else self.features.crops
+        return table[self.features.spot[index]]
+
+    def at(self, places: Places) -> Prepared:
+        """The same set with other places."""
+        blocks = [s.block(places, k) for k, s in enumerate(self.sources)]
+        return replace(
+            self, places=places, blocks=blocks, features=Features.sample(places.lonlat, self.inputs, *self.crop)
+        )
 
     @property
-    def species(self) -> list[str]:
-        """All species, in the order of label columns."""
-        return self.raster.species + self.polygon_species
-
-    def labels(self, index: np.ndarray) -> np.ndarray:
-        """Presence (N, S) uint8 at places `index`."""
-        mammals = self.raster.labels(self.places.cell[index])
-        if not self.polygon_species:
-            return mammals
-        rows = self.polygon_rows[index]
-        packed = self.polygon_labels[np.maximum(rows, 0)]
-        trees = np.unpackbits(packed, axis=1)[:, : len(self.polygon_species)]
-        trees[rows < 0] = 0
-        return np.concatenate([mammals, trees], axis=1)
+    def ranks(self) -> list[str]:
+        """Names of the columns of `species_rows`."""
+        return list(RANKS[FIRST_RANK:])
 
 
-def prepare(recipe: Recipe, folder: Path, log=print) -> Prepared:
-    """Gather the training set of a recipe; `folder` is the model folder that holds `taxa.csv`."""
+def prepare(
+    recipe: Recipe, folder: Path, log: Callable[[str], None] = print, inputs: Sequence[Input] | None = None
+) -> Prepared:
+    """Gather the training set of a recipe; `folder` is the model folder that holds `taxa.csv`.
+
+    `inputs` are those of a model to start from; by default the environment is standardised by its mean and spread
+    over the places. Raises LayerError for a source that is not what its kind needs.
+    """
     taxa = TaxonTable.load(folder)
     lineages = {t.name: t.lineage for t in taxa}
-    data = recipe.data
-    raster = RangeRaster.phylacine(data.phylacine, set(lineages))
-    polygons = RangePolygons.read(data.trees) if data.trees else None
-    if polygons is not None:
-        keep = [i for i, s in enumerate(polygons.species) if s in lineages]
-        polygons = RangePolygons([polygons.species[i] for i in keep], polygons.geometry[keep])
-    mask = LandMask()
-    places = draw_places(
-        raster, lambda lon, lat: mask.keep("land", lon, lat), polygons,
-        data.points_per_cell, data.points_per_cell_trees, data.points_per_cell_sea, recipe.optimiser.seed,
-    )  # fmt: skip
-    log(f"{len(raster.species)} raster species, {len(polygons.species) if polygons else 0} polygon species, "
-        f"{len(places.cell)} places in {int((places.count > 0).sum())} cells")  # fmt: skip
-    lon, lat = places.lonlat.T
-    raw = Environment(environment_inputs()).sample(lon, lat, standardise=False)
-    inputs = [
-        replace(i, mean=float(raw[:, k].mean()), std=float(raw[:, k].std() + 1e-3))
-        for k, i in enumerate(environment_inputs())
-    ]
-    environment = Environment(inputs).sample(lon, lat)
-    log(f"environment {environment.shape}")
-    size, pixel = recipe.architecture.satellite["size"], recipe.architecture.satellite["pixel"]
-    satellite = Satellite(size, pixel)
-    crops = np.concatenate([satellite.crops(lon[i : i + 20000], lat[i : i + 20000]) for i in range(0, lon.size, 20000)])
-    log(f"crops {crops.shape}")
-    rows, labels, names = np.full(lon.size, -1), np.zeros((0, 0), np.uint8), []
-    if polygons is not None:
-        west, south, east, north = polygons.bounds
-        near = np.flatnonzero((lon >= west) & (lon <= east) & (lat >= south) & (lat <= north))
-        rows[near] = np.arange(near.size)
-        labels, names = np.packbits(polygons.labels(lon[near], lat[near]), axis=1), polygons.species
-    species = raster.species + list(names)
+    seed = recipe.optimiser.seed
+    sources = open_sources(recipe.data.source, taxa, seed)
+    seasonal = bool(recipe.architecture.location.get("season", False))
+    parts = [(k, s.places(seed)) for k, s in enumerate(sources) if s.data.share > 0]
+    places = Places.join([(k, p) for k, p in parts if p is not None])
+    if not seasonal:
+        places = places.without(places.month > 0)
+    if not len(places.lonlat):
+        raise LayerError(
+            "the sources of the recipe bring no place to learn from; polygons bring some with points = 10000, and "
+            "records by month need a seasonal model, location = { season = true }."
+        )
+    raw_inputs = environment_inputs()
+    spot, lon, lat = _distinct(places.lonlat)
+    raw = Environment(raw_inputs).sample(lon, lat, standardise=False)
+    unknown = np.isnan(raw).any(axis=1)
+    if unknown.any():
+        log(f"{int(unknown[spot].sum())} places lie where the environment is not known and are left out")
+        places = places.without(unknown[spot])
+        spot, lon, lat = _distinct(places.lonlat)
+        raw = raw[~unknown]
+    log(f"{len(places.lonlat)} places in {len(places.start)} groups")
+    if inputs is None:
+        each = raw[spot] if len(raw) != len(spot) else raw
+        inputs = [
+            replace(i, mean=float(each[:, k].mean()), std=float(each[:, k].std() + 1e-3))
+            for k, i in enumerate(raw_inputs)
+        ]
+    crop = (recipe.architecture.satellite["size"], recipe.architecture.satellite["pixel"])
+    features = Features.sample(places.lonlat, inputs, *crop)
+    log(f"environment {features.environment.shape}, crops {features.crops.shape}")
+    blocks = [s.block(places, k) for k, s in enumerate(sources)]
+    species = list(dict.fromkeys(n for b in blocks for n in b.species))
+    number = {s: k for k, s in enumerate(species)}
     vocabulary = sorted({t for s in species for t in tokens(lineages[s])})
     index = {t: k for k, t in enumerate(vocabulary)}
-    species_rows = np.array([[index[t] for t in tokens(lineages[s])] for s in species])
-    log(f"{len(species)} species, {len(vocabulary)} tokens")
+    for block in blocks:
+        log(f"{block.name}: {len(block.species)} species, labels at {int((block.rows >= 0).sum())} places")
+    files = [
+        *(s.path for s in recipe.data.source),
+        Path(folder) / "taxa.csv",
+        *sorted(resource_folder("data").glob("*.tif")),
+    ]
     return Prepared(
-        places,
-        raster,
-        environment,
-        crops,
-        inputs,
-        list(names),
-        labels,
-        rows,
-        vocabulary,
-        species_rows,
-        None if polygons is None else tuple(float(v) for v in polygons.bounds),
+        sources=sources,
+        places=places,
+        blocks=blocks,
+        features=features,
+        inputs=list(inputs),
+        species=species,
+        columns=[np.array([number[s] for s in b.species]) for b in blocks],
+        vocabulary=vocabulary,
+        species_rows=np.array([[index[t] for t in tokens(lineages[s])] for s in species]),
+        groups={s.data.group: s.extent for s in sources if s.data.group and s.extent},
+        seasonal=seasonal,
+        crop=crop,
+        fingerprint=of_parts([of_files([f]) for f in files]),
     )
+
+
+def _distinct(lonlat: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(which distinct position each place has (P,), lon (N,), lat (N,) of those), in the order of the places."""
+    _, first, spot = np.unique(lonlat, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    back = np.empty_like(order)
+    back[order] = np.arange(order.size)
+    kept = lonlat[first[order]]
+    return back[spot.reshape(-1)], np.ascontiguousarray(kept[:, 0]), np.ascontiguousarray(kept[:, 1])

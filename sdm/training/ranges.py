@@ -7,7 +7,7 @@ every part of a cell and not only its centre. Positions are (lon, lat) degrees t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import pyproj
 import shapely
 
 from sdm.errors import LayerError
+from sdm.training.labels import Places
+from sdm.training.tables import read_vector
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,11 @@ class RangeRaster:
         path = Path(folder) / "phylacine_current_ranges.npz"
         if not path.is_file():
             return cls._from_rasters(Path(folder), keep)
-        z = np.load(path)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                z = {k: file[k] for k in ("species", "packed", "n_cells", "shape", "transform", "crs_wkt")}
+        except (OSError, ValueError, KeyError) as error:
+            raise LayerError(f"ranges {str(path)!r} cannot be read: {' '.join(str(error).split())[:120]}.") from error
         shape = tuple(int(v) for v in z["shape"])
         names = [str(s).replace("_", " ") for s in z["species"]]
         rows = [i for i, n in enumerate(names) if n in keep and z["n_cells"][i] > 0]
@@ -75,8 +81,8 @@ class RangeRaster:
                 rows.append(present.ravel())
         if grid is None:
             raise LayerError(
-                f"folder {str(folder)!r} holds no range of a species of the model; put PHYLACINE's current ranges "
-                "(Genus_epithet.tif, or phylacine_current_ranges.npz) there: [data] phylacine in the recipe names it."
+                f"folder {str(folder)!r} holds no range of a species of the model; put rasters of 0 and 1, one per "
+                "species (Genus_epithet.tif, as PHYLACINE's), or phylacine_current_ranges.npz there."
             )
         return cls(names, np.packbits(np.array(rows).T, axis=1), grid[0], grid[1], grid[2])
 
@@ -88,6 +94,16 @@ class RangeRaster:
         lon, lat = inverse.transform(x0 + (col + u) * dx, y0 + (row + v) * dy)
         bad = ~(np.isfinite(lon) & np.isfinite(lat))
         return np.where(bad, np.nan, lon), np.where(bad, np.nan, lat)
+
+    def cells(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """(N,) the cell that holds each position, -1 off the raster."""
+        forward = pyproj.Transformer.from_crs(4326, pyproj.CRS.from_wkt(self.crs), always_xy=True)
+        x, y = forward.transform(lon, lat)
+        dx, _, x0, _, dy, y0 = self.transform
+        with np.errstate(invalid="ignore"):
+            col, row = np.floor((np.asarray(x) - x0) / dx), np.floor((np.asarray(y) - y0) / dy)
+            on = (col >= 0) & (col < self.shape[1]) & (row >= 0) & (row < self.shape[0])
+        return np.where(on, np.where(on, row, 0) * self.shape[1] + np.where(on, col, 0), -1).astype(np.int64)
 
     def labels(self, cells: np.ndarray) -> np.ndarray:
         """Presence (N, species) uint8 of all species in cells."""
@@ -102,13 +118,31 @@ class RangePolygons:
     geometry: np.ndarray
 
     @classmethod
-    def read(cls, path: str | Path) -> RangePolygons:
-        """GeoParquet with a `species` column; several rows of a species are united."""
-        import geopandas
+    def read(cls, path: str | Path, column: str = "species") -> RangePolygons:
+        """Any vector file with a CRS and a column of species; several rows of a species are united.
 
-        frame = geopandas.read_parquet(path).to_crs(4326)
-        frame = frame.assign(species=frame["species"].str.strip()).dissolve("species")
+        Raises LayerError naming the file and what it lacks.
+        """
+        frame = read_vector(path)
+        if column not in frame:
+            raise LayerError(
+                f"polygons {str(path)!r} have no column {column!r}; species = names it "
+                f"(there are {', '.join(c for c in frame.columns if c != frame.geometry.name)})."
+            )
+        if not set(frame.geom_type.dropna()) & {"Polygon", "MultiPolygon"}:
+            raise LayerError(f"polygons {str(path)!r} hold no polygon; points are of kind 'occurrences' or 'surveys'.")
+        frame = frame[frame[column].notna()].to_crs(4326)
+        frame = frame.assign(species=frame[column].astype(str).str.strip()).dissolve("species")
         return cls(list(frame.index), shapely.make_valid(frame.geometry.values))
+
+    def renamed(self, names: dict[str, str]) -> RangePolygons:
+        """Those with an entry {name: new name}; polygons of the same new name are united."""
+        together: dict[str, list] = {}
+        for name, shape in zip(self.species, self.geometry, strict=True):
+            if name in names:
+                together.setdefault(names[name], []).append(shape)
+        shapes = [s[0] if len(s) == 1 else shapely.union_all(s) for s in together.values()]
+        return RangePolygons(list(together), np.array(shapes, dtype=object))
 
     @property
     def bounds(self) -> np.ndarray:
@@ -124,34 +158,20 @@ class RangePolygons:
         return out
 
 
-@dataclass(frozen=True)
-class Places:
-    """Places drawn once, with everything a training step reads, row by row.
-
-    `lonlat` (P, 2) float64; `cell` (P,) index into the raster; `start`, `count` (cells,) where the
-    places of a cell lie; `environment` (P, inputs) raw or standardised float32; `crops`
-    (P, size, size, 3) uint8; `trees` (P, ceil(T / 8)) packed polygon labels; `land` (cells,) bool.
-    """
-
-    lonlat: np.ndarray
-    cell: np.ndarray
-    start: np.ndarray
-    count: np.ndarray
-    land: np.ndarray
-
-
 def draw_places(
     raster: RangeRaster,
     land_mask: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    polygons: RangePolygons | None,
+    denser: Sequence[tuple[tuple[float, float, float, float], int, float]],
     per_land: int,
-    per_tree: int,
     per_sea: int,
+    land_share: float,
     seed: int,
 ) -> Places:
-    """Uniform random places in every cell that lies on the globe; more on land, most where polygons are.
+    """Uniform random places in every cell that lies on the globe, a group a cell: `origin` is the cell.
 
-    `land_mask` is a function (lon, lat) -> bool. A cell counts as land when any of 16 places in it does.
+    `land_mask` is a function (lon, lat) -> bool; a cell counts as land when any of 16 places in it does. Of the
+    places drawn in training, `land_share` are on land. `denser`: ((west, south, east, north), places per cell of
+    land, how much likelier such a cell is drawn), for ranges finer than the raster.
     """
     rng = np.random.default_rng(seed)
     n = raster.shape[0] * raster.shape[1]
@@ -163,12 +183,13 @@ def draw_places(
     land[ok] = land_mask(lon[ok], lat[ok])
     land = land.reshape(n, 16).any(axis=1)
     count = np.where(land, per_land, per_sea)
-    if polygons is not None:
-        west, south, east, north = polygons.bounds
-        lon, lat = lon.reshape(n, 16)[:, 0], lat.reshape(n, 16)[:, 0]
+    weight = np.ones(n)
+    lon, lat = lon.reshape(n, 16)[:, 0], lat.reshape(n, 16)[:, 0]
+    for (west, south, east, north), places, more in denser:
         with np.errstate(invalid="ignore"):
             near = (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
-        count = np.where(land & near, per_tree, count)
+        count = np.where(land & near, np.maximum(count, places), count)
+        weight[near] *= more
     count = np.where(finite, count, 0)
     cell = np.repeat(np.arange(n), count)
     lon, lat = raster.positions(cell, rng.random(cell.size), rng.random(cell.size))
@@ -177,5 +198,18 @@ def draw_places(
     if bad.any():
         half = np.full(bad.sum(), 0.5)
         lon[bad], lat[bad] = raster.positions(cell[bad], half, half)
-    start = np.concatenate([[0], np.cumsum(count)[:-1]])
-    return Places(np.stack([lon, lat], axis=1), cell, start, count, land)
+    some = np.flatnonzero(count)
+    for part, share in ((land[some], land_share), (~land[some], 1 - land_share)):
+        if part.any() and not part.all():
+            weight[some[part]] *= share / weight[some[part]].sum()
+    half = np.full(some.size, 0.5)
+    return Places(
+        np.stack([lon, lat], axis=1),
+        np.zeros(cell.size, np.int8),
+        np.zeros(cell.size, np.int8),
+        cell,
+        np.concatenate([[0], np.cumsum(count[some])[:-1]]).astype(np.int64),
+        count[some],
+        weight[some],
+        np.stack(raster.positions(some, half, half), axis=1),
+    )

@@ -3,23 +3,126 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from types import UnionType
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from sdm.errors import RequestError
+from sdm.training.binding import Binding
+from sdm.training.trainer import Settings
+
+MODALITIES = ("location", "satellite", "environment")
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """What every `[[data.source]]` may say."""
+
+    kind: ClassVar[str] = ""
+    path: str
+    """File or folder, relative to where the command is run."""
+    name: str = ""
+    """What tables call it; the kind, if not given."""
+    share: float = 1.0
+    """Of the places in a batch, relative to the other sources."""
+    weight: float = 1.0
+    """Of its labels in the loss."""
+    group: str = ""
+    """The group of species (column `group` of taxa.csv) about which nothing is known outside the source's box."""
+    every_month: bool = False
+    """Whether labels that know no season hold in each month, in a seasonal model; else only for the whole year."""
+
+
+@dataclass(frozen=True)
+class RangesData(SourceData):
+    """Presence on an equal-area raster: a folder of rasters `Genus_epithet.tif`, or PHYLACINE packed."""
+
+    kind: ClassVar[str] = "ranges"
+    points_per_cell: int = 12
+    """Places drawn in each cell of land, once."""
+    points_per_cell_sea: int = 4
+    land_share: float = 0.6
+    """Of the places in a batch from this source, how many are in cells of land."""
+
+
+@dataclass(frozen=True)
+class PolygonsData(SourceData):
+    """Range polygons; label the places of other sources in their box."""
+
+    kind: ClassVar[str] = "polygons"
+    species: str = "species"
+    """Column of the names."""
+    points: int = 0
+    """Places of its own, random land in its box."""
+    points_per_cell: int = 0
+    """Places drawn in each cell of land of a raster source within the box, where that is more."""
+    cell_weight: float = 1.0
+    """How much likelier such a cell is drawn than others."""
+
+
+@dataclass(frozen=True)
+class ProbabilitiesData(SourceData):
+    """Another model's output: an .npz of species, lonlat, place, month, and rows of probabilities (CSR)."""
+
+    kind: ClassVar[str] = "probabilities"
+
+
+@dataclass(frozen=True)
+class RecordsData(SourceData):
+    """What tables of records have in common: .csv[.gz], .tsv, .parquet, or a vector file of points."""
+
+    species: str = "species"
+    """Column of the names."""
+    taxon: str = ""
+    """The species of all rows, for a table without such a column."""
+    lon: str = ""
+    lat: str = ""
+    """Columns of the position; by default lon, longitude, decimalLongitude, x and the like."""
+    crs: str = "EPSG:4326"
+    """Of these columns; a vector file brings its own."""
+    presence: str = ""
+    """Column of 1 (present) and 0."""
+    month: str = ""
+    """Column of the month, 1 to 12."""
+    columns: dict = field(default_factory=dict)
+    """{column: species}, for a table with a column of 0 and 1 per species."""
+    thin: float = 0.0
+    """Degrees; records in one square of this size are drawn together as often as one alone."""
+
+
+@dataclass(frozen=True)
+class SurveysData(RecordsData):
+    """Plots: a row for each species found in one; the other species of the table are absent there."""
+
+    kind: ClassVar[str] = "surveys"
+    min_records: int = 1
+    """Species found less often are left out."""
+
+
+@dataclass(frozen=True)
+class OccurrencesData(RecordsData):
+    """Records of presence, with a background."""
+
+    kind: ClassVar[str] = "occurrences"
+    background: str = "land"
+    """land (random land around the records), target-group (records of the other species), file (rows of presence 0)."""
+    background_places: int = 0
+    """For land: how many; 0: as many as records, at least 1000."""
+    background_share: float = 0.5
+    """Of the places drawn from this source, how many are background."""
+    margin: float = 5.0
+    """Degrees around the box of the records in which land is background."""
+
+
+KINDS = {k.kind: k for k in (RangesData, PolygonsData, ProbabilitiesData, SurveysData, OccurrencesData)}
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where the range data lie (folders or files, relative to where the command is run)."""
+    """What is learned from: the sources, in the order of their species."""
 
-    phylacine: str = ""
-    """Folder with `phylacine_current_ranges.npz`."""
-    trees: str = ""
-    """GeoParquet of range polygons, columns `species` and geometry; empty: none."""
-    points_per_cell: int = 12
-    points_per_cell_trees: int = 24
-    points_per_cell_sea: int = 4
+    source: tuple[SourceData, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,35 +136,63 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Optimiser:
-    """How the weights are found."""
+class ObjectiveData:
+    """What is asked of the weights: the range loss and its dropouts."""
 
-    steps: int = 4000
-    batch: int = 1024
+    species_dropout: float = 0.1
+    """Share of species that a step knows without their own vector, by their genus, family, order and class."""
+    genus_dropout: float = 0.2
+    """Share of those that it knows without the vector of the genus, too."""
+    subset_shares: dict = field(default_factory=dict)
+    """Share of places scored by each set of modalities, e.g. {"location" = 0.1}; the rest by all."""
+    dropout: float = 0.0
+    """Inside the location encoder."""
+    env_dropout: float = 0.0
+    """Inside the environment and satellite encoders."""
+    start_scale: float = 20.0
+    start_bias: float = -6.0
+    """Of sigmoid(scale * cosine + bias), both learned."""
+    max_scale: float = 100.0
+    places_per_cell: int = 1
+    """Places of one raster cell that are drawn together, for the pooled loss."""
+    pool: float = 0.0
+    """Share of the pooled loss (presence is known of the cell, not of the place); 0: none."""
+    initial: str = ""
+    """Model folder or run folder to start from; empty: random weights."""
+    locked: tuple[str, ...] = ()
+    """Encoders that keep the weights they start with: location, satellite, environment, text."""
+
+
+@dataclass(frozen=True)
+class Optimiser(Settings):
+    """How the weights are found: the trainer's settings and the rates."""
+
     learning_rate: float = 2e-3
     text_learning_rate: float = 5e-3
     weight_decay: float = 1e-2
-    dropout: float = 0.0
-    env_dropout: float = 0.0
-    ema: float = 0.995
-    land_share: float = 0.6
-    tree_weight: float = 2.0
-    """How much likelier a cell with tree data is drawn than other land."""
-    species_dropout: float = 0.1
-    genus_dropout: float = 0.2
-    subset_shares: dict = field(default_factory=dict)
-    """Share of places scored by each set of modalities, e.g. {"location" = 0.1}; the rest by all."""
-    seed: int = 0
+    text_weight_decay: float = 1e-4
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is held out while developing."""
+    """What is held out while developing; see `sdm.training.splits`."""
 
+    split: str = "blocks"
+    """blocks, continents, climate or species."""
     block_degrees: float = 10.0
     held_out: float = 0.2
+    """Share of the blocks, or of the species."""
+    continents: tuple[str, ...] = ()
+    """Those held out: africa, antarctica, asia, australia, europe, north-america, south-america."""
+    climate: tuple[str, ...] = ()
+    """Held out: the main classes of Koeppen, A to E, or a tail of `held_out` of the land: hot, cold, wet, dry."""
     seed: int = 7
     min_cells: int = 5
+    """Held-out places that a species must have to be scored."""
+    max_places: int = 20000
+    """Held-out places scored per source."""
+    calibrate: tuple[str, ...] = ()
+    """Names of the sources whose labels the calibration is fitted on; by default the first."""
 
 
 @dataclass(frozen=True)
@@ -74,33 +205,149 @@ class Recipe:
     licence: str
     data: Data
     architecture: Architecture
+    objective: ObjectiveData
     optimiser: Optimiser
     evaluation: Evaluation
     path: Path
+    binding: Binding | None = None
+    """[binding]: pairs of modalities instead of the range objective."""
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
-        """Read and check a recipe. Raises RequestError naming the key that is wrong."""
+        """Read and check a recipe. Raises RequestError naming the key that is wrong, and those known."""
         path = Path(path)
         try:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise RequestError(f"recipe {str(path)!r} cannot be read: {error.strerror}.") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RequestError(f"recipe {str(path)!r} is not valid TOML: {error}.") from error
-        sections = {"data": Data, "architecture": Architecture, "optimiser": Optimiser, "evaluation": Evaluation}
-        values: dict = {"path": path}
-        for key in ("name", "title", "version", "licence"):
-            if not isinstance(raw.get(key), str):
-                raise RequestError(f"recipe {str(path)!r} needs the text {key!r} at its top.")
-            values[key] = raw[key]
-        for key, kind in sections.items():
-            section = raw.get(key, {})
-            known = {f.name for f in fields(kind)}
-            unknown = sorted(set(section) - known)
-            if unknown:
-                names = ", ".join(sorted(known))
-                raise RequestError(f"recipe {str(path)!r}: [{key}] has the unknown key {unknown[0]!r}; known: {names}.")
-            section = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
-            values[key] = kind(**section)
-        return cls(**values)
+        return _recipe(path, raw)
+
+
+def _recipe(path: Path, raw: dict) -> Recipe:
+    sections = {
+        "architecture": Architecture, "objective": ObjectiveData, "optimiser": Optimiser, "evaluation": Evaluation,
+    }  # fmt: skip
+    texts = ("name", "title", "version", "licence")
+    if "binding" in raw:
+        sections["binding"] = Binding
+    _refuse_unknown(path, "", raw, {*texts, "data", "binding", *sections})
+    values: dict = {"path": path}
+    for key in texts:
+        if not isinstance(raw.get(key), str):
+            raise RequestError(f"recipe {str(path)!r} needs the text {key!r} at its top.")
+        values[key] = raw[key]
+    values["data"] = Data(_sources(path, _is_table(path, "data", raw.get("data", {}))))
+    for key, kind in sections.items():
+        values[key] = _section(path, f"[{key}]", _is_table(path, key, raw.get(key, {})), kind)
+    recipe = Recipe(**values)
+    _check(recipe)
+    return recipe
+
+
+def _sources(path: Path, raw: dict) -> tuple[SourceData, ...]:
+    _refuse_unknown(path, "[data]", raw, {"source"})
+    entries = raw.get("source", [])
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
+        raise RequestError(f"recipe {str(path)!r} needs at least one [[data.source]] with a kind and a path.")
+    sources: list[SourceData] = []
+    for number, entry in enumerate(entries, 1):
+        place = f"[[data.source]] number {number}"
+        kind = KINDS.get(str(entry.get("kind")))
+        if kind is None:
+            raise RequestError(
+                f"recipe {str(path)!r}: {place} has the kind {entry.get('kind')!r}; known: {', '.join(KINDS)}."
+            )
+        values = {"name": kind.kind, **{k: v for k, v in entry.items() if k != "kind"}}
+        source = _section(path, f"{place} ({kind.kind})", values, kind)
+        if source.name in [s.name for s in sources]:
+            raise RequestError(
+                f"recipe {str(path)!r}: two sources are called {source.name!r}; give each of them its own name."
+            )
+        sources.append(source)
+    return tuple(sources)
+
+
+def _section(path: Path, place: str, raw: dict, kind: type) -> Any:
+    types = get_type_hints(kind)
+    known = {f.name: f for f in fields(kind)}
+    _refuse_unknown(path, place, raw, set(known))
+    values = {}
+    for key, value in raw.items():
+        values[key] = _typed(path, f"{place} {key}", value, types[key])
+    for key, item in known.items():
+        if key not in values and item.default is MISSING and item.default_factory is MISSING:
+            raise RequestError(f"recipe {str(path)!r}: {place} needs the key {key!r}.")
+    return kind(**values)
+
+
+def _typed(path: Path, place: str, value: Any, wanted: Any) -> Any:
+    """A value of the type of its key. TOML's whole numbers do for any number, its lists for tuples."""
+    origin = get_origin(wanted) or wanted
+    if origin is tuple and isinstance(value, list):
+        inner = get_args(wanted)[0]
+        return tuple(_typed(path, place, v, inner) for v in value)
+    if origin is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    allowed = get_args(wanted) if isinstance(wanted, UnionType) else origin
+    if not isinstance(value, allowed) or (isinstance(value, bool) and origin is not bool):
+        names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
+        raise RequestError(f"recipe {str(path)!r}: {place} = {value!r} must be {names.get(origin, 'a list')}.")
+    return value
+
+
+def _is_table(path: Path, key: str, value: Any) -> dict:
+    if not isinstance(value, dict):
+        raise RequestError(f"recipe {str(path)!r}: {key!r} must be a table, [{key}].")
+    return value
+
+
+def _refuse_unknown(path: Path, place: str, raw: dict, known: set[str]) -> None:
+    unknown = sorted(set(raw) - known)
+    if unknown:
+        names = ", ".join(sorted(known))
+        raise RequestError(
+            f"recipe {str(path)!r}: {place or 'the top'} has the unknown key {unknown[0]!r}; known: {names}."
+        )
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuse values of the right type that cannot be."""
+    path, o = recipe.path, recipe.objective
+    for name in (*o.subset_shares, *o.locked):
+        known = (*MODALITIES, "text") if name in o.locked else MODALITIES
+        if set(name.split("+")) - set(known):
+            raise RequestError(f"recipe {str(path)!r}: [objective] names {name!r}; known: {', '.join(known)}.")
+    shares = list(o.subset_shares.values())
+    if any(not isinstance(v, (int, float)) or v < 0 for v in shares) or sum(shares) > 1 + 1e-9:
+        raise RequestError(f"recipe {str(path)!r}: [objective] subset_shares must be 0 or more and sum to at most 1.")
+    if o.locked and not o.initial:
+        raise RequestError(
+            f"recipe {str(path)!r}: [objective] locked encoders need the model to start from, initial = a folder."
+        )
+    if set(o.locked) >= {*MODALITIES, "text"}:
+        raise RequestError(f"recipe {str(path)!r}: [objective] locks every encoder, so nothing would be trained.")
+    if not 0 <= o.pool <= 1 or o.places_per_cell < 1 or (o.pool > 0 and o.places_per_cell < 2):
+        raise RequestError(
+            f"recipe {str(path)!r}: [objective] pool must lie in 0..1, and above 0 needs places_per_cell of 2 or more."
+        )
+    for source in recipe.data.source:
+        if isinstance(source, OccurrencesData) and source.background not in ("land", "target-group", "file"):
+            raise RequestError(
+                f"recipe {str(path)!r}: source {source.name!r} has the background {source.background!r}; "
+                "known: land, target-group, file."
+            )
+        if isinstance(source, OccurrencesData) and source.background == "file" and not source.presence:
+            raise RequestError(
+                f"recipe {str(path)!r}: source {source.name!r} with background = 'file' needs presence, the column "
+                "of 1 and 0."
+            )
+        if source.share < 0 or source.weight < 0:
+            raise RequestError(f"recipe {str(path)!r}: source {source.name!r} has a negative share or weight.")
+    names = [s.name for s in recipe.data.source]
+    for name in recipe.evaluation.calibrate:
+        if name not in names:
+            raise RequestError(
+                f"recipe {str(path)!r}: [evaluation] calibrate names {name!r}; the sources are {', '.join(names)}."
+            )

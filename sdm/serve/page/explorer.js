@@ -329,8 +329,8 @@ function describeIndex() {
   const [west, south, east, north] = info.bounds;
   const unit = grid.degrees ? "°" : " (units of its CRS)";
   $("index-title").textContent =
-    `${span(south, north, "S", "N")}, ${span(west, east, "W", "E")}; pixels of ${grid.resolution}${unit}; model ${model.name}`;
-  $("legend-title").textContent = sentence(info.quantity);
+    `${span(south, north, "S", "N")}, ${span(west, east, "W", "E")}; pixels of ${grid.resolution}${unit}; model ${model.name}${info.season && `, ${info.season}`}`;
+  $("legend-title").textContent = sentence(info.quantity + (info.season && ` ${info.season}`));
   $("ramp").style.background = `linear-gradient(to right, ${info.ramp.join(", ")})`;
   const [low, high] = info.range;
   $("ticks").replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((at) => element("span", String(low + at * (high - low)))));

@@ -1,0 +1,209 @@
+"""Tables of others: records of species at positions, in any common format and CRS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdm.errors import LayerError
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+    from sdm.training.recipe import RecordsData
+
+LON_COLUMNS = ("lon", "longitude", "decimalLongitude", "long", "x", "X_WGS84")
+LAT_COLUMNS = ("lat", "latitude", "decimalLatitude", "lat", "y", "Y_WGS84")
+"""Where `lon` and `lat` are not given in the recipe; compared without case."""
+TEXT = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows of a table: `lonlat` (N, 2) float64 degrees (lon, lat); `month` (N,) int8, 0 where the table has none;
+    `species` (N,) row of `names`, -1 where a row names none; `present` (N,) bool.
+    """
+
+    lonlat: np.ndarray
+    month: np.ndarray
+    species: np.ndarray
+    names: list[str]
+    present: np.ndarray
+
+
+def read_vector(path: str | Path) -> GeoDataFrame:
+    """A vector file (GeoParquet, GeoPackage, GeoJSON, shapefile ...) with features and a CRS.
+
+    Raises LayerError in one sentence where it is missing, unreadable, empty or without CRS.
+    """
+    import geopandas
+
+    path = Path(path)
+    if not path.exists():
+        raise LayerError(f"data source {str(path)!r} does not exist; path = in the recipe names it.")
+    try:
+        frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+    except Exception as error:  # drivers raise many unrelated types on hostile files
+        raise LayerError(f"data source {str(path)!r} cannot be read as vector data ({_line(error)}).") from error
+    if not isinstance(frame, geopandas.GeoDataFrame) or not len(frame):
+        raise LayerError(f"data source {str(path)!r} holds no feature.")
+    if frame.crs is None:
+        raise LayerError(f"data source {str(path)!r} has no CRS; assign one (for example in QGIS) and save it again.")
+    return frame
+
+
+def read_records(data: RecordsData) -> Records:
+    """The records of a recipe's source: text table, Parquet, or vector file of points.
+
+    Raises LayerError naming the file and the column or value that is wrong.
+    """
+    path = Path(data.path)
+    frame, lonlat = _table(path, data)
+    if data.presence and data.presence not in frame:
+        _lacks(path, "presence", data.presence, frame)
+    if data.columns:
+        return _wide(path, frame, lonlat, data.columns, _months(path, frame, data.month))
+    present = np.ones(len(frame), bool)
+    if data.presence:
+        present = _numbers(path, frame, data.presence) > 0
+    if data.taxon:
+        names, species = [data.taxon], np.zeros(len(frame), np.int64)
+        if data.presence:
+            species[~present] = -1  # background of all species, of which there is one
+    else:
+        if data.species not in frame:
+            _lacks(path, "species", data.species, frame)
+        given = frame[data.species]
+        text = given.astype("string").str.strip().fillna("").to_numpy(dtype=object)
+        unique, species = np.unique(text.astype(str), return_inverse=True)
+        names = [str(u) for u in unique]
+        if names[0] == "":
+            names, species = names[1:], species - 1
+    good = np.isfinite(lonlat).all(axis=1) & ((species >= 0) | ~present)
+    if not good.any():
+        raise LayerError(f"data source {str(path)!r} has no row with a position and a species.")
+    month = _months(path, frame, data.month)
+    check_lonlat(lonlat[good], str(path))
+    return Records(lonlat[good], month[good], species[good], names, present[good])
+
+
+def _wide(path: Path, frame: Any, lonlat: np.ndarray, columns: dict[str, str], month: np.ndarray) -> Records:
+    """A table with a column of 0 and 1 per species: {column: species}; rows without any presence count as plots."""
+    for column in columns:
+        if column not in frame:
+            _lacks(path, "columns", column, frame)
+    good = np.isfinite(lonlat).all(axis=1)
+    check_lonlat(lonlat[good], str(path))
+    values = np.stack([_numbers(path, frame, c) for c in columns], axis=1)[good]
+    row, column = np.nonzero(values > 0)
+    nothing = np.flatnonzero(~(values > 0).any(axis=1))
+    rows = np.concatenate([row, nothing])
+    species = np.concatenate([column, np.full(nothing.size, -1)])
+    return Records(lonlat[good][rows], month[good][rows], species, list(columns.values()), species >= 0)
+
+
+def _table(path: Path, data: RecordsData) -> tuple[Any, np.ndarray]:
+    """(table, (N, 2) (lon, lat), NaN where a row has no position)."""
+    import pandas
+
+    if not path.is_file():
+        raise LayerError(f"data source {str(path)!r} does not exist; path = in the recipe names it.")
+    text = path.name.lower().endswith(TEXT)
+    if text:
+        try:
+            frame = pandas.read_csv(path, sep="\t" if ".tsv" in path.name.lower() else ",", low_memory=False)
+        except Exception as error:  # a damaged file can fail in any way
+            raise LayerError(f"data source {str(path)!r} cannot be read as a table ({_line(error)}).") from error
+    elif path.suffix == ".parquet" and not _geo_parquet(path):
+        frame = pandas.read_parquet(path)
+    else:
+        vector = read_vector(path).to_crs(4326)
+        if set(vector.geom_type.dropna()) - {"Point"}:
+            raise LayerError(f"data source {str(path)!r} holds features that are no points; ranges are 'polygons'.")
+        return vector, np.column_stack([vector.geometry.x, vector.geometry.y]).astype(np.float64)
+    if not len(frame):
+        raise LayerError(f"data source {str(path)!r} has no row.")
+    lon = _column(path, frame, "lon", data.lon, LON_COLUMNS)
+    lat = _column(path, frame, "lat", data.lat, LAT_COLUMNS)
+    x, y = _numbers(path, frame, lon), _numbers(path, frame, lat)
+    return frame, np.column_stack(_to_lonlat(path, x, y, data.crs))
+
+
+def _to_lonlat(path: Path, x: np.ndarray, y: np.ndarray, crs: str) -> tuple[np.ndarray, np.ndarray]:
+    import pyproj
+
+    try:
+        known = pyproj.CRS.from_user_input(crs)
+    except pyproj.exceptions.CRSError as error:
+        raise LayerError(f"data source {str(path)!r}: crs = {crs!r} is not known; give e.g. EPSG:32610.") from error
+    if known.equals(pyproj.CRS.from_epsg(4326), ignore_axis_order=True):
+        return x, y
+    lon, lat = pyproj.Transformer.from_crs(known, 4326, always_xy=True).transform(x, y)
+    there = np.isfinite(x) & np.isfinite(y)
+    if (there & ~(np.isfinite(lon) & np.isfinite(lat))).any():
+        raise LayerError(f"data source {str(path)!r} has positions outside the domain of crs = {crs!r}.")
+    return np.where(there, lon, np.nan), np.where(there, lat, np.nan)
+
+
+def _geo_parquet(path: Path) -> bool:
+    import pyarrow.parquet
+
+    try:
+        return b"geo" in (pyarrow.parquet.read_schema(path).metadata or {})
+    except Exception as error:
+        raise LayerError(f"data source {str(path)!r} cannot be read as Parquet ({_line(error)}).") from error
+
+
+def _column(path: Path, frame: Any, key: str, given: str, usual: tuple[str, ...]) -> str:
+    if given:
+        if given not in frame:
+            _lacks(path, key, given, frame)
+        return given
+    by_case = {str(c).lower(): c for c in frame.columns}
+    for name in usual:
+        if name.lower() in by_case:
+            return by_case[name.lower()]
+    return _lacks(path, key, usual[0], frame)
+
+
+def _lacks(path: Path, key: str, column: str, frame: Any) -> str:
+    there = ", ".join(str(c) for c in list(frame.columns)[:12] if c != "geometry")
+    raise LayerError(f"data source {str(path)!r} has no column {column!r}; {key} = names it (there are {there}).")
+
+
+def _numbers(path: Path, frame: Any, column: str) -> np.ndarray:
+    import pandas
+
+    values = pandas.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
+    if np.isnan(values).all():
+        raise LayerError(f"data source {str(path)!r}: column {column!r} holds no number.")
+    return values
+
+
+def _months(path: Path, frame: Any, column: str) -> np.ndarray:
+    if not column:
+        return np.zeros(len(frame), np.int8)
+    if column not in frame:
+        _lacks(path, "month", column, frame)
+    values = np.nan_to_num(_numbers(path, frame, column))
+    if ((values < 0) | (values > 12) | (values != np.floor(values))).any():
+        raise LayerError(f"data source {str(path)!r}: column {column!r} is no month 1..12 (0 or empty: not known).")
+    return values.astype(np.int8)
+
+
+def check_lonlat(lonlat: np.ndarray, path: str) -> None:
+    """Raise LayerError for a position (lon, lat) off the globe."""
+    bad = ~((np.abs(lonlat[:, 0]) <= 180.0) & (np.abs(lonlat[:, 1]) <= 90.0))
+    if bad.any():
+        lon, lat = lonlat[np.flatnonzero(bad)[0]]
+        raise LayerError(
+            f"data source {path!r} has the position lon {lon:g}, lat {lat:g}, which is not on the globe; "
+            "are the columns swapped, or in another CRS (crs = in the recipe)?"
+        )
+
+
+def _line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:120]

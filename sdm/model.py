@@ -193,6 +193,11 @@ class Model:
         """Whether it can tell one month from another."""
         return self.config["location"].get("season", False)
 
+    @property
+    def ranges(self) -> str:
+        """What it takes for the range of a species, as a clause without its point; "" if it does not say."""
+        return str(self.config.get("ranges", ""))
+
     def extent(self, group: str) -> tuple[float, float, float, float] | None:
         """(west, south, east, north) degrees where ranges of a group of species are known, None: everywhere."""
         entry = self.config.get("groups", {}).get(group) or {}

@@ -78,7 +78,8 @@ def score_of(model: AnyModel, modalities: tuple[str, ...]) -> Suitability:
     """What a cosine of these modalities means in a calibrated model. Raises RequestError for one that is not."""
     if not model.calibrated:
         raise RequestError(f"model {model.name!r} is not calibrated: its maps show relative suitability or cosines.")
-    return Probability(*model.calibration(modalities))
+    ranges = {"ranges": model.ranges} if model.ranges else {}
+    return Probability(*model.calibration(modalities), **ranges)
 
 
 def scorer(places: Places, kind: str = "auto") -> Callable[[np.ndarray], Suitability]:

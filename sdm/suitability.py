@@ -19,6 +19,8 @@ class Probability:
 
     scale: float
     bias: float
+    ranges: str = "ranges come from maps with cells of about 96 km"
+    """What the model takes for the range, for people."""
     name: ClassVar[str] = "probability"
     valid_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     phrase: ClassVar[str] = "Probability that the place lies in the range of {}"
@@ -28,7 +30,7 @@ class Probability:
         """What a value is, for people; begins after "for each pixel"."""
         return (
             f"the probability that it lies in the range, sigmoid({self.scale:.3f} * cosine {self.bias:+.3f}). Not an "
-            "abundance, not a habitat quality; ranges come from maps with cells of about 96 km."
+            f"abundance, not a habitat quality; {self.ranges}."
         )
 
     @property

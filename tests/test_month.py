@@ -31,7 +31,13 @@ def birds(tmp_path_factory, write_model):
         (SWALLOW, "Aves", "Passeriformes", "Hirundinidae", "bird", "barn swallow"),
         ("Turdus merula", "Aves", "Passeriformes", "Turdidae", "bird", "blackbird"),
     ]
-    return write_model(tmp_path_factory.mktemp("models") / "birds", rows, season=True, licence="CC BY-NC-SA 4.0")
+    return write_model(
+        tmp_path_factory.mktemp("models") / "birds",
+        rows,
+        season=True,
+        licence="CC BY-NC-SA 4.0",
+        ranges="ranges are made up",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -187,6 +193,7 @@ def test_every_output_says_the_month_and_the_licence(run, tmp_path, birds):
         tags = src.tags()
         assert tags["month"] == "5" and tags["licence"] == "CC BY-NC-SA 4.0"
         assert "Model birds: CC BY-NC-SA 4.0 (non-commercial)" in tags["TIFFTAG_COPYRIGHT"]
+        assert "not a habitat quality; ranges are made up." in tags["TIFFTAG_IMAGEDESCRIPTION"]
         assert src.descriptions == ("Probability that the place lies in the range of Hirundo rustica in May",)
     data = xr.open_zarr(tmp_path / "maps" / f"{stem}.zarr")
     assert data.attrs["month"] == "5" and "(barn swallow) in May" in data.attrs["title"]

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from sdm.errors import ModelError, RequestError
-from sdm.training import evaluate, patching
+from sdm.errors import ModelError, OutputError, RequestError
+from sdm.training import evaluate, patched, patching
 from sdm.training.patching import Search, average, blend, mean_average_precision
+from sdm.training.towers import BundledSpace, open_space, read_states
+from tests import test_training
+from tests.test_training import TAXA
 
+tiny, world = test_training.tiny, test_training.world  # fixtures
 GRID = np.linspace(0, 1, 11).round(2).tolist()
 
 
@@ -132,3 +136,111 @@ def test_report(tmp_path):
     best = max(rows, key=lambda r: float(r["height"]))
     assert float(best["height"]) == pytest.approx(1 - 0.01**2 - 0.02**2, abs=1e-6)
     assert (tmp_path / "patching.png").read_bytes().startswith(b"\x89PNG")
+
+
+# Models --------------------------------------------------------------------------------------------
+
+
+BINDING = '[binding]\nlosses = { location = "range", satellite = "range", environment = "range" }\n'
+
+
+@pytest.mark.slow
+def test_bound_locked_fine_tuned_and_patched_by_commands(tmp_path, tiny, capsys):
+    """Three recipes with [binding] and `sdm patch`, from ranges to a model that maps."""
+    from sdm.api import map_species
+    from sdm.cli import main_sdm
+    from sdm.model import Model
+
+    def sdm(*arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["sdm", *map(str, arguments)])
+            main_sdm()
+
+    def trained(name, steps, binding, objective=""):
+        recipe, out = tiny(steps, BINDING.replace("[binding]", f"[binding]\n{binding}"),
+                           [("[objective]", "[objective]\n" + objective)] if objective else ())  # fmt: skip
+        with pytest.raises(SystemExit) as done:
+            sdm("train", recipe.path, "--out", out, "--run", tmp_path / name, "--stage", "develop")
+        assert not done.value.code
+        return tmp_path / name
+
+    everything = 'train = ["text", "location", "satellite", "environment"]'
+    first = trained("first", 120, everything)
+    tuned = trained("tuned", 60, everything, f'initial = "{first.as_posix()}"')
+    assert (tuned / "develop" / "curves.csv").read_text().startswith("step,loss,gradient,loss location")
+    recipe, _ = tiny(20)
+    with pytest.raises(SystemExit) as done:
+        sdm("patch", first, tuned, "--recipe", recipe.path, "--alphas", 3, "--out", tmp_path / "patched")
+    assert not done.value.code
+    said = capsys.readouterr().out
+    assert "alpha text" in said and "test       mean AP" in said
+    model = Model.open(tmp_path / "patched")
+    facts = model.config["patching"]
+    assert set(facts["alpha"]) == {"location", "satellite", "environment", "text"}
+    assert facts["validation"]["patched"] >= max(facts["validation"]["locked"], facts["validation"]["tuned 1"]) - 1e-6
+    assert model.calibration(("location",)) != Model.open(first / "develop" / "model").calibration(("location",))
+    assert (tmp_path / "patched" / "patching.csv").is_file()
+    expected = blend([s["text"] for s in (read_states(first, ["text"]), read_states(tuned, ["text"]))],
+                     [1 - facts["alpha"]["text"], facts["alpha"]["text"]])  # fmt: skip
+    found = open_space(tmp_path / "patched").states()["text"]
+    assert torch.allclose(found["embedding.weight"], expected["embedding.weight"], atol=2e-3)  # half precision
+    west = map_species("Ursus arctos", bbox=(-110, 40, -105, 45), model=tmp_path / "patched", mask="none",
+                       resolution=1.0).values  # fmt: skip
+    assert np.nanmean(west) > 0.5
+
+
+def bundle(folder, seed=0, width=16):
+    """A small model folder."""
+    config = {
+        "format": "taxabind-map/1", "name": folder.name, "dim": 8, "domain": [-60, 90], "calibration": {},
+        "location": {"sigmas": [1.0], "features": 4, "width": width, "depth": 1, "pitch": 0.5},
+        "satellite": {"size": 4, "width": 8, "depth": 1, "pitch": 0.5, "pixel": 0.1},
+        "environment": {"width": 8, "depth": 1, "pitch": 0.1,
+                        "inputs": [{"layer": "bio1", "transform": "identity", "value": 0, "mean": 1.0, "std": 1.0}]},
+    }  # fmt: skip
+    torch.manual_seed(seed)
+    source = folder.parent / "names"
+    source.mkdir(exist_ok=True)
+    (source / "taxa.csv").write_text(TAXA)
+    BundledSpace(config, ["class:Mammalia", "genus:Ursus"], source).write(folder)
+    return folder
+
+
+def test_models_of_other_architectures_or_another_start_are_refused(tmp_path):
+    a, b, c = bundle(tmp_path / "a"), bundle(tmp_path / "b", width=24), bundle(tmp_path / "c", seed=1)
+    with pytest.raises(ModelError, match=r"location encoder cannot be patched: the architectures differ, net.0.weight"):
+        patched.patch(a, [b], tmp_path / "out", None, "average")
+    with pytest.raises(ModelError, match="frequencies was drawn anew"):
+        patched.patch(a, [c], tmp_path / "out", None, "average")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(RequestError, match="mode 'joint' chooses by validation: give a recipe or a dataset"):
+        patched.patch(a, [a], tmp_path / "out", None, "joint")
+    with pytest.raises(RequestError, match="mode 'best' is not known"):
+        patched.patch(a, [a], tmp_path / "out", None, "best")
+
+
+def test_average_of_models_without_validation(tmp_path):
+    a = bundle(tmp_path / "a")
+    space = open_space(a)
+    with torch.no_grad():
+        for value in space.towers["satellite"].parameters():
+            value += 1.0
+    space.write(tmp_path / "b", name="b")
+    facts = patched.patch(a, [tmp_path / "b"], tmp_path / "out", None, "average", ["satellite"])
+    assert facts["modalities"] == ["satellite"]
+    before, after = read_states(a, ["satellite", "text"]), read_states(tmp_path / "out", ["satellite", "text"])
+    key = "net.0.bias"
+    assert torch.allclose(after["satellite"][key], before["satellite"][key] + 0.5, atol=2e-3)
+    assert torch.equal(after["text"]["embedding.weight"], before["text"]["embedding.weight"])
+    with pytest.raises(OutputError, match="exists already"):
+        patched.patch(a, [tmp_path / "b"], tmp_path / "out", None, "average")
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    a = bundle(tmp_path / "a")
+    (tmp_path / "bad.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ModelError, match=r"bad.pt' cannot be read"):
+        patched.patch(a, [tmp_path / "bad.pt"], tmp_path / "out", None, "average")
+    torch.save({"other": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(RequestError, match="holds no weights of location, satellite, environment, text"):
+        patched.patch(a, [tmp_path / "other.pt"], tmp_path / "out", None, "average")

@@ -1,6 +1,8 @@
-"""Training: the loss, the measures, the data adapters, and a small model from recipe to map."""
+"""Training: the loss, the measures, the splits, and small models from recipe to map."""
 
+import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyproj
@@ -8,37 +10,94 @@ import pytest
 import shapely
 import torch
 
-from sdm.errors import LayerError, RequestError
-from sdm.training import evaluate
-from sdm.training.loss import RangeLoss
+from sdm.errors import LayerError, ModelError, RequestError
+from sdm.training import distributed, evaluate, run, splits
+from sdm.training.loss import NOT_KNOWN, BlockLabels, RangeLoss
+from sdm.training.prepare import prepare
 from sdm.training.ranges import RangePolygons, RangeRaster, draw_places
 from sdm.training.recipe import Recipe
 
 BEHRMANN = "+proj=cea +lat_ts=30 +datum=WGS84"
 
 
-def test_range_loss_has_the_gradient_of_cross_entropy():
-    torch.manual_seed(0)
-    z = torch.nn.functional.normalize(torch.randn(48, 32), dim=-1).requires_grad_()
-    t = torch.nn.functional.normalize(torch.randn(90, 32), dim=-1).requires_grad_()
+def unit(n, dim, seed):
+    vectors = torch.randn(n, dim, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(vectors, dim=-1).requires_grad_()
+
+
+def example_blocks():
+    """Four blocks over 48 places and 90 species: hard with pooled places, some places, soft, partly known."""
+    rng = np.random.default_rng(0)
+    hard = torch.from_numpy((rng.random((48, 40)) < 0.2).astype(np.uint8))
+    hard[:24] = hard[:24:4].repeat_interleave(4, dim=0)
+    rows = torch.arange(48)[rng.random(48) < 0.6]
+    some = torch.from_numpy((rng.random((len(rows), 50)) < 0.1).astype(np.uint8))
+    soft = torch.from_numpy(rng.integers(0, 256, (48, 7)).astype(np.uint8))
+    partial = torch.from_numpy(rng.choice([0, 1, NOT_KNOWN], (len(rows), 5)).astype(np.uint8))
+    return [
+        BlockLabels(hard, None, slice(0, 40), pooled=24, group=4),
+        BlockLabels(some, rows, slice(40, 90)),
+        BlockLabels(soft, None, torch.tensor([3, 89, 41, 0, 7, 8, 50]), soft=True, weight=0.5),
+        BlockLabels(partial, rows, torch.tensor([1, 2, 88, 5, 4]), partial=True, weight=3.0),
+    ]
+
+
+def plain_loss(z, t, scale, bias, blocks, pool):
+    """The definition, by the generic graph."""
+    total = 0.0
+    for block in blocks:
+        rows = torch.arange(len(z)) if block.rows is None else block.rows
+        logits = scale.exp() * (z[rows] @ t[block.columns].T) + bias
+        label = block.labels.double() / 255 if block.soft else block.labels.double()
+        known = torch.ones_like(label) if block.soft else (block.labels != NOT_KNOWN).double()
+        label = torch.where(known > 0, label, 0.0)
+        each = torch.nn.functional.binary_cross_entropy_with_logits(logits, label, reduction="none") * known
+        share = torch.ones(len(rows), 1, dtype=torch.float64)
+        if pool and block.pooled:
+            share[: block.pooled] = 1 - pool
+            cells = logits[: block.pooled].view(-1, block.group, logits.shape[1])
+            joint = cells.logsumexp(1) - np.log(block.group)
+            pooled = torch.nn.functional.binary_cross_entropy_with_logits(
+                joint, label[: block.pooled : block.group], reduction="sum"
+            )
+            total = total + block.weight * pool * block.group * pooled
+        total = total + block.weight * (each * share).sum()
+    return total / (100 * len(z))
+
+
+@pytest.mark.parametrize("pool", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_range_loss_has_the_gradient_of_cross_entropy(pool, precision):
+    """Against autograd of the definition in float64; products in bfloat16 are as good as those are."""
+    z, t, blocks = unit(48, 32, 1), unit(90, 32, 2), example_blocks()
     scale, bias = torch.tensor([2.5], requires_grad=True), torch.tensor([-1.0], requires_grad=True)
-    presence = (torch.rand(48, 90) < 0.1).to(torch.uint8)
-    unknown = torch.rand(48) < 0.3
+    exact = [v.detach().double().requires_grad_() for v in (z, t, scale, bias)]
+    value = plain_loss(*exact, blocks, pool)
+    value.backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        loss = RangeLoss.apply(z, t, scale, bias, blocks, 48, pool)
+    (loss * 2).backward()
+    for v, e in zip((z, t, scale, bias), exact, strict=True):
+        error = (v.grad - 2 * e.grad).norm() / (2 * e.grad).norm()
+        assert error < (1e-5 if precision == "float32" else 0.012)
+    if not pool:
+        assert loss.item() == pytest.approx(value.item(), rel=1e-5 if precision == "float32" else 0.01)
 
-    logits = scale.exp() * (z @ t.T) + bias
-    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, presence.float(), reduction="none")
-    known = torch.ones_like(each)
-    known[unknown, 60:] = 0
-    (each * known).sum(1).mean().div(100).backward()
-    expected = [v.grad.clone() for v in (z, t, scale, bias)]
 
-    for v in (z, t, scale, bias):
-        v.grad = None
-    RangeLoss.apply(z, t, scale, bias, presence, unknown, 60).backward()
-    for v, e in zip((z, t, scale, bias), expected, strict=True):
-        assert torch.allclose(v.grad, e, rtol=0.03, atol=3e-4 * float(e.abs().max()) + 1e-6) or (
-            (v.grad - e).norm() / e.norm() < 0.01  # bfloat16 products
-        )
+def test_range_loss_of_shares_adds_up():
+    """Two processes' shares, each divided by half the places: their mean is the whole batch's."""
+    t, scale, bias = unit(90, 32, 2), torch.tensor([2.5]), torch.tensor([-1.0])
+    z = unit(48, 32, 1).detach()
+    labels = example_blocks()[0].labels
+
+    def gradient(rows, count):
+        t.grad = None
+        RangeLoss.apply(z[rows], t, scale, bias, [BlockLabels(labels[rows], None, slice(0, 40))], count).backward()
+        return t.grad.clone()
+
+    whole = gradient(slice(0, 48), 48)
+    parts = [gradient(slice(0, 20), 24), gradient(slice(20, 48), 24)]
+    assert torch.allclose(sum(parts) / 2, whole, atol=1e-7)
 
 
 def test_average_precision_and_auc_by_hand():
@@ -69,17 +128,81 @@ def test_fit_calibration_recovers_the_truth():
     assert bias == pytest.approx(-6.0, rel=0.03)
     # A start far too sure of itself, from which a full Newton step runs away.
     assert evaluate.fit_calibration(x, y, (90.0, -2.0)) == pytest.approx((scale, bias), rel=1e-4)
+    # Probabilities as labels say more than draws from them.
+    soft = evaluate.fit_calibration(x, 1 / (1 + np.exp(-(17.0 * x - 6.0))), (5.0, 0.0))
+    assert soft == pytest.approx((17.0, -6.0), rel=1e-3)
+
+
+def test_scores_of_soft_and_partly_known_labels():
+    rng = np.random.default_rng(3)
+    label = rng.random((300, 4)).astype(np.float32)
+    score = label + rng.normal(0, 0.3, label.shape)
+    known = rng.random(label.shape) < 0.7
+    result = evaluate.score(score, label, label, known, min_places=5)
+    expected = [evaluate.auc(score[known[:, j], j], label[known[:, j], j] >= 0.5) for j in range(4)]
+    assert result["auc"] == pytest.approx(np.mean(expected)) and result["species"] == 4
+    assert result["ece"] == pytest.approx(0, abs=1e-6)  # the label itself as probability
+    nothing = evaluate.score(score, label, label * 0, None, min_places=5)
+    assert nothing["ap"] is None and nothing["species"] == 0
 
 
 def test_held_out_blocks_are_whole_blocks():
     rng = np.random.default_rng(2)
     lonlat = np.stack([rng.uniform(-180, 180, 20_000), rng.uniform(-60, 85, 20_000)], axis=1)
-    out = evaluate.held_out(lonlat, 10.0, 0.2, seed=7)
+    out = splits.held_out_places("blocks", lonlat, block_degrees=10.0, fraction=0.2, seed=7)
     assert 0.1 < out.mean() < 0.3
     tens = np.floor(lonlat / 10.0)
     for block in np.unique(tens, axis=0)[:200]:
         inside = (tens == block).all(axis=1)
         assert out[inside].all() or not out[inside].any()
+
+
+CITIES = {
+    "africa": [(31.2, 30.0), (-5.8, 35.7), (47, -19), (42.6, 11.6)],
+    "asia": [(34, 29), (139.7, 35.7), (30, 40.9), (107, -6.2), (-172, 66), (83, 55), (125, 8)],
+    "australia": [(151, -33.9), (147.2, -9.4), (172, -43), (-149.5, -17.6)],
+    "europe": [(0, 51.5), (-22, 64.1), (16, 78), (25, 35.2), (37.6, 55.7), (14.4, 35.9)],
+    "north-america": [(-74, 40.7), (-40, 70), (-156, 20), (-80.5, 8.6), (-160, 66), (-61, 14)],
+    "south-america": [(-74.1, 4.6), (-91, -0.7), (-68, -54), (-61.3, 10.4)],
+    "antarctica": [(0, -80)],
+}
+
+
+def test_continents():
+    for name, cities in CITIES.items():
+        assert set(splits.continent(np.array(cities, float))) == {name}
+    here = np.array([(31.2, 30.0), (0, 51.5), (-74, 40.7)])
+    held = splits.held_out_places("continents", here, continents=("africa", "north-america"))
+    assert held.tolist() == [True, False, True]
+
+
+def test_climates():
+    places = {"A": (101.7, 3.1), "B": (25, 25), "C": (0, 51.5), "D": (83, 55), "E": (-40, 72)}
+    lonlat = np.array(list(places.values()), float)
+    assert splits.koeppen(lonlat).tolist() == list(places)
+    assert splits.held_out_places("climate", lonlat, climate=("A", "E")).tolist() == [True, False, False, False, True]
+    assert splits.held_out_places("climate", lonlat, climate=("dry",)).tolist()[1:3] == [True, False]
+    cold = splits.in_climate(lonlat, ("cold",), 0.2)
+    assert cold[4] and not cold[:3].any()
+
+
+def test_held_out_species_are_a_share():
+    out = splits.held_out_species([str(k) for k in range(50)], 0.3, seed=1)
+    assert out.sum() == 15 and (out == splits.held_out_species([""] * 50, 0.3, seed=1)).all()
+    assert not splits.held_out_places("species", np.zeros((3, 2))).any()
+
+
+def test_splits_that_are_refused():
+    here = np.zeros((2, 2))
+    for split, options, said in [
+        ("halves", {}, "split 'halves' is not known; choose blocks, continents"),
+        ("continents", {}, "needs continents, those held out: africa"),
+        ("continents", {"continents": ("atlantis",)}, "continent 'atlantis' is not known"),
+        ("climate", {"climate": ("nice",)}, "climate 'nice' is not known; choose A, B"),
+        ("climate", {}, "needs climate"),
+    ]:
+        with pytest.raises(RequestError, match=said):
+            splits.held_out_places(split, here, **options)
 
 
 @pytest.fixture
@@ -96,13 +219,19 @@ def world():
 
 
 def test_places_lie_in_their_cells(world):
-    places = draw_places(world, lambda lon, lat: lat > 0, None, 5, 9, 2, seed=3)
+    denser = [((0, 0, 60, 90), 9, 3.0)]
+    places = draw_places(world, lambda lon, lat: lat > 0, denser, 5, 2, 0.7, seed=3)
     lon, lat = places.lonlat.T
-    labels = world.labels(places.cell)
+    labels = world.labels(places.origin)
     assert ((lon < 0) == labels[:, 0].astype(bool)).all()
     assert ((lat > 0) == labels[:, 1].astype(bool)).all()
-    assert (places.count[places.land] == 5).all() and (places.count[~places.land] == 2).all()
-    assert (places.cell[places.start[7]] == 7) and places.count.sum() == len(lon)
+    assert (world.cells(lon, lat) == places.origin).all()
+    assert (world.cells(np.array([0.0]), np.array([89.99])) == -1).all()
+    land = labels[places.start, 1].astype(bool)
+    assert set(places.count[land]) == {5, 9} and set(places.count[~land]) == {2}
+    assert places.weight[land].sum() == pytest.approx(0.7) and places.weight.sum() == pytest.approx(1.0)
+    assert places.weight[places.count == 9].mean() == pytest.approx(3 * places.weight[places.count == 5].mean())
+    assert (places.origin[places.start[7]] == 7) and places.count.sum() == len(lon)
 
 
 def test_polygon_labels():
@@ -131,8 +260,10 @@ name = "tiny"
 title = "Tiny"
 version = "1"
 licence = "CC0-1.0"
-[data]
-phylacine = "{data}"
+[[data.source]]
+kind = "ranges"
+name = "mammals"
+path = "{data}"
 points_per_cell = 3
 points_per_cell_sea = 1
 [architecture]
@@ -140,10 +271,11 @@ dim = 16
 location = {{ sigmas = [1.0], features = 8, width = 32, depth = 1, pitch = 0.5 }}
 satellite = {{ size = 16, pixel = 0.06666666666666667, width = 8, depth = 1, pitch = 0.5 }}
 environment = {{ width = 16, depth = 1, pitch = 0.25 }}
+[objective]
+subset_shares = {{ location = 0.2, environment = 0.2 }}
 [optimiser]
 steps = {steps}
 batch = 128
-subset_shares = {{ location = 0.2, environment = 0.2 }}
 [evaluation]
 block_degrees = 30.0
 min_cells = 2
@@ -151,53 +283,282 @@ min_cells = 2
 
 TAXA = """species,kingdom,phylum,class,order,family,genus,common,synonyms,group
 Ursus arctos,Animalia,Chordata,Mammalia,Carnivora,Ursidae,Ursus,brown bear,,mammal
+Ursus ater,Animalia,Chordata,Mammalia,Carnivora,Ursidae,Ursus,black bear,,mammal
 Vulpes vulpes,Animalia,Chordata,Mammalia,Carnivora,Canidae,Vulpes,red fox,,mammal
+Vulpes alba,Animalia,Chordata,Mammalia,Carnivora,Canidae,Vulpes,white fox,,mammal
+Abies alba,Plantae,Tracheophyta,Pinopsida,Pinales,Pinaceae,Abies,silver fir,,tree
 """
 
 
+@pytest.fixture
+def tiny(tmp_path, world):
+    """Function: (recipe, model folder) of the tiny world; `more` is appended to the recipe."""
+
+    def make(steps=20, more="", swap=()):
+        bits = np.unpackbits(world.presence, axis=1)[:, :2].T
+        np.savez(
+            tmp_path / "phylacine_current_ranges.npz", species=np.array([s.replace(" ", "_") for s in world.species]),
+            packed=np.packbits(bits, axis=1), n_cells=bits.sum(1), shape=np.array(world.shape),
+            transform=np.array(world.transform), crs_wkt=world.crs,
+        )  # fmt: skip
+        out = tmp_path / "tiny"
+        out.mkdir(exist_ok=True)
+        (out / "taxa.csv").write_text(TAXA)
+        text = RECIPE.format(data=tmp_path.as_posix(), steps=steps) + more
+        for old, new in swap:
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / "tiny.toml"
+        path.write_text(text)
+        return Recipe.read(path), out
+
+    return make
+
+
+def silent(line):
+    pass
+
+
 @pytest.mark.slow
-def test_recipe_to_map(tmp_path, world, monkeypatch):
+def test_recipe_to_map(tmp_path, tiny, capsys):
     """Ranges, recipe, training, export; then the exported folder maps, and has learned the two halves."""
     from sdm.api import map_species
-    from sdm.training.run import run
+    from sdm.model import Model
 
-    bits = np.unpackbits(world.presence, axis=1)[:, :2].T
-    np.savez(
-        tmp_path / "phylacine_current_ranges.npz", species=np.array(["Ursus_arctos", "Vulpes_vulpes"]),
-        packed=np.packbits(bits, axis=1), n_cells=bits.sum(1), shape=np.array(world.shape),
-        transform=np.array(world.transform), crs_wkt=world.crs,
-    )  # fmt: skip
-    out = tmp_path / "tiny"
-    out.mkdir()
-    (out / "taxa.csv").write_text(TAXA)
-    path = tmp_path / "tiny.toml"
-    path.write_text(RECIPE.format(data=tmp_path.as_posix(), steps=300))
-    recipe = Recipe.read(path)
+    recipe, out = tiny(300)
+    folder = tmp_path / "run"
     with pytest.raises(RequestError, match="run the stage develop"):
-        run(recipe, out, tmp_path / "run", ("ship",))
-    metrics = run(recipe, out, tmp_path / "run", ("develop", "ship"))
-    held = metrics["held_out_blocks"]
+        run.run(recipe, out, folder, ("ship",))
+    assert not folder.exists()
+    metrics = run.run(recipe, out, folder, ("develop", "ship"))
+    held = metrics["held_out"]["mammals"]
     assert held["location"]["ece"] < 0.1
     shipped = json.loads((out / "config.json").read_text())["calibration"]["location"]
     assert [shipped["scale"], shipped["bias"]] == list(metrics["calibration"]["location"])
     assert set(held) >= {"location", "location+satellite+environment"}
     assert held["location"]["auc"] > 0.9
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["held_out_blocks"].keys() == held.keys()
+    assert json.loads((folder / "metrics.json").read_text())["held_out"]["mammals"].keys() == held.keys()
     west = map_species("Ursus arctos", bbox=(-110, 40, -105, 45), model=out, mask="none", resolution=1.0).values
     east = map_species("Ursus arctos", bbox=(80, 40, 85, 45), model=out, mask="none", resolution=1.0).values
     assert np.nanmean(west) > 0.6 > 0.4 > np.nanmean(east)
+    # The run folder says all.
+    said = json.loads((folder / "run.json").read_text())
+    assert said["settings"]["optimiser"]["batch"] == 128 and said["versions"]["torch"] == torch.__version__
+    assert len(said["identity"]["recipe"]) == 64 and said["settings"]["data"]["source"][0]["kind"] == "ranges"
+    assert (folder / "recipe.toml").read_text() == recipe.path.read_text()
+    for stage in ("develop", "ship"):
+        with (folder / stage / "curves.csv").open() as file:
+            losses = [float(r["loss"]) for r in csv.DictReader(file)]
+        assert losses[-1] < losses[0] and (folder / stage / "checkpoint.pt").is_file()
+    assert Model.open(out).config["calibration"] == json.loads((out / "config.json").read_text())["calibration"]
+    # What is complete is not run again; another recipe is refused.
+    capsys.readouterr()
+    assert run.run(recipe, out, folder, ("develop", "ship"))["held_out"] == json.loads(json.dumps(metrics["held_out"]))
+    assert "develop is complete" in capsys.readouterr().out
+    other, _ = tiny(301)
+    with pytest.raises(RequestError, match="holds a run of another recipe; give --restart"):
+        run.run(other, out, folder, ("develop",))
+    comment, _ = tiny(300, "# only a comment\n")
+    assert run._digest(comment) == run._digest(recipe) != run._digest(other)
+    # From where this one ended, with two encoders locked.
+    swap = [
+        ("[objective]", f'[objective]\ninitial = "{folder.as_posix()}"\nlocked = ["text", "location"]'),
+        ("= 300", "= 3"),
+    ]
+    tuned, _ = tiny(300, swap=swap)
+    data = prepare(tuned, out, silent, run.initial_inputs(tuned))
+    objective = run.make_objective(tuned, data, np.arange(len(data.places.start)))
+    before = {k: v.clone() for k, v in objective.encoders.state_dict().items()}
+    developed = Model.open(folder / "develop" / "model").load("cpu")
+    assert torch.equal(before["text.embedding.weight"], developed.text.embedding.weight.float())
+    run.trainer(tuned, objective, tmp_path / "tuned", "cpu", {}, silent).fit()
+    moved = {k.split(".")[0] for k, v in objective.encoders.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {"satellite", "environment"}
 
 
-def test_recipe_errors_name_the_key(tmp_path):
+def test_resumed_run_is_exact(tmp_path, tiny):
+    """A step that fails leaves the last checkpoint behind; from there the same weights as without a failure."""
+    recipe, out = tiny(12, swap=[("batch = 128", "batch = 64\ncheckpoint_every = 5")])
+    data = prepare(recipe, out, silent)
+
+    def fitted(folder, fail_at=None):
+        objective = run.make_objective(recipe, data, np.arange(len(data.places.start)))
+        trainer = run.trainer(recipe, objective, tmp_path / folder, "cpu", {"data": data.fingerprint}, silent)
+        draw = objective.draw
+
+        def failing(n, rng):
+            if trainer.step == fail_at:
+                raise InterruptedError
+            return draw(n, rng)
+
+        objective.draw = failing
+        trainer.fit()
+        return objective.state_dict()
+
+    whole = fitted("a")
+    with pytest.raises(InterruptedError):
+        fitted("b", fail_at=8)
+    again = fitted("b")
+    assert all(torch.equal(whole[k], again[k]) for k in whole)
+
+
+@pytest.mark.parametrize("pool", [0.0, 0.5])
+def test_shares_of_two_processes_are_the_batch(tmp_path, tiny, monkeypatch, pool):
+    """The mean of two processes' gradients is that of one, pooled groups and several blocks included."""
+    points = "".join(f"Abies alba,{lon},{lat}\nUrsus ater,{lon},{lat + 1}\n" for lon in (-100, 20) for lat in (40, 50))
+    (tmp_path / "r.csv").write_text("species,lon,lat\n" + points)
+    source = f'[[data.source]]\nkind = "occurrences"\npath = "{(tmp_path / "r.csv").as_posix()}"\nshare = 0.5\n'
+    objective_keys = f"[objective]\npool = {pool}\nplaces_per_cell = {3 if pool else 1}\n"
+    recipe, out = tiny(5, swap=[("[architecture]", source + "[architecture]"), ("[objective]\n", objective_keys)])
+    data = prepare(recipe, out, silent)
+    objective = run.make_objective(recipe, data, np.arange(len(data.places.start)))
+    batch = objective.draw(50, np.random.default_rng(0))
+    assert (batch.pooled == 33) if pool else (batch.pooled == 0)
+    if pool:
+        cells = data.places.origin[batch.index[:33]].reshape(11, 3)
+        assert (cells == cells[:, :1]).all() and (data.places.source[batch.index[:33]] == 0).all()
+        assert len(np.unique(batch.index[:33])) > 11
+    source = data.places.source[batch.index]
+    assert (source == 0).sum() == 33 and (source == 1).sum() == 17
+
+    def gradient():
+        objective.zero_grad()
+        loss, _ = objective(batch)
+        loss.backward()
+        return {n: p.grad.clone() for n, p in objective.named_parameters()}
+
+    whole, parts = gradient(), []
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        parts.append(gradient())
+    for name, expected in whole.items():
+        found = (parts[0][name] + parts[1][name]) / 2
+        assert torch.allclose(found, expected, atol=1e-6 + 1e-5 * float(expected.abs().max())), name
+
+
+def test_held_out_species(tmp_path, world, tiny):
+    """They get no labels and no vector of their own, and are scored by each rank that a trained relative has."""
+    bits = np.unpackbits(world.presence, axis=1)[:, :2]
+    four = np.concatenate([bits, bits], axis=1)  # the second of each genus lives where the first does
+    names = ["Ursus arctos", "Vulpes vulpes", "Ursus ater", "Vulpes alba"]
+    object.__setattr__(world, "species", names)
+    object.__setattr__(world, "presence", np.packbits(four, axis=1))
+    bits_of = np.unpackbits(world.presence, axis=1)[:, :4].T
+    recipe, out = tiny(120, swap=[("[evaluation]", '[evaluation]\nsplit = "species"\nheld_out = 0.25\nseed = 3')])
+    np.savez(
+        tmp_path / "phylacine_current_ranges.npz", species=np.array([s.replace(" ", "_") for s in names]),
+        packed=np.packbits(bits_of, axis=1), n_cells=bits_of.sum(1), shape=np.array(world.shape),
+        transform=np.array(world.transform), crs_wkt=world.crs,
+    )  # fmt: skip
+    data = prepare(recipe, out, silent)
+    test, without = run.split(recipe, data)
+    assert without.sum() == 1 and not test.any()
+    objective = run.make_objective(recipe, data, np.arange(len(data.places.start)), without)
+    batch = objective.draw(32, np.random.default_rng(0))
+    objective(batch)[0].backward()
+    own = data.species_rows[np.flatnonzero(without)[0], -1]
+    gradient = objective.encoders["text"].embedding.weight.grad
+    assert (gradient[own] == 0).all() and (gradient.abs().sum(1) > 0).sum() > 5
+    metrics = run.develop(recipe, data, tmp_path / "run", "cpu", silent)
+    ranks = metrics["held_out"]["mammals"]
+    assert set(ranks) == {"genus", "family", "order"} and "calibration" not in metrics
+    # Its genus lives where it does; the order has both halves.
+    both = "location+satellite+environment"
+    assert ranks["genus"][both]["auc"] > 0.9 > ranks["order"][both]["auc"]
+    with pytest.raises(RequestError, match="split 'species' holds no places out"):
+        run.run(recipe, out, tmp_path / "other", ("develop", "ship"))
+
+
+def test_seasonal_model_of_a_teacher_and_surveys(tmp_path, tiny):
+    """Soft labels by month, surveys and polygons beside the ranges; each source is scored where it knows something."""
+    rng = np.random.default_rng(0)
+    lonlat = np.repeat(np.stack([rng.uniform(-120, 120, 200), rng.uniform(-30, 60, 200)], axis=1), 2, axis=0)
+    month = np.tile(np.array([1, 7], np.int8), 200)
+    value = np.where((lonlat[:, 1] > 10) == (month == 7), 230, 10).astype(np.uint8)  # north in summer
+    np.savez(
+        tmp_path / "t.npz", species=np.array(["Vulpes alba"]), lonlat=lonlat, place=np.arange(400, dtype=np.int32) // 2,
+        month=month, indptr=np.arange(401), indices=np.zeros(400, np.int16), value=value,
+    )  # fmt: skip
+    rows = "".join(f"{'Abies alba' if lat > 15 else 'Ursus ater'},{lon:.3f},{lat:.3f}\n" for lon, lat in lonlat[::2])
+    (tmp_path / "plots.csv").write_text("species,lon,lat\n" + rows)
+    sources = f"""
+[[data.source]]
+kind = "probabilities"
+path = "{(tmp_path / "t.npz").as_posix()}"
+share = 2.0
+[[data.source]]
+kind = "surveys"
+path = "{(tmp_path / "plots.csv").as_posix()}"
+group = "tree"
+[architecture]"""
+    calibrate = '[evaluation]\ncalibrate = ["mammals", "probabilities"]'
+    swap = [("[architecture]", sources), ("sigmas", "season = true, sigmas"), ("[evaluation]", calibrate)]
+    recipe, out = tiny(150, swap=swap)
+    metrics = run.run(recipe, out, tmp_path / "run", ("develop",))
+    held = metrics["held_out"]
+    assert set(held) == {"mammals", "probabilities", "surveys"}
+    assert held["probabilities"]["location"]["species"] == 1 and held["surveys"]["location"]["species"] == 2
+    # Where it is present changes with the month, which location alone knows.
+    assert held["probabilities"]["location"]["auc"] > 0.85
+    assert held["probabilities"]["environment"]["auc"] < 0.65
+    config = json.loads((tmp_path / "run" / "develop" / "model" / "config.json").read_text())
+    west, south, east, north = config["groups"]["tree"]["extent"]
+    assert (west, north) == pytest.approx((lonlat[:, 0].min(), lonlat[:, 1].max()), abs=1e-3)
+    assert south < east and config["location"]["season"] is True
+
+
+def test_what_a_run_refuses(tmp_path, tiny):
+    recipe, out = tiny(5)
+    with pytest.raises(ModelError, match=r"has no taxa.csv"):
+        run.run(recipe, tmp_path / "none", tmp_path / "run", ("develop",))
+    empty, _ = tiny(5, swap=[("[evaluation]", "[evaluation]\nheld_out = 0.0")])
+    with pytest.raises(RequestError, match="split 'blocks' holds out none of 200 groups of places"):
+        run.run(empty, out, tmp_path / "run2", ("develop",))
+    data = prepare(recipe, out, silent)
+    assert replace(data, fingerprint="").fingerprint != data.fingerprint
+    (out / "taxa.csv").write_text(TAXA + "Abies nova,Plantae,Tracheophyta,Pinopsida,Pinales,Pinaceae,Abies,,,tree\n")
+    assert prepare(recipe, out, silent).fingerprint != data.fingerprint
+
+
+MORE = "[[data.source]]\n{}\n[architecture]"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("min_cells = 2", "wrong = 1", r"\[evaluation\] has the unknown key 'wrong'; known: block_degrees"),
+        ('kind = "ranges"', 'kind = "rangers"', r"number 1 has the kind 'rangers'; known: ranges, polygons"),
+        ("points_per_cell = 3", "points_per_sell = 3", r"1 \(ranges\) has the unknown key 'points_per_sell'; known"),
+        ("batch = 128", 'batch = "128"', r"\[optimiser\] batch = '128' must be a whole number"),
+        ("batch = 128", "batch = true", r"batch = True must be a whole number"),
+        ("[optimiser]", "[optimizer]", r"the top has the unknown key 'optimizer'; known: architecture"),
+        ('version = "1"\n', "", "needs the text 'version' at its top"),
+        ("location = 0.2,", "sound = 0.2,", r"\[objective\] names 'sound'; known: location"),
+        ("location = 0.2,", "location = 1.2,", "subset_shares must be 0 or more and sum to at most 1"),
+        ("[objective]", '[objective]\nlocked = ["text"]', "need the model to start from, initial = a folder"),
+        ("[objective]", "[objective]\npool = 0.5", "pool must lie in 0..1, and above 0 needs places_per_cell"),
+        ("[evaluation]", '[evaluation]\ncalibrate = ["birds"]', "names 'birds'; the sources are mammals"),
+        ("[architecture]", MORE.format('kind = "ranges"\nname = "mammals"\npath = ""'), "two sources are called"),
+        ("[architecture]", MORE.format('kind = "surveys"'), r"\(surveys\) needs the key 'path'"),
+        ("[architecture]", MORE.format('kind = "occurrences"\npath = ""\nbackground = "sky"'), "'sky'; known: land"),
+    ],
+)
+def test_recipe_errors_name_the_key(tiny, old, new, said):
+    with pytest.raises(RequestError, match=said):
+        tiny(1, swap=[(old, new)])
+
+
+def test_recipes_that_are_none(tmp_path):
     path = tmp_path / "r.toml"
-    path.write_text(RECIPE.format(data="x", steps=1) + "wrong = 1\n")
-    with pytest.raises(RequestError, match=r"\[evaluation\] has the unknown key 'wrong'"):
-        Recipe.read(path)
     path.write_text("name = [")
     with pytest.raises(RequestError, match="not valid TOML"):
         Recipe.read(path)
     with pytest.raises(RequestError, match="cannot be read"):
         Recipe.read(tmp_path / "none.toml")
+    path.write_text('name = "a"\ntitle = "a"\nversion = "1"\nlicence = ""\n')
+    with pytest.raises(RequestError, match="needs at least one"):
+        Recipe.read(path)
 
 
 def test_bundled_recipe_describes_the_bundled_model():

@@ -10,6 +10,7 @@ from sdm import api
 from sdm.batch.plan import Batch
 from sdm.names import Resolution
 from sdm.outputs.metadata import MapMetadata
+from sdm.request import score_of
 
 STORE, RICHNESS, PICTURES, SPECIES, SUMMARY, PAGE = (
     "probability.zarr", "richness", "gallery", "species", "summary.csv", "index.html",
@@ -26,14 +27,14 @@ ENCODING = (
 def cube_metadata(batch: Batch, command: str) -> MapMetadata:
     """Of the variable (species, y, x)."""
     job, plan = batch.job, batch.job.plan
-    scale, bias = plan.model.calibration(plan.modalities)
+    means = score_of(plan.model, plan.modalities)
     return MapMetadata(
         title=f"Probability of the ranges of {len(job.resolutions):,} species{api.season_of(plan)}",
         quantity=f"Probability that the place lies in the species' range{api.season_of(plan)}",
         description=(
-            f"For each species and pixel the probability that it lies in the range, sigmoid({scale:.3f} * cosine "
-            f"{bias:+.3f}) in the embedding space of the model {plan.model.name!r}, rounded to 1/8192. {ENCODING} "
-            "Not an abundance, not a habitat quality; ranges come from maps with cells of about 96 km. "
+            f"For each species and pixel the probability that it lies in the range, sigmoid({means.scale:.3f} * cosine "
+            f"{means.bias:+.3f}) in the embedding space of the model {plan.model.name!r}, rounded to 1/8192. "
+            f"{ENCODING} Not an abundance, not a habitat quality; {means.ranges}. "
             "NaN: not modelled."
         ),
         variable=plan.targets[0].score.name,

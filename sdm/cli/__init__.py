@@ -6,6 +6,7 @@ from sdm.cli import (  # noqa: F401  each adds its commands to the programs
     index,
     map,
     models,
+    patch,
     retrieve,
     serve,
     train,

@@ -43,7 +43,7 @@ def build_command(
         ),
     ] = "land",
     model: Annotated[
-        str | None, typer.Option(metavar="NAME|FOLDER", help="Default: the bundled model.", show_default=False)
+        str | None, typer.Option(metavar="NAME|FOLDER", help="Default: mammals-trees.", show_default=False)
     ] = None,
     modalities: Annotated[
         str, typer.Option(help="Any of location, satellite, environment.")

@@ -52,9 +52,11 @@ def train_command(
     Ctrl-C and SIGTERM write a checkpoint first; the same command goes on from it, bit by bit as if it had never
     stopped. On several GPUs or processes: torchrun --nproc-per-node N "$(command -v sdm)" train RECIPE --device cuda.
     """  # fmt: skip
+    from sdm.training.observed import ObservedRecipe, train_observed
     from sdm.training.recipe import Recipe
 
-    opened = Recipe.read(recipe)
+    observed = ObservedRecipe.read(recipe)
+    opened = observed or Recipe.read(recipe)
     stages = tuple(s.strip() for s in stage.split(","))
     if not stages or not set(stages) <= {"develop", "ship"}:
         raise RequestError(f"stage {stage!r} is not known; choose develop, ship or develop,ship.")
@@ -69,4 +71,7 @@ def train_command(
     out, run = out or Path("models") / opened.name, run or Path("runs") / opened.name
     with joined(local_device(parse_device(device))) as own, progress(rank() == 0) as tell:
         bar = tell if sys.stderr.isatty() and rank() == 0 else None
+        if observed:
+            train_observed(observed, out, run, own, restart=restart, progress=bar)
+            return
         run_recipe(opened, out, run, stages, own, restart=restart, progress=bar)

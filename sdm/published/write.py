@@ -75,14 +75,14 @@ SMALL = {
     "clip": {
         "model_cfg": {
             "embed_dim": 64,
-            "vision_cfg": {"image_size": 48, "layers": 2, "width": 128, "patch_size": 16},
+            "vision_cfg": {"image_size": 224, "layers": 2, "width": 128, "patch_size": 56},
             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
         },
         "preprocess_cfg": {},
     },
     "sat_encoder": FULL["sat_encoder"] | {
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "image_size": 48, "projection_dim": 64,
+        "image_size": 224, "patch_size": 56, "projection_dim": 64,
     },
     "location_encoder": {"dim": 64, "encoded_size": 16, "input_size": 2, "sigma": [1, 16, 256], "hidden": 32},
     "env_encoder": {"depth": 4, "num_classes": 0, "num_filts": 64, "num_inputs": 20},

@@ -128,6 +128,8 @@ class BindingObjective(Objective):
         self.rates = rates
         self.settings = s = settings.resolved(space, pairs)
         self.space, self.pairs = space, pairs
+        # Short clips leave a part of the audio encoder alone.
+        self.every_parameter_used = "audio" not in s.train
         self.locked = tuple(m for m in (s.binding, *s.modalities) if m not in s.train)
         space.requires_grad_(False)
         for m in s.train:

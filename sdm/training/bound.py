@@ -59,12 +59,12 @@ class BoundObjective(BindingObjective):
     @property
     def log_scale(self) -> Tensor:
         """(1,) where the fit of the calibration starts."""
-        return self._calibrated.log_scale.view(1)
+        return self._calibrated.log_scale.detach().view(1)
 
     @property
     def bias(self) -> Tensor:
         """(1,), likewise."""
-        return self._calibrated.bias.view(1)
+        return self._calibrated.bias.detach().view(1)
 
     @torch.inference_mode()
     def embed_places(self, data: Prepared, batch: int = 4096) -> dict[str, Tensor]:

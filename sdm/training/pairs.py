@@ -54,10 +54,10 @@ class RangePairs:
 
     values: by modality (location (lon, lat), satellite, environment) one row per place, and "text", one row per
     species: arrays, or what can be indexed like them. labels: function of rows of places -> presence (n, species),
-    0/1 or a probability, of which 0.5 and more counts as present. where: the places that may be drawn. balance "place": a place that has any species,
-    then one of its species; "species": a species, then one of its places, so that rare ones are seen as often as
-    common ones. `globe`: the same modalities at random places of the globe, as negatives. Raises RequestError when
-    no species is present anywhere.
+    0/1 or a probability, of which 0.5 and more counts as present. where: the places that may be drawn. balance
+    "place": a place that has any species, then one of its species; "species": a species, then one of its places, so
+    that rare ones are seen as often as common ones. `globe`: the same modalities at random places of the globe, as
+    negatives. Raises RequestError when no species is present anywhere.
     """
 
     def __init__(

@@ -75,9 +75,9 @@ def blend(states: Sequence[State], weights: Sequence[float], what: str = "the en
     return mixed
 
 
-def average(states: Sequence[State]) -> dict[str, Tensor]:
+def average(states: Sequence[State], what: str = "the encoder") -> dict[str, Tensor]:
     """The plain mean of states, e.g. of checkpoints along a run (SWA, Izmailov et al. 2018, arXiv 1803.05407)."""
-    return blend(states, [1.0 / len(states)] * len(states))
+    return blend(states, [1.0 / len(states)] * len(states), what)
 
 
 def mean_average_precision(score: Tensor, present: Tensor) -> float:

@@ -88,6 +88,8 @@ class Prepared:
     """Size in pixels and degrees per pixel of the imagery."""
     fingerprint: str
     """Of every file that was read."""
+    taxa: Path
+    """The table of names."""
 
     def values(self, modality: str, index: np.ndarray) -> np.ndarray:
         """What an encoder reads at places: location (N, 2) or, seasonal, (N, 3) float32; environment; satellite."""
@@ -159,11 +161,9 @@ def prepare(
     index = {t: k for k, t in enumerate(vocabulary)}
     for block in blocks:
         log(f"{block.name}: {len(block.species)} species, labels at {int((block.rows >= 0).sum())} places")
-    files = [
-        *(s.path for s in recipe.data.source),
-        Path(folder) / "taxa.csv",
-        *sorted(resource_folder("data").glob("*.tif")),
-    ]
+    files = [f for s in sources for f in s.files]
+    table = Path(folder) / "taxa.csv"
+    files += [table, *sorted(resource_folder("data").glob("*.tif"))]
     return Prepared(
         sources=sources,
         places=places,
@@ -178,6 +178,7 @@ def prepare(
         seasonal=seasonal,
         crop=crop,
         fingerprint=of_parts([of_files([f]) for f in files]),
+        taxa=table,
     )
 
 

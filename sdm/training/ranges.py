@@ -61,12 +61,18 @@ class RangeRaster:
             str(z["crs_wkt"]),
         )
 
+    @staticmethod
+    def files(folder: str | Path) -> list[Path]:
+        """What `phylacine` reads in a folder."""
+        packed = Path(folder) / "phylacine_current_ranges.npz"
+        return [packed] if packed.is_file() else sorted(Path(folder).glob("*_*.tif"))
+
     @classmethod
     def _from_rasters(cls, folder: Path, keep: set[str]) -> RangeRaster:
         import rasterio
 
         names, rows, grid = [], [], None
-        for path in sorted(folder.glob("*_*.tif")):
+        for path in cls.files(folder):
             name = path.stem.replace("_", " ")
             if name not in keep:
                 continue

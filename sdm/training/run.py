@@ -75,9 +75,7 @@ def run(
         run_folder.mkdir(parents=True, exist_ok=True)
     distributed.wait()
     log = _logger(run_folder / "log.txt", quiet=progress is not None) if first else _silent
-    initial = _initial(recipe)
-    inputs = [Input(**i) for i in initial.config["environment"]["inputs"]] if initial else None
-    data = prepare(recipe, out, log, inputs)
+    data = prepare(recipe, out, log, initial_inputs(recipe))
     identity = {"recipe": _digest(recipe), "data": data.fingerprint}
     _refuse_other(run_folder, metrics, identity, restart)
     if restart:
@@ -93,7 +91,7 @@ def run(
             log(f"develop is complete in {run_folder}")
     if "ship" in stages:
         objective = make_objective(recipe, data, np.arange(len(data.places.start)))
-        _trainer(recipe, objective, run_folder / "ship", device, identity, log, progress).fit(restart)
+        trainer(recipe, objective, run_folder / "ship", device, identity, log, progress).fit(restart)
         if first:
             metrics["ship_in_sample"] = check_calibration(recipe, objective, data, metrics["calibration"], log)
             _write_json(metrics, metrics_file)
@@ -156,7 +154,7 @@ def develop(
     """Train without what is held out, then `assess` it: {"held_out": scores, "calibration": ...}."""
     test, species = split(recipe, data)
     objective = make_objective(recipe, data, np.flatnonzero(~test), species)
-    _trainer(recipe, objective, run_folder / "develop", device, identity or {}, log, progress).fit(restart)
+    trainer(recipe, objective, run_folder / "develop", device, identity or {}, log, progress).fit(restart)
     if distributed.rank() != 0:
         return {"held_out": {}, "calibration": {}}
     if recipe.evaluation.split == "species":
@@ -165,6 +163,7 @@ def develop(
     folder = run_folder / "develop" / "model"
     folder.mkdir(parents=True, exist_ok=True)
     export(recipe, data, objective, calibration, folder)
+    replace_file(folder / "taxa.csv", data.taxa.read_bytes())  # so that it is a whole model, to map with or start from
     return {"held_out": result, "calibration": calibration}
 
 
@@ -201,7 +200,7 @@ def assess(
     there = test_places(recipe, data, groups)
     embeddings, species = objective.embed_places(there), objective.embed_species()
     fold = in_blocks(there.places.lonlat, e.block_degrees, 0.5, e.seed + 1)
-    start = (float(objective.log_scale.exp()), float(objective.bias))
+    start = (float(objective.log_scale.detach().exp()), float(objective.bias.detach()))
     wanted = set(e.calibrate or (data.sources[0].name,))
     scored = _scored(there)
     if not wanted & {there.blocks[k].name for k in scored}:
@@ -260,7 +259,7 @@ def assess_species(recipe: Recipe, data: Prepared, objective: RangeObjective, wi
             name = there.blocks[k].name
             for subset in all_subsets():
                 cos = _cosine(combine([embeddings[m] for m in subset]), species, rows, there.columns[k][chosen])
-                start = (float(objective.log_scale.exp()), float(objective.bias))
+                start = (float(objective.log_scale.detach().exp()), float(objective.bias.detach()))
                 p = sigmoid(cos * start[0] + start[1])
                 r = score(cos, p, label, known, e.min_cells)
                 result.setdefault(name, {}).setdefault(rank, {})[calibration_key(subset)] = r
@@ -348,15 +347,16 @@ def export(recipe: Recipe, data: Prepared, objective: RangeObjective, calibratio
     replace_file(out / "config.json", (json.dumps(config, indent=1) + "\n").encode())
 
 
-def _trainer(
+def trainer(
     recipe: Recipe,
-    objective: RangeObjective,
+    objective: RangeObjective | BoundObjective,
     folder: Path,
     device: str,
     identity: dict[str, str],
     log: Log,
-    progress: Callable[[str, int, int], None] | None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Trainer:
+    """The trainer of a recipe's [optimiser]."""
     o = recipe.optimiser
     settings = Settings(**{f.name: getattr(o, f.name) for f in fields(Settings)})
     return Trainer(objective, settings, folder, device=device, identity=identity, log=log, progress=progress)
@@ -369,6 +369,12 @@ def _initial(recipe: Recipe) -> Model | None:
         return None
     developed = Path(given) / "develop" / "model"
     return Model.open(developed if (developed / "config.json").is_file() else given)
+
+
+def initial_inputs(recipe: Recipe) -> list[Input] | None:
+    """The environment as the model to start from reads it; None without one."""
+    initial = _initial(recipe)
+    return [Input(**i) for i in initial.config["environment"]["inputs"]] if initial else None
 
 
 def _digest(recipe: Recipe) -> str:

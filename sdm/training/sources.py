@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -40,6 +41,11 @@ class Source:
     def __init__(self, data: SourceData, name: str) -> None:
         self.data, self.name = data, name
 
+    @property
+    def files(self) -> list[Path]:
+        """What it was read from."""
+        return [Path(self.data.path)]
+
     def places(self, seed: int) -> Places | None:
         """Its own places; None for a source that only labels those of others."""
         return None
@@ -69,6 +75,11 @@ class Ranges(Source):
         self.species = tuple(self.raster.species)
         self.denser = tuple(denser)
         """((west, south, east, north), places per cell, weight) where polygons want more."""
+
+    @property
+    def files(self) -> list[Path]:
+        """The rasters of its folder, or the one archive."""
+        return RangeRaster.files(self.data.path)
 
     def places(self, seed: int) -> Places:
         """Places in every cell, drawn once; cells of land and sea by `land_share`."""

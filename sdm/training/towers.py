@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,8 @@ class Space(nn.Module):
         raise NotImplementedError
 
     def states(self) -> dict[str, dict[str, Tensor]]:
-        """Weights and buffers of every tower, on the CPU."""
-        return {m: {k: v.detach().cpu() for k, v in t.state_dict().items()} for m, t in self.towers.items()}
+        """Copies of the weights and buffers of every tower, on the CPU."""
+        return {m: {k: v.detach().cpu().clone() for k, v in t.state_dict().items()} for m, t in self.towers.items()}
 
     def load_states(self, states: States) -> None:
         """Take over the states of some towers. Raises ModelError for those that do not fit."""
@@ -65,12 +65,13 @@ class Space(nn.Module):
                 reason = " ".join(str(error).split())[:200]
                 raise ModelError(f"the {modality} encoder is of another architecture: {reason}") from error
 
-    def write(self, out: Path, **facts: Any) -> None:
-        """Write all towers into a new folder of the same layout. Raises OutputError when it exists."""
+    def write(self, out: Path, also: Callable[[Path], None] = lambda folder: None, **facts: Any) -> None:
+        """Write all towers into a new folder of the same layout; `also` may add files. Raises OutputError."""
         with Staging(Path(out).parent, [Path(out).name]) as staging:
             folder = staging.path(Path(out).name)
             folder.mkdir()
             self._write(folder, **facts)
+            also(folder)
             staging.publish()
 
     def _write(self, folder: Path, **facts: Any) -> None:
@@ -156,8 +157,12 @@ class PublishedSpace(Space):
 
 
 def open_space(name: str | Path, modalities: Iterable[str] | None = None) -> Space:
-    """The towers of a model folder, of a bundled model by its name, or of published checkpoints. Raises ModelError."""
-    model = open_model(name, offline=True)
+    """The towers of a model folder, a run folder (its develop stage), a bundled model or published checkpoints.
+
+    Raises ModelError.
+    """
+    developed = Path(name) / "develop" / "model"
+    model = open_model(developed if developed.is_dir() else name, offline=True)
     if is_published(model):
         return PublishedSpace(model.checkpoints, modalities)
     return BundledSpace.open(model)
@@ -169,7 +174,8 @@ def read_states(path: str | Path, modalities: Iterable[str]) -> dict[str, State]
     Of a run the averaged weights are taken. Raises ModelError, RequestError when nothing of the modalities is there.
     """
     path = Path(path)
-    file = path / "checkpoint.pt" if (path / "checkpoint.pt").is_file() else path
+    there = [f for f in (path / "checkpoint.pt", path / "develop" / "checkpoint.pt") if f.is_file()]
+    file = there[0] if there else path
     if file.suffix != ".pt":
         return {m: s for m, s in open_space(path).states().items() if m in tuple(modalities)}
     try:

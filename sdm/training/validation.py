@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,10 +15,13 @@ from sdm.evaluation.classification import accuracy
 from sdm.evaluation.retrieval import Retrieval, retrieve
 from sdm.model import MODALITIES, all_subsets, calibration_key
 from sdm.score import combine, normalise
-from sdm.training.evaluate import fit_calibration
-from sdm.training.pairs import DatasetPairs
+from sdm.training.evaluate import auc, fit_calibration
+from sdm.training.pairs import DatasetPairs, presence
 from sdm.training.patching import State, mean_average_precision
 from sdm.training.towers import Space
+
+if TYPE_CHECKING:
+    from sdm.training.prepare import Prepared
 
 BATCH = 1024
 
@@ -49,18 +52,20 @@ class RangeValidation(_Embedding):
     """Mean AP over species of the sum of some modalities, at places that training has not seen.
 
     values: as of `pairs.RangePairs`, one row per place and, for "text", per species; present (places, species) bool.
-    Species with fewer than `min_cells` places, or with all, are left out. `query`: what is summed.
+    Species with fewer than `min_cells` places, or with all, are left out, and those not `among` (S,) bool. `query`:
+    what is summed.
     """
 
     metric = "mean AP"
 
     def __init__(
         self, space: Space, values: Mapping[str, np.ndarray], present: np.ndarray,
-        query: Sequence[str] = MODALITIES, min_cells: int = 5,
+        query: Sequence[str] = MODALITIES, min_cells: int = 5, among: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         super().__init__(space)
         cells = present.sum(0)
-        self.which = np.flatnonzero((cells >= min_cells) & (cells < len(present)))
+        ranked = (cells >= min_cells) & (cells < len(present))
+        self.which = np.flatnonzero(ranked if among is None else ranked & among)
         if not self.which.size:
             raise RequestError(f"no species is present at {min_cells} of the {len(present)} validation places or more.")
         self._values, self.query, self.present = values, tuple(query), present.astype(bool)
@@ -78,6 +83,12 @@ class RangeValidation(_Embedding):
         """Mean AP of the sum of any modalities."""
         place = combine([embeddings[m] for m in query])
         return mean_average_precision(place @ embeddings["text"][self.which].T, self._present)
+
+    def auc(self, embeddings: Mapping[str, Tensor], query: Sequence[str]) -> float:
+        """Mean AUC of the sum of any modalities."""
+        cosine = (combine([embeddings[m] for m in query]) @ embeddings["text"][self.which].T).cpu().numpy()
+        present = self.present[:, self.which]
+        return float(np.mean([auc(cosine[:, j], present[:, j]) for j in range(len(self.which))]))
 
     def calibration(self, embeddings: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
         """(scale, bias) of the probability by set of modalities, for a model's config."""
@@ -121,6 +132,27 @@ class ZeroShot(_Embedding):
         found = {m: embeddings[m].cpu().numpy() for m in self.query}
         texts = embeddings["text"].cpu().numpy()
         return accuracy(found, texts, self.pairs.dataset.labels[self.rows], ks=(1,)).top[1]
+
+
+def text_rows(space: Space, there: Prepared) -> np.ndarray:
+    """(S, ranks) rows of the space's own vocabulary for the species of a training set. Raises RequestError."""
+    own = space.towers["text"].index
+    if missing := [t for t in there.vocabulary if t not in own]:
+        raise RequestError(f"the model has no vector for {missing[0]!r}, which the recipe's species need.")
+    return np.array([own[t] for t in there.vocabulary])[there.species_rows]
+
+
+def held_out(
+    space: Space,
+    there: Prepared,
+    query: Sequence[str] = MODALITIES,
+    min_cells: int = 5,
+    among: np.ndarray | None = None,
+) -> RangeValidation:
+    """`RangeValidation` on all places of a training set, such as `run.test_places` gives."""
+    rows = np.arange(len(there.places.lonlat))
+    values = {m: there.values(m, rows) for m in MODALITIES} | {"text": text_rows(space, there)}
+    return RangeValidation(space, values, presence(there, rows) >= 0.5, query, min_cells, among)
 
 
 def between(embeddings: Mapping[str, Tensor], query: str, target: str, k: int = 10) -> Retrieval:

@@ -114,11 +114,8 @@ def run(space, pairs, folder, steps=40, batch=16, **settings):
 
 
 def small(tmp_path, *modalities):
-    """A space of few modalities whose pictures are large enough for the readers."""
-    configs = json.loads(json.dumps(SMALL))
-    configs["clip"]["model_cfg"]["vision_cfg"] |= {"image_size": 224, "patch_size": 56}
-    configs["sat_encoder"] |= {"image_size": 224, "patch_size": 56}
-    return PublishedSpace(create_published(tmp_path / "start", modalities, configs=configs), modalities)
+    """A space of few modalities, in miniature."""
+    return PublishedSpace(create_published(tmp_path / "start", modalities, configs=SMALL), modalities)
 
 
 def test_locked_tuning_to_photos_and_back_into_files(dataset, tmp_path):
@@ -183,3 +180,56 @@ def test_the_loss_of_places_needs_values_at_random_places(dataset, tmp_path):
     space = small(tmp_path, "text", "image")
     with pytest.raises(RequestError, match="image has no values at random places"):
         run(space, DatasetPairs(dataset), tmp_path / "run", binding="text", losses={"image": "location"})
+
+
+RECIPE = """
+name = "tuned"
+[dataset]
+kind = "taxabench"
+path = "{path}"
+initial = "{initial}"
+modalities = ["image", "location", "environment"]
+[binding]
+binding = "image"
+losses = {{ environment = "infonce" }}
+[optimiser]
+steps = {steps}
+batch = 8
+restart_every = 10
+learning_rate = 1e-3
+precision = "float32"
+"""
+
+
+def sdm(*arguments):
+    from sdm.cli import main_sdm
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as done:
+        patch.setattr("sys.argv", ["sdm", *map(str, arguments)])
+        main_sdm()
+    return done.value.code or 0
+
+
+def test_a_recipe_of_observations_by_commands(dataset, tmp_path, capsys):
+    """`sdm train` from random weights, verified; `sdm patch` back towards where it began."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.format(path=dataset.folder, initial="random-small", steps=20))
+    out, run = tmp_path / "tuned", tmp_path / "run"
+    assert sdm("train", recipe, "--out", out, "--run", run) == 0
+    assert sdm("models", "verify", out) == 0
+    facts = json.loads((out / "training.json").read_text())
+    assert facts["settings"]["dataset"]["kind"] == "taxabench" and 1 < facts["scales"]["location"] <= 100
+    assert sdm("train", recipe, "--out", out, "--run", run) == 6
+    assert "exists already" in capsys.readouterr().err
+    found, start = open_space(out).states(), open_space(run / "start").states()
+    moved = {m for m in found if any(not torch.equal(found[m][k], v) for k, v in start[m].items())}
+    assert moved == {"location", "environment"}
+    judge = f"taxabench:{dataset.folder}"
+    patched = tmp_path / "patched"
+    assert sdm("patch", run / "start", out, "--dataset", judge, "--query", "image,environment", "--out", patched) == 0
+    said = capsys.readouterr().out
+    assert "test       zero-shot accuracy" in said and "alpha environment" in said
+    assert all(check.good for check in verify(open_space(patched).checkpoints))
+    for wrong, message in (("taxabench", "isatdata"), ("[binding]", "[bindings]")):
+        recipe.write_text(RECIPE.format(path=dataset.folder, initial="random", steps=1).replace(wrong, message, 1))
+        assert sdm("train", recipe, "--out", tmp_path / "new", "--run", tmp_path / "new-run") == 2

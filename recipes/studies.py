@@ -1,0 +1,350 @@
+"""Studies of the method, each a table (CSV, Markdown) and a plot (PNG):
+
+    python recipes/studies.py ablation      # each modality alone and every sum
+    python recipes/studies.py patching      # patching against what else could be done with the same weights
+    python recipes/studies.py temperature   # fixed temperatures against a learned one
+    python recipes/studies.py binding       # which modality to bind the others to
+    python recipes/studies.py species       # species never trained on, by their genus, family, order
+    python recipes/studies.py continents    # continents never trained on
+    python recipes/studies.py climate       # climates never trained on
+
+All train the small model of recipes/study.toml on PHYLACINE, minutes each on one core; what is held out of
+training is what that recipe's [evaluation] says, unless the study is about it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sdm.model import MODALITIES, all_subsets
+from sdm.training.binding import Binding, BindingObjective, Rates
+from sdm.training.objective import architecture_config
+from sdm.training.pairs import prepared_pairs, presence
+from sdm.training.patching import Search, average, write_report
+from sdm.training.prepare import Prepared, prepare
+from sdm.training.recipe import Recipe
+from sdm.training.run import assess_species, make_objective, split, test_places
+from sdm.training.splits import in_blocks
+from sdm.training.towers import BundledSpace, complete, read_states
+from sdm.training.trainer import Settings, Trainer
+from sdm.training.validation import RangeValidation, between, held_out
+
+GRID = np.linspace(0, 1, 11).round(2).tolist()
+ALL = ("location", "satellite", "environment", "text")
+SEEN = 20
+"""Places of training at which a species must be present to be scored on a continent or in a climate it is new to."""
+
+
+class Bench:
+    """The training set, the splits, and short runs on it."""
+
+    def __init__(self, recipe: Recipe, taxa: Path, runs: Path) -> None:
+        self.recipe, self.runs, self.taxa = recipe, runs, taxa
+        self.data = prepare(recipe, taxa, say)
+        self.test, _ = split(recipe, self.data)
+        e = recipe.evaluation
+        self.validate = in_blocks(self.data.places.centre, e.block_degrees, 0.2, e.seed + 100) & ~self.test
+        self.train = np.flatnonzero(~self.test & ~self.validate)
+        self._pairs: dict = {}
+
+    def space(self, seed: int = 0) -> BundledSpace:
+        """Random towers."""
+        torch.manual_seed(seed)
+        return BundledSpace(architecture_config(self.recipe, self.data), self.data.vocabulary, self.taxa)
+
+    def held_out(self, groups: np.ndarray, among: np.ndarray | None = None) -> RangeValidation:
+        """Places of groups, to score at."""
+        there = test_places(self.recipe, self.data, np.flatnonzero(groups))
+        return held_out(self.space(), there, among=among)
+
+    def trainer(self, objective: torch.nn.Module, name: str, **changes: object) -> Trainer:
+        """A run of its own in a folder of its own."""
+        s = {**vars(self.recipe.optimiser), **changes}
+        settings = Settings(**{k: v for k, v in s.items() if k in Settings.__dataclass_fields__})
+        return Trainer(objective, settings, self.runs / name, log=lambda line: say(f"{name}: {line}"))
+
+    def bind(self, space: BundledSpace, name: str, binding: Binding, slower: float = 1.0, **changes: object) -> None:
+        """Train towers of a space in place; `slower` divides the learning rates."""
+        o = self.recipe.optimiser
+        rates = Rates(o.learning_rate / slower, o.text_learning_rate / slower, o.weight_decay)
+        key = binding.balance, binding.negatives
+        if key not in self._pairs:
+            self._pairs[key] = prepared_pairs(self.data, self.train, *key)
+        self.trainer(BindingObjective(space, self._pairs[key], binding, rates), name, **changes).fit(restart=True)
+
+
+def say(line: str) -> None:
+    """A line with the time."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+def ablation(bench: Bench, out: Path) -> None:
+    """One model that knows every subset; and each modality trained alone, with the same budget."""
+    held = bench.held_out(bench.test)
+    recipe = bench.recipe
+    shared = make_objective(recipe, bench.data, np.flatnonzero(~bench.test))
+    bench.trainer(shared, "ablation-shared").fit(restart=True)
+    embeddings = {**_states(held, shared.encoders)}
+    alone = {}
+    for m in MODALITIES:
+        only = replace(recipe, objective=replace(recipe.objective, subset_shares={m: 1.0}))
+        objective = make_objective(only, bench.data, np.flatnonzero(~bench.test))
+        bench.trainer(objective, f"ablation-{m}").fit(restart=True)
+        alone[m] = _states(held, objective.encoders)
+    rows = []
+    for subset in all_subsets():
+        row = {"modalities": " + ".join(subset), "AP": held.average_precision(embeddings, subset),
+               "AUC": held.auc(embeddings, subset)}  # fmt: skip
+        if len(subset) == 1:
+            row |= {"AP trained alone": held.average_precision(alone[subset[0]], subset)}
+        rows.append(row)
+    write(out, "ablation", rows, f"{len(held.which):,} species at {len(held.present):,} held-out places")
+    bars(out / "ablation.png", rows, "modalities", ["AP", "AP trained alone"], "mean AP, held-out blocks")
+
+
+def _states(held: RangeValidation, encoders: torch.nn.ModuleDict) -> dict:
+    return {m: held.embed(m, encoders[m].state_dict()) for m in ALL}
+
+
+def by_ranges(*train: str, **more: object) -> Binding:
+    """Towers aligned to species by the loss on whole ranges; with "text" among them, species learn too."""
+    bound = tuple(m for m in train if m != "text")
+    return Binding("text", bound, train, losses=dict.fromkeys(bound, "range"), **more)
+
+
+def patching(bench: Bench, out: Path) -> None:
+    """Locked tuning, then fine-tuning: alphas by validation blocks, the table by test blocks."""
+    steps = bench.recipe.optimiser.steps
+    space = bench.space()
+    bench.bind(space, "patching-binding", by_ranges("text", "location"))
+    bench.bind(space, "patching-locked", by_ranges("satellite", "environment"))
+    locked = space.states()
+    choose, test = bench.held_out(bench.validate), bench.held_out(bench.test)
+    rows = []
+
+    def report(method: str, states: dict, alphas: str = "", evaluations: int = 0) -> float:
+        states = complete({**locked, **states}, locked)
+        first = {m: choose.embed(m, s) for m, s in states.items()}
+        last = {m: test.embed(m, s) for m, s in states.items()}
+        row = {"method": method, "alphas": alphas, "evaluations": evaluations or "",
+               "validation AP": choose.score(first), "test AP": test.score(last)}  # fmt: skip
+        row |= {f"{m} alone": test.average_precision(last, (m,)) for m in MODALITIES}
+        row |= {"satellite > environment R@10": between(last, "satellite", "environment").recall[10],
+                "environment > satellite R@10": between(last, "environment", "satellite").recall[10]}  # fmt: skip
+        rows.append(row)
+        say(str(row))
+        write(out, "patching", rows, _patching_note(choose, test, steps))
+        return row["validation AP"]
+
+    def tune(name: str, train: Sequence[str], distil: float = 0.0, by: str = "cosine", **changes: object) -> dict:
+        space.load_states(locked)
+        binding = by_ranges(*train, distil=distil, distil_by=by)
+        changes = {"steps": steps // 2, "ema": 0.0, **changes}
+        bench.bind(space, f"patching-{name}", binding, slower=3.0, **changes)
+        return {m: s for m, s in space.states().items() if m in train}
+
+    report("locked tuning only", {})
+    for what, train in (("all", ALL), ("without location", ("satellite", "environment", "text"))):
+        states = tune(f"fine-{what.replace(' ', '-')}", train)
+        report(f"fine-tuned, {what}", states, "1")
+        search = Search(locked, [states], choose, train, log=say)
+        for mode in ("one", "sequential", "together", "joint"):
+            before = len(search._scores)
+            point = getattr(search, mode)(GRID)
+            told = ", ".join(f"{n} {a:g}" for n, a in zip(search.names, point, strict=True) if a)
+            report(f"patched {mode}, {what}", search.states(point), told, len(search._scores) - before)
+        write_report(search, point, out)
+        (out / "patching.png").replace(out / f"patching-{what.replace(' ', '-')}.png")
+        (out / "patching.csv").rename(out / f"patching-{what.replace(' ', '-')}-alphas.csv")
+        write(out, "patching", rows, _patching_note(choose, test, steps))
+    states = tune("constant", ALL, schedule="constant", snapshot_every=steps // 20)
+    report("fine-tuned, constant rate", states, "1")
+    folder = bench.runs / "patching-constant" / "snapshots"
+    taken = [read_states(folder / f"step-{k}.pt", ALL) for k in range(steps // 4, steps // 2 + 1, steps // 20)]
+    report(f"weight average of {len(taken)} snapshots", {m: average([t[m] for t in taken]) for m in ALL})
+    report("moving average of the weights", tune("ema", ALL, schedule="constant", ema=0.98))
+    for by in ("cosine", "l2"):
+        for weight in (0.3, 3.0):
+            report(f"distillation, {by} x {weight:g}", tune(f"{by}-{weight:g}", ALL, weight, by))
+    bars(out / "patching-methods.png", rows, "method", ["test AP"], "mean AP, test blocks", span=True)
+
+
+def _patching_note(choose: RangeValidation, test: RangeValidation, steps: int) -> str:
+    return (
+        f"Binding and locked tuning {steps} steps each, every fine-tuning {steps // 2} more. Validation: "
+        f"{len(choose.which):,} species at {len(choose.present):,} places; test: {len(test.which):,} species at "
+        f"{len(test.present):,} places. AP is that of the sum of location, satellite and environment."
+    )
+
+
+def temperature(bench: Bench, out: Path) -> None:
+    """Locked tuning to species with contrastive losses, at fixed temperatures and a learned one."""
+    space = bench.space()
+    bench.bind(space, "temperature-binding", by_ranges("text", "location"))
+    start = {**bench.space().states(), "text": space.states()["text"]}
+    held, rows = bench.held_out(bench.test), []
+    for value in (0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.5, None):
+        space.load_states(start)
+        binding = Binding("text", MODALITIES, temperature=value or 0.07, learn_temperature=value is None)
+        name = "learned" if value is None else f"{value:g}"
+        bench.bind(space, f"temperature-{name}", binding, steps=bench.recipe.optimiser.steps // 2)
+        rows.append({"temperature": name, **_scores(held, held.all(space))})
+        write(out, "temperature", rows, f"{len(held.which):,} species at {len(held.present):,} held-out places; "
+              f"{bench.recipe.optimiser.steps // 2} steps each")  # fmt: skip
+    bars(out / "temperature.png", rows, "temperature", ["AP", *(f"AP {m}" for m in MODALITIES)], "mean AP")
+
+
+def _scores(held: RangeValidation, embeddings: dict) -> dict:
+    row = {"AP": held.score(embeddings), **{f"AP {m}": held.average_precision(embeddings, (m,)) for m in MODALITIES}}
+    for a, b in (("satellite", "environment"), ("satellite", "location"), ("environment", "location")):
+        row[f"{a} > {b} R@10"] = between(embeddings, a, b).recall[10]
+    return row
+
+
+def binding(bench: Bench, out: Path) -> None:
+    """All towers from random weights, every other modality aligned to the binding one by contrastive losses."""
+    held, rows = bench.held_out(bench.test), []
+    for name in ("text", *MODALITIES):
+        space = bench.space()
+        others = tuple(m for m in ALL if m != name)
+        bench.bind(space, f"binding-{name}", Binding(name, others, (name, *others)))
+        rows.append({"binding": "species" if name == "text" else name, **_scores(held, held.all(space))})
+        write(out, "binding", rows, f"{len(held.which):,} species at {len(held.present):,} held-out places; "
+              f"{bench.recipe.optimiser.steps} steps each")  # fmt: skip
+    bars(out / "binding.png", rows, "binding", [k for k in rows[0] if k != "binding"], "mean AP; recall@10")
+
+
+def species(bench: Bench, out: Path) -> None:
+    """A fifth of the species without labels and without a vector of their own."""
+    recipe = replace(bench.recipe, evaluation=replace(bench.recipe.evaluation, split="species"))
+    _, without = split(recipe, bench.data)
+    objective = make_objective(recipe, bench.data, np.arange(len(bench.data.places.start)), without)
+    bench.trainer(objective, "species").fit(restart=True)
+    found = assess_species(recipe, bench.data, objective, without, say)
+    rows = []
+    for rank, subsets in next(iter(found.values())).items():
+        for key, r in subsets.items():
+            if "+" not in key or key.count("+") == 2:
+                scores = {"species": r["species"], "AP": r["ap"], "AUC": r["auc"]}
+                rows.append({"known by": rank, "modalities": "all" if "+" in key else key, **scores})
+    write(out, "species", rows, f"{int(without.sum()):,} of {without.size:,} species held out")
+    full = [r | {"": f"{r['known by']}, {r['modalities']}"} for r in rows]
+    bars(out / "species.png", full, "", ["AP", "AUC"], "species never trained on")
+
+
+def _elsewhere(bench: Bench, out: Path, name: str, cases: Sequence[tuple[str, dict]]) -> None:
+    """Each case held out in turn, against the random blocks of the same model's recipe."""
+    rows = []
+    for case, changes in cases:
+        recipe = replace(bench.recipe, evaluation=replace(bench.recipe.evaluation, **changes))
+        test, _ = split(recipe, bench.data)
+        train = np.flatnonzero(~test)
+        objective = make_objective(recipe, bench.data, train)
+        bench.trainer(objective, f"{name}-{case}").fit(restart=True)
+        seen = _count(bench.data, train) >= SEEN
+        held = bench.held_out(test, seen)
+        embeddings = _states(held, objective.encoders)
+        row = {"held out": case, "share of places": float(test.mean()), "species": len(held.which)}
+        for subset in (*[(m,) for m in MODALITIES], ("satellite", "environment"), MODALITIES):
+            row["AP " + ("all" if len(subset) == 3 else " + ".join(subset))] = held.average_precision(
+                embeddings, subset
+            )
+        row |= {"AUC all": held.auc(embeddings, MODALITIES), "AUC environment": held.auc(embeddings, ("environment",))}
+        row["AP by chance"] = float(held.present[:, held.which].mean())
+        rows.append(row)
+        write(out, name, rows, f"species with at least {SEEN} places of training and "
+              f"{bench.recipe.evaluation.min_cells} held-out ones")  # fmt: skip
+    bars(out / f"{name}.png", rows, "held out", [k for k in rows[0] if k.startswith("AP")], "mean AP where held out")
+
+
+def _count(data: Prepared, groups: np.ndarray) -> np.ndarray:
+    """(S,) presences at one place of each group."""
+    rows = data.places.start[groups]
+    return sum((presence(data, rows[k : k + 1024]) >= 0.5).sum(0) for k in range(0, len(rows), 1024))
+
+
+def continents(bench: Bench, out: Path) -> None:
+    """Each continent held out in turn."""
+    names = ("africa", "asia", "australia", "europe", "north-america", "south-america")
+    cases = [("random blocks", {}), *((n, {"split": "continents", "continents": (n,)}) for n in names)]
+    _elsewhere(bench, out, "continents", cases)
+
+
+def climate(bench: Bench, out: Path) -> None:
+    """The hottest, coldest, wettest and driest fifth of the land held out in turn."""
+    cases = [
+        ("random blocks", {}),
+        *((n, {"split": "climate", "climate": (n,)}) for n in ("hot", "cold", "wet", "dry")),
+    ]
+    _elsewhere(bench, out, "climate", cases)
+
+
+def write(out: Path, name: str, rows: Sequence[dict], note: str) -> None:
+    """NAME.csv and NAME.md, and the table to the terminal."""
+    names = list(dict.fromkeys(k for r in rows for k in r))
+    shown = [[f"{r[n]:.4f}" if isinstance(r.get(n), float) else str(r.get(n, "")) for n in names] for r in rows]
+    with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([names, *shown])
+    lines = ["| " + " | ".join(line) + " |" for line in (names, ["---"] * len(names), *shown)]
+    (out / f"{name}.md").write_text("\n".join([*lines, "", note, ""]), encoding="utf-8")
+    print("\n".join([*lines, note]), flush=True)
+
+
+def bars(path: Path, rows: Sequence[dict], label: str, names: Sequence[str], title: str, span: bool = False) -> None:
+    """Horizontal bars, one group a row; `span`: from just below the smallest rather than from 0."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 0.9 + 0.16 * len(rows) * (len(names) + 0.8)), layout="constrained")
+    axes = figure.add_subplot()
+    for k, name in enumerate(names):
+        at = [i + 0.8 * (k + 0.5) / len(names) for i, r in enumerate(rows) if name in r]
+        axes.barh(at, [r[name] for r in rows if name in r], height=0.8 / len(names), label=name)
+    axes.set_yticks([i + 0.4 for i in range(len(rows))], [r[label] for r in rows], fontsize=8)
+    axes.invert_yaxis()
+    if span:
+        values = [r[n] for r in rows for n in names if n in r]
+        axes.set_xlim(min(values) - 0.15 * (max(values) - min(values)) - 1e-3, None)
+    axes.set_title(title, fontsize=9)
+    axes.grid(axis="x", alpha=0.3)
+    if len(names) > 1:
+        axes.legend(fontsize=7)
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+STUDIES: dict[str, Callable[[Bench, Path], None]] = {
+    f.__name__: f for f in (ablation, patching, temperature, binding, species, continents, climate)
+}
+
+
+def main() -> None:
+    """Run the studies that are named, one after another."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="+", choices=list(STUDIES))
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/study.toml"))
+    parser.add_argument("--taxa", type=Path, default=Path("models/mammals-trees"), help="folder with taxa.csv")
+    parser.add_argument("--out", type=Path, default=Path("docs/method"), help="tables and plots")
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="checkpoints and curves")
+    parser.add_argument("--steps", type=int, help="instead of the recipe's")
+    given = parser.parse_args()
+    recipe = Recipe.read(given.recipe)
+    if given.steps:
+        recipe = replace(recipe, optimiser=replace(recipe.optimiser, steps=given.steps))
+    given.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(recipe, given.taxa, given.runs)
+    for name in given.study:
+        started = time.time()
+        STUDIES[name](bench, given.out)
+        say(f"{name}: {time.time() - started:.0f} s with {torch.get_num_threads()} threads")
+
+
+if __name__ == "__main__":
+    main()

@@ -335,6 +335,7 @@ def export(recipe: Recipe, data: Prepared, objective: RangeObjective, calibratio
         "title": recipe.title,
         "version": recipe.version,
         "licence": recipe.licence,
+        **({"ranges": recipe.ranges} if recipe.ranges else {}),
         "made_with": f"taxabind-map {__version__}",
         "domain": [round(float(np.nanmin(data.places.lonlat[:, 1])), 1), 90.0],
         "groups": {g: {"extent": e} for g, e in data.groups.items()},
@@ -379,7 +380,7 @@ def initial_inputs(recipe: Recipe) -> list[Input] | None:
 
 def _digest(recipe: Recipe) -> str:
     """sha256 of what a recipe says, whatever its comments and order; how often to write a checkpoint is left out."""
-    said = {k: v for k, v in asdict(recipe).items() if k not in ("path", "title", "licence", "version")}
+    said = {k: v for k, v in asdict(recipe).items() if k not in ("path", "title", "licence", "version", "ranges")}
     said["optimiser"].pop("checkpoint_every")
     for entry, source in zip(said["data"]["source"], recipe.data.source, strict=True):
         entry["kind"] = source.kind

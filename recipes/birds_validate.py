@@ -52,9 +52,7 @@ def agreement(model: Model, teacher: Teacher, columns: np.ndarray, vectors: np.n
     embedded = [embed_places(model, lon, lat, month=m) for m in months]
     result: dict = {}
     for key, subset in SUBSETS.items():
-        ours = np.stack(
-            [combine_scores(model, embed_places(model, lon, lat, month=m), vectors, subset) for m in months]
-        )
+        ours = np.stack([combine_scores(model, places, vectors, subset) for places in embedded])
         both = (ours >= 0.5) & (theirs >= 0.5)
         for label, s in (("year", slice(0, 1)), ("months", slice(1, None))):
             hit = both[s].sum()

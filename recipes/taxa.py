@@ -28,6 +28,7 @@ import re
 import sys
 import zipfile
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -414,7 +415,7 @@ def wordnet_species(
             if species in valid:
                 by_synonym[name].add(species)
     family_of = dict(zip(taxa["genus"], taxa["family"], strict=True))
-    mammal_genera = set(taxa["genus"][taxa["group"] == "mammal"])
+    animal_genera = set(taxa["genus"][taxa["kingdom"] == "Animalia"])
     by_epithet: dict[tuple[str, str], set[str]] = defaultdict(set)
     for species, family in zip(taxa["species"], taxa["family"], strict=True):
         by_epithet[family, stem(species.split()[1])].add(species)
@@ -439,7 +440,7 @@ def wordnet_species(
             for name in names:
                 genus, epithet, *sub = name.split()
                 hits = by_epithet.get((family_of.get(genus, ""), stem(epithet)), set())
-                if genus not in mammal_genera or f"{genus} {epithet}" in NOT_MOVED:
+                if genus not in animal_genera or f"{genus} {epithet}" in NOT_MOVED:
                     hits = {h for h in hits if h.split()[0] == genus}  # plants share too many epithets
                 if len(hits) == 1 and not sub:
                     targets |= hits
@@ -480,9 +481,7 @@ def wordnet_groups(synsets: dict[str, Synset], taxa: pd.DataFrame) -> dict[tuple
 
     found: dict[tuple[str, str], list[str]] = {}
     ranks = {name: rank for rank in ("genus", "family", "order") for name in set(taxa[rank])}
-    group_of = {
-        name: g for rank in ("genus", "family", "order") for name, g in zip(taxa[rank], taxa["group"], strict=True)
-    }
+    plants = {n for rank in ("genus", "family", "order") for n in taxa[rank][taxa["kingdom"] == "Plantae"]}
     for synset in synsets.values():
         names = {
             w.split()[-1] for w in synset.latin if len(w.split()) == 1 or w.split()[0] in {"genus", "family", "order"}
@@ -499,7 +498,7 @@ def wordnet_groups(synsets: dict[str, Synset], taxa: pd.DataFrame) -> dict[tuple
             if sum(m is o or m.offset in hypernyms(o.offset) for o in members) >= 0.75 * len(members):
                 name = known[0]
                 # A genus of plants can bear the name of an order of mammals (Pholidota).
-                if group_of[name] == ("tree" if m.plant else "mammal"):
+                if (name in plants) == m.plant:
                     english = [w for w in m.english if w not in NOT_A_NAME and (name, w) not in NOT_THIS_GROUP]
                     found.setdefault((ranks[name], name), []).extend(english)
     return found
@@ -528,13 +527,18 @@ def genera_table(taxa: pd.DataFrame, phylacine: pd.DataFrame, inat: pd.DataFrame
     return out[wanted].sort_values("genus")[["genus", "family", "order", "class", "phylum", "kingdom"]]
 
 
+def name_key(english: str) -> str:
+    """An English name as spellings that differ in hyphens, case and 'grey' agree on it."""
+    return re.sub(r"[^a-z]", "", english.casefold().replace("grey", "gray"))
+
+
 def join(names: list[str], seen: set[str] | None = None) -> str:
     """Join names with '|', the first spelling of each kept."""
     seen = set() if seen is None else seen
     kept = []
     for name in names:
         name = re.sub(r"\s+", " ", str(name).replace("|", " ")).strip()
-        key = re.sub(r"[^a-z]", "", name.casefold().replace("grey", "gray"))
+        key = name_key(name)
         if key and key not in seen:
             seen.add(key)
             kept.append(name)
@@ -551,16 +555,16 @@ def further_names(found: dict[str, str], taken: list[str]) -> dict[str, list[str
     return {s: [n] for s, n in found.items() if n.casefold() not in bear and not kinds[n.casefold()]}
 
 
-def leave_to_first(common: pd.Series) -> list[str]:
+def leave_to_first(common: pd.Series, key: Callable[[str], str] = str.casefold) -> list[str]:
     """Drop a further name of a species where it is the first name of another.
 
     Little's white fir is *Abies concolor*; that WordNet has it for *Abies amabilis* too would only make the
     name ambiguous.
     """
-    first = set(common.str.split("|").str[0].str.casefold())
+    first = set(common.str.split("|").str[0].map(key))
     rows = []
     for names in common.str.split("|"):
-        rows.append("|".join([*names[:1], *(n for n in names[1:] if n.casefold() not in first)]))
+        rows.append("|".join([*names[:1], *(n for n in names[1:] if key(n) not in first)]))
     return rows
 
 

@@ -31,6 +31,31 @@ BOTH_FAMILIES = frozenset(
 )
 """Seals haul out; manatees and river dolphins live in rivers, which a land mask counts as land."""
 
+SEABIRD_FAMILIES = frozenset(
+    [
+        "Alcidae",
+        "Diomedeidae",
+        "Fregatidae",
+        "Gaviidae",
+        "Hydrobatidae",
+        "Laridae",
+        "Oceanitidae",
+        "Pelecanidae",
+        "Phaethontidae",
+        "Phalacrocoracidae",
+        "Procellariidae",
+        "Spheniscidae",
+        "Stercorariidae",
+        "Sulidae",
+    ]
+)
+"""They nest on land and feed at sea, or on lakes."""
+
+SEABIRD_GENERA = frozenset(
+    ["Clangula", "Histrionicus", "Melanitta", "Mergus", "Phalaropus", "Polysticta", "Somateria", "Tachyeres"]
+)
+"""Sea ducks and phalaropes, whose families are of land and fresh water."""
+
 BOTH_SPECIES = frozenset(
     (
         "Ursus maritimus",
@@ -46,14 +71,23 @@ BOTH_SPECIES = frozenset(
 """Species whose habitat differs from their family's."""
 
 BOTH_GROUPS = frozenset(
-    ("Mammalia", "Carnivora", "Cetartiodactyla", "Sirenia", "Enhydra", "Orcaella", "Sotalia", "Neophocaena")
-)
-"""Groups above the species with members on either side of the shore: seals, whales, manatees, sea otter."""
+    ("Mammalia", "Carnivora", "Cetartiodactyla", "Sirenia", "Enhydra", "Orcaella", "Sotalia", "Neophocaena",
+     "Aves", "Anseriformes", "Anatidae", "Charadriiformes", "Scolopacidae", "Gaviiformes", "Pelecaniformes",
+     "Phaethontiformes", "Procellariiformes", "Sphenisciformes", "Suliformes")
+)  # fmt: skip
+"""Groups above the species with members on either side of the shore: seals, whales, manatees, sea otter, seabirds."""
+
+
+def seabird(family: str, genus: str) -> bool:
+    """Whether birds of this family and genus are at home at sea, too."""
+    return family in SEABIRD_FAMILIES or genus in SEABIRD_GENERA
 
 
 def mask_for(taxon: Taxon) -> str:
     """ "land", "sea" or "none" (no mask) for a taxon of any rank."""
     if taxon.name in BOTH_SPECIES or taxon.name in BOTH_GROUPS or taxon.family in BOTH_FAMILIES:
+        return "none"
+    if seabird(taxon.family, taxon.genus):
         return "none"
     if taxon.family in SEA_FAMILIES:
         return "sea"

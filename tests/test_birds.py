@@ -1,0 +1,151 @@
+"""The recipes of the model `birds`: the teacher's file, names, and where birds are at home."""
+
+import csv
+import importlib
+import sys
+
+import numpy as np
+import pytest
+
+from sdm.errors import SpeciesNameError
+from sdm.habitat import mask_for
+from sdm.names import TaxonTable
+from sdm.names.taxa import RANKS
+from sdm.resources import folder
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    """Function: import a script of recipes/."""
+    sys.path.insert(0, str(folder("recipes")))
+    yield importlib.import_module
+    sys.path.pop(0)
+
+
+@pytest.fixture(scope="module")
+def table():
+    return TaxonTable.load(folder("models") / "birds")
+
+
+class FakeTeacher:
+    """Scores that are known functions of place, week and label."""
+
+    labels = ("Corvus corax", "Sula sula", "Rana rana", "Turdus merula")
+
+    def score(self, lon, lat, week):
+        lon, week = np.broadcast_arrays(np.asarray(lon, float), week)
+        bird = np.where(week < 0, 0.5, week / 48)
+        sea = np.full(lon.size, 0.3)
+        blackbird = np.where(lon > 0, 0.03, 0.001)
+        return np.stack([bird, sea, np.full(lon.size, 0.02), blackbird], axis=1).astype(np.float32)
+
+
+def test_teacher_file_holds_the_targets_and_only_seabirds_at_sea(recipe, monkeypatch):
+    teacher = recipe("birds_teacher")
+    monkeypatch.setattr(teacher, "BATCH", 4)  # so that places fall into several batches
+    monkeypatch.setattr(FakeTeacher, "month", teacher.Teacher.month, raising=False)
+    lonlat = np.array([[-10.0, 0], [10, 0], [20, 5], [30, 5], [-40, 9], [50, 9]])
+    open_sea = np.array([False, False, True, False, False, False])
+    seabirds = np.array([False, True, False, False])
+    z = teacher.ask(FakeTeacher(), lonlat, open_sea, seabirds, np.random.default_rng(0))
+
+    assert list(z["species"]) == ["Corvus corax", "Sula sula", "Turdus merula"]  # the frog reaches one half nowhere
+    rows = 1 + teacher.MONTHS
+    assert z["month"].shape == (6 * rows,) and (z["month"][::rows] == 0).all()
+    by_place = z["month"].reshape(6, rows)[:, 1:]
+    assert ((by_place >= 1) & (by_place <= 12)).all() and all(len(set(m)) == teacher.MONTHS for m in by_place)
+    assert (z["place"] == np.repeat(np.arange(6), rows)).all() and (z["lonlat"] == lonlat[z["place"]]).all()
+
+    dense = np.zeros((6 * rows, 3), int)
+    for row, (a, b) in enumerate(zip(z["indptr"][:-1], z["indptr"][1:], strict=True)):
+        dense[row, z["indices"][a:b]] = z["value"][a:b]
+    month = z["month"].astype(float)
+    # The mean of the weeks 4m-3..4m of week / 48 is (4m - 1.5) / 48.
+    raven = np.where(month == 0, 0.5, (4 * month - 1.5) / 48)
+    expected = np.stack(
+        [raven, np.full(raven.size, 0.3), np.where(z["lonlat"][:, 0] > 0, 0.03, 0.001)], axis=1
+    )  # fmt: skip
+    expected = np.round(255 * expected / (expected + 0.03)).astype(int)
+    expected[expected < teacher.LOWEST] = 0
+    expected[np.ix_(open_sea[z["place"]], [True, False, True])] = 0
+    assert np.abs(dense - expected).max() <= 1  # float32 may round the other way
+    assert (dense[::rows][1:2, 2] == 128).all() and dense[0, 2] == 0
+
+
+def test_moves_and_shores(recipe):
+    teacher = recipe("birds_teacher")
+    lon, lat = teacher.move(np.array([179.9, 0.0]), np.array([60.0, 0.0]), 55.6, np.pi / 2)
+    assert lon[0] == pytest.approx(-179.1, abs=0.01) and lat == pytest.approx([60, 0], abs=1e-6)
+    assert lon[1] == pytest.approx(0.5, abs=0.01)
+    mask = teacher.LandMask()
+    places = np.array([[-4.15, 50.37], [-25.0, 40.0], [2.0, 47.0]])  # Plymouth, the Atlantic, France
+    assert list(teacher.near_shore(mask, *places.T)) == [True, False, False]
+
+
+def test_targets_are_one_half_at_the_threshold_of_the_teacher(recipe):
+    teacher = recipe("birds_teacher")
+    score = np.linspace(0, 1, 1001)
+    t = teacher.target(score)
+    assert teacher.target(0.03) == 0.5 and (np.diff(t) > 0).all() and t[0] == 0 and t[-1] < 1
+
+
+def test_every_bird_answers_to_its_names(table):
+    assert len(table) > 6000
+    wrong = []
+    for taxon in table:
+        for name in (taxon.name, *taxon.synonyms):
+            found = table.resolve(name)
+            if not found.known or found.taxon != taxon:
+                wrong.append((name, taxon.name, found.taxon.name))
+    assert not wrong
+    # A species may bear the name of its genus ('Anhinga'), which then means the genus.
+    firsts = [t.common[0] for t in table if t.common[0] != t.genus]
+    assert all(table.resolve(c).taxon.rank == "species" for c in firsts)
+    assert {t.class_ for t in table} == {"Aves"} and {t.group for t in table} == {"bird"}
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("Parus caeruleus", "Cyanistes caeruleus"),
+        ("Larus ridibundus", "Chroicocephalus ridibundus"),
+        ("Astur gentilis", "Accipiter gentilis"),
+        ("Anarhynchus alexandrinus", "Charadrius alexandrinus"),
+        ("Tyto furcata", "Tyto alba"),
+        ("blackbird", "Turdus merula"),
+        ("grey heron", "Ardea cinerea"),
+        ("Cactus Wren", "Campylorhynchus brunneicapillus"),
+        ("penguin", "Sphenisciformes"),
+        ("owls", "Strigiformes"),
+    ],
+)
+def test_names_of_birds(table, query, name):
+    found = table.resolve(query)
+    assert found.taxon.name == name and found.known
+
+
+def test_robin_is_two_birds(table):
+    with pytest.raises(SpeciesNameError, match=r"Erithacus rubecula .* Turdus migratorius"):
+        table.resolve("robin")
+
+
+def test_no_other_bird_of_the_list_is_a_synonym(table):
+    """A name that is a species of its own in the tables never stands for another."""
+    own = {t.name for t in table}
+    assert not own & {s for t in table for s in t.synonyms}
+    genera = {r["genus"]: r for r in csv.DictReader((folder("models") / "birds" / "genera.csv").open(encoding="utf-8"))}
+    assert all(tuple(genera[t.genus][r] for r in RANKS[:6]) == t.lineage[:6] for t in table)
+
+
+@pytest.mark.parametrize(
+    ("query", "mask"),
+    [
+        ("Morus bassanus", "none"), ("Larus argentatus", "none"), ("Somateria mollissima", "none"),
+        ("Phalaropus lobatus", "none"), ("Aptenodytes patagonicus", "none"), ("Anas platyrhynchos", "land"),
+        ("Calidris alpina", "land"), ("Turdus merula", "land"), ("Phalaropus", "none"), ("Calidris", "land"),
+        ("Scolopacidae", "none"), ("Anatidae", "none"), ("Turdidae", "land"), ("Charadriiformes", "none"),
+        ("Aves", "none"), ("Passeriformes", "land"),
+    ],
+)  # fmt: skip
+def test_seabirds_keep_the_sea(table, query, mask):
+    assert mask_for(table.resolve(query).taxon) == mask

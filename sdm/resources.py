@@ -2,6 +2,7 @@
 
 import os
 import sys
+import uuid
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,15 +25,13 @@ def replace_file(path: Path, content: bytes) -> None:
 
     Raises OSError. For what is kept for speed; outputs must also survive a power cut (`sdm.outputs`).
     """
-    import tempfile
-
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    # Not the tempfile module's, which only their owner may read.
+    part = path.with_name(f".part-{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).replace(path)
+        part.write_bytes(content)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 

@@ -20,14 +20,18 @@ What is asked, and why:
   adds 1.4 points of the records for 18 % more area, 0.05 loses 2.4 points for 7 % less.
 - **Out at sea** the teacher has next to no checklists and goes on with the birds of the nearest coast. More than
   `SHORE_KM` from land the targets of all but seabirds (`sdm.habitat.seabird`) are 0.
+- Where the teacher has hardly a checklist on **land**, it goes on with whatever lies around: barn swallows in a
+  Siberian January, blackbirds all over the Sahara. It gives itself away where winters freeze and its birds do not
+  change from January to July, and in deserts. Nothing is learned there (`believed`), and maps say "not known"
+  (`coverage`).
 - Places: spread evenly over land; again where the list of species changes fastest, as in mountains; along the shores,
   which gives small islands their share; and at sea.
 
 The file: `species` (S,) scientific names; `lonlat` (P, 2) float64 degrees (lon, lat); `place` (P,) int32, rows of one
 place share it; `month` (P,) int8, 0 for the whole year; the targets as CSR rows, `indptr` (P + 1,) int64, `indices`
 (nnz,) int16 columns of `species`, `value` (nnz,) uint8 = round(255 * target); `stratum` (places,) int8, index into
-`strata`. A label that reaches one half nowhere is left out: the teacher does not know it (frogs, insects, mammals and
-the rarest birds).
+`strata`; `coverage` (360, 720) bool, half-degree cells from 90 N, 180 W: where the teacher is believed. A label that
+reaches one half nowhere is left out: the teacher does not know it (frogs, insects, mammals and the rarest birds).
 """
 
 from __future__ import annotations
@@ -41,7 +45,9 @@ from pathlib import Path
 import numpy as np
 from birds_taxa import EBIRD, read_lists
 
+from sdm.coverage import Coverage
 from sdm.habitat import seabird
+from sdm.layers.environment import Environment, Input
 from sdm.layers.landmask import LandMask, land_sample
 
 WHEEL = "d2283e5f747ee181b90c41b88a247ee5570152b1ad0298242bda820871d33c49"
@@ -63,6 +69,11 @@ SOUTH = -78.0
 """Degrees of latitude; south of it is ice."""
 CANDIDATES = 200_000
 """Random places drawn at a time; few of them lie on a shore."""
+FREEZING, CHANGE = 0.0, 0.2
+"""Where the mean of the coldest month is lower (degrees C), at least this share of the birds must change by July."""
+BARREN = 0.7
+"""Share of barren land within 100 km from which the teacher is not believed."""
+COVERAGE_DEGREES = 0.5
 SHORE_KM = 20.0
 TURNOVER_KM = 40.0
 KM_PER_DEGREE = 111.2
@@ -143,6 +154,32 @@ def turnover(teacher: Teacher, lon: np.ndarray, lat: np.ndarray, rng: np.random.
     return change
 
 
+def believed(teacher: Teacher, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """Whether what the teacher says of land at positions (N,), (N,) can be its checklists': (N,) bool.
+
+    The change of its birds is the Bray-Curtis dissimilarity of its scores in the second week of January and of July.
+    """
+    layers = Environment([Input("bio6"), Input("mean100km-landcover16")])
+    coldest, barren = layers.sample(lon, lat, standardise=False).T
+    change = np.zeros(lon.size)
+    for i in range(0, lon.size, BATCH):
+        s = slice(i, i + BATCH)
+        january, july = (teacher.score(lon[s], lat[s], week).astype(np.float64) for week in (2, 26))
+        change[s] = 1 - 2 * np.minimum(january, july).sum(axis=1) / (january + july).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return ~(barren > BARREN) & ((coldest > FREEZING) | (change > CHANGE))
+
+
+def coverage(teacher: Teacher, mask: LandMask) -> np.ndarray:
+    """(rows, columns) bool from 90 N, 180 W: the cells where the teacher is believed; all of the sea is."""
+    step = COVERAGE_DEGREES
+    lon, lat = np.meshgrid(np.arange(-180 + step / 2, 180, step), np.arange(90 - step / 2, -90, -step))
+    out = np.ones(lon.shape, bool)
+    land = mask.keep("land", lon, lat)
+    out[land] = believed(teacher, lon[land], lat[land])
+    return out
+
+
 def draw_places(teacher: Teacher, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """((N, 2) (lon, lat), (N,) stratum) of all places."""
     mask, n = LandMask(), STRATA
@@ -218,13 +255,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     teacher, rng = Teacher(args.birdnet), np.random.default_rng(args.seed)
-    lonlat, stratum = draw_places(teacher, rng)
-    print(f"{len(lonlat)} places")
     mask = LandMask()
+    covered = coverage(teacher, mask)
+    lonlat, stratum = draw_places(teacher, rng)
+    kept = Coverage(COVERAGE_DEGREES, covered).keep(*lonlat.T)
+    print(f"{kept.sum()} of {len(lonlat)} places lie where the teacher is believed")
+    lonlat, stratum = lonlat[kept], stratum[kept]
     open_sea = ~mask.keep("land", *lonlat.T) & ~near_shore(mask, *lonlat.T)
     arrays = ask(teacher, lonlat, open_sea, at_sea(teacher.labels, args.birdnames), rng)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(args.out, **arrays, stratum=stratum, strata=np.array(list(STRATA)))
+    np.savez_compressed(args.out, **arrays, stratum=stratum, strata=np.array(list(STRATA)), coverage=covered)
     print(f"{args.out}: {len(arrays['species'])} species, {len(arrays['month'])} rows, {len(arrays['value'])} targets")
 
 

@@ -509,6 +509,13 @@ def _device_here(device: str) -> str:
         return device
 
 
+def _covered(plan: Plan) -> bool:
+    """Whether the model had something to learn from all over the box of a map, as far as a few hundred places tell."""
+    west, south, east, north = plan.grid.bbox
+    lon, lat = np.meshgrid(np.linspace(west, east, 32), np.linspace(south, north, 32))
+    return bool(plan.model.coverage.keep(lon, lat).all())
+
+
 def _notes(plan: Plan, resolution: Resolution, k: int) -> tuple[str, ...]:
     notes = [*resolution.notes, *([] if plan.source is not None else plan.inputs.sentences)]
     grid = plan.grid
@@ -516,6 +523,8 @@ def _notes(plan: Plan, resolution: Resolution, k: int) -> tuple[str, ...]:
     low, high = plan.model.domain
     if south < low or north > high:
         notes.append(f"The model was trained between latitudes {low:g} and {high:g}; pixels beyond are not modelled.")
+    if plan.model.coverage is not None and not _covered(plan):
+        notes.append("The model had nothing to learn from in part of this region; pixels there are not modelled.")
     if plan.targets[k].extent:
         w, s, e, n = plan.targets[k].extent
         if west < w or south < s or east > e or north > n:

@@ -344,13 +344,15 @@ _kept = threading.local()
 def shown(
     places: Places, tile: Tile, habitats: Sequence[tuple[str, Extent | None]], lon: np.ndarray, lat: np.ndarray
 ) -> np.ndarray:
-    """Boolean (H, rows, columns): inside the region, the latitudes the model knows, and each habitat.
+    """Boolean (H, rows, columns): inside the region, where the model had anything to learn from, and each habitat.
 
     `habitats`: (mask, extent) pairs; `lon`, `lat` (rows, columns) degrees of the tile's pixels.
     """
     south, north = places.model.domain
     with np.errstate(invalid="ignore"):
         common = np.isfinite(lat) & (lat >= south) & (lat <= north)
+    if places.model.coverage is not None:
+        common &= places.model.coverage.keep(lon, lat)
     inside = places.grid.inside_region(tile)
     if inside is not None:
         common &= inside

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from sdm.coverage import Coverage
     from sdm.names import Resolution, TaxonTable
     from sdm.published.model import PublishedModel
 
@@ -197,6 +198,19 @@ class Model:
     def ranges(self) -> str:
         """What it takes for the range of a species, as a clause without its point; "" if it does not say."""
         return str(self.config.get("ranges", ""))
+
+    @cached_property
+    def coverage(self) -> Coverage | None:
+        """Where it had anything to learn from, None: everywhere. Raises ModelError for a malformed entry."""
+        entry = self.config.get("coverage")
+        if entry is None:
+            return None
+        from sdm.coverage import Coverage
+
+        try:
+            return Coverage.decode(entry)
+        except ValueError as error:
+            raise ModelError(f"model {self.name!r}: config.json: {error}.") from error
 
     def extent(self, group: str) -> tuple[float, float, float, float] | None:
         """(west, south, east, north) degrees where ranges of a group of species are known, None: everywhere."""

@@ -95,11 +95,12 @@ def write_model():
 
     from sdm.model import all_subsets, build
 
-    def write(folder, species, *, season=False, licence="CC0-1.0", ranges="", genera=(), seed=0):
+    def write(folder, species, *, season=False, licence="CC0-1.0", ranges="", coverage=None, genera=(), seed=0):
         config = {
             "format": "taxabind-map/1", "name": folder.name, "title": f"Test model {folder.name}", "version": "1",
             "licence": licence, "domain": [-60.0, 90.0], "groups": {}, "dim": 16,
             **({"ranges": ranges} if ranges else {}),
+            **({"coverage": coverage} if coverage else {}),
             "calibration": {"+".join(s): {"scale": 6.0, "bias": -1.0} for s in all_subsets()},
             "location": {
                 "sigmas": [1.0, 3.0], "features": 8, "width": 16, "depth": 1, "pitch": 0.25,

@@ -85,7 +85,7 @@ LAYERS = [
     {"grid"},
     {"layers"},
     {"media", "embeddings"},
-    {"names", "season"},
+    {"names", "season", "coverage"},
     {"errors", "resources"},
 ]
 """Top to bottom: a module imports only from its own package and from levels below its own."""

@@ -87,6 +87,11 @@ class PublishedModel:
         """Degrees between the places at which a modality is encoded; 0: at every pixel."""
         return CROP_DEGREES if modality == "satellite" else 0.0
 
+    @property
+    def coverage(self) -> None:
+        """Where it had anything to learn from: it does not say."""
+        return None
+
     def extent(self, group: str) -> None:
         """Nothing limits where a species may be shown."""
         return

@@ -346,6 +346,7 @@ def export(recipe: Recipe, data: Prepared, objective: RangeObjective, calibratio
     state = {k: v.detach().cpu().contiguous() for k, v in objective.encoders.state_dict().items()}
     # Half precision everywhere but in what is no weight: the Fourier frequencies, whose error grows with
     # the angle, and the windows over imagery, whose sums must be 1.
+    coverage = next((s.coverage for s in data.sources if s.coverage is not None), None)
     state = {k: v if "frequencies" in k or "windows" in k else v.half() for k, v in state.items()}
     config = {
         "format": FORMAT,
@@ -359,6 +360,7 @@ def export(recipe: Recipe, data: Prepared, objective: RangeObjective, calibratio
         "calibration": {k: {"scale": s, "bias": b} for k, (s, b) in calibration.items()},
         "modalities": list(MODALITIES),
         **({"ranges": recipe.ranges} if recipe.ranges else {}),
+        **({"coverage": coverage.encode()} if coverage is not None else {}),
         **architecture_config(recipe, data),
     }
     replace_file(out / "model.safetensors", save(state))

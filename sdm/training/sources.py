@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sdm.coverage import DEGREES, Coverage
 from sdm.errors import LayerError, SpeciesNameError, TooLargeError
 from sdm.layers.landmask import LandMask
 from sdm.names import TaxonTable
@@ -57,6 +58,11 @@ class Source:
     @property
     def extent(self) -> tuple[float, float, float, float] | None:
         """(west, south, east, north) outside which nothing is known; None: it covers the world."""
+        return None
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """Where it had anything to say, None: it does not tell."""
         return None
 
     def _holds_for(self, month: np.ndarray) -> np.ndarray:
@@ -143,7 +149,7 @@ class Probabilities(Source):
 
     def __init__(self, data: ProbabilitiesData, name: str, taxa: TaxonTable) -> None:
         super().__init__(data, name)
-        z = _open_npz(data.path, ("species", "lonlat", "place", "month", "indptr", "indices", "value"))
+        z = _open_npz(data.path, ("species", "lonlat", "place", "month", "indptr", "indices", "value"), ("coverage",))
         names = [str(s) for s in z["species"]]
         self._lonlat, self._month, self._place = z["lonlat"].astype(np.float64), z["month"], z["place"]
         indptr, column, value = z["indptr"].astype(np.int64), z["indices"].astype(np.int64), z["value"]
@@ -165,6 +171,7 @@ class Probabilities(Source):
                 "0..12, indptr (P+1,), indices within species, value uint8 of the same length."
             )
         check_lonlat(self._lonlat, data.path)
+        self._coverage = _coverage(z.get("coverage"), data.path)
         known = _known(names, taxa, data.path)
         self.species = tuple(dict.fromkeys(known.values()))
         number = {s: k for k, s in enumerate(self.species)}
@@ -173,6 +180,11 @@ class Probabilities(Source):
         kept = column >= 0
         indptr = np.concatenate([[0], np.cumsum(kept)])[indptr]
         self._table = SparseLabels(indptr, column[kept], len(self.species), value[kept])
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """The array `coverage` of the archive, if it has one."""
+        return self._coverage
 
     def places(self, seed: int) -> Places:
         """Its places; the rows of one place (its months) are a group."""
@@ -349,7 +361,20 @@ def _known(names: Iterable[str], taxa: TaxonTable, path: str) -> dict[str, str]:
     return known
 
 
-def _open_npz(path: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
+def _coverage(cells: np.ndarray | None, path: str) -> Coverage | None:
+    """Of a grid of the whole globe, rows from 90 N, columns from 180 W."""
+    if cells is None:
+        return None
+    degrees = 180 / len(cells) if cells.ndim == 2 and len(cells) else 0.0
+    if degrees not in DEGREES or cells.shape[1] != 2 * len(cells) or cells.dtype != bool:
+        raise LayerError(
+            f"probabilities {path!r}: coverage must be a bool grid of the globe with cells of "
+            f"{', '.join(map(str, DEGREES))} degrees, not {cells.shape} {cells.dtype}."
+        )
+    return Coverage(degrees, cells)
+
+
+def _open_npz(path: str, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(i.file_size for i in archive.infolist())
@@ -359,7 +384,7 @@ def _open_npz(path: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
             missing = [k for k in keys if k not in z]
             if missing:
                 raise LayerError(f"archive {path!r} lacks {', '.join(missing)}; it needs {', '.join(keys)}.")
-            return {k: z[k] for k in keys}
+            return {k: z[k] for k in (*keys, *optional) if k in z}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise LayerError(f"archive {path!r} cannot be read: {' '.join(str(error).split())[:120]}.") from error
 

@@ -13,7 +13,8 @@ Kahl, S., Wood, C. M., Eibl, M., Klinck, H. (2021), 10.1016/j.ecoinf.2021.101236
 What is asked, and why:
 
 - The **whole year** (month 0) is the teacher's week -1, an output trained for that. On iNaturalist records of 113
-  birds it tells their places from other land better than the maximum over the weeks does, and it finds more of them.
+  birds it finds more of their places than the maximum over the weeks does (97.4 to 92.9 %), and tells them from other
+  land no worse.
 - A **month** is the mean of its four weeks (the teacher's year has 48).
 - A score p becomes the target p / (p + 0.03): one half at 0.03, the teacher's own threshold for a list of species, and
   the scarce are not lost beside the common. Between 0.01 and 0.1 it is also where sensitivity and area balance: 0.01

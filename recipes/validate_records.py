@@ -11,7 +11,9 @@ after thinning to one per 0.1 degree cell, the AUC of its records against
   mountains rise, the harder and more useful question.
 
 Printed for location alone and for the sum of all modalities, so that what satellite and
-environment add is seen. Records are opportunistic: they say where people met the animal, not where it lives.
+environment add is seen; with `--ranges`, also for the ranges themselves (in or out), which is what a model that
+knew the range maps by heart would score. Records are opportunistic: they say where people met the animal, not
+where it lives.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from sdm.layers.landmask import LandMask
 from sdm.model import MODALITIES, Model
 from sdm.points import combine_scores, embed_places
 from sdm.training.evaluate import auc
+from sdm.training.ranges import RangeRaster
 
 EARTH_KM = 6371.0088
 RADIUS_KM = 500.0
@@ -66,6 +69,7 @@ def main() -> None:
     parser.add_argument("--group", default="mammal")
     parser.add_argument("--min", type=int, default=20)
     parser.add_argument("--background", type=int, default=60000)
+    parser.add_argument("--ranges", type=Path, help="folder of the range rasters (PHYLACINE)")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     model = Model.open(args.model)
@@ -74,6 +78,7 @@ def main() -> None:
     bg_lon, bg_lat = random_land(args.background, rng)
     background = embed_places(model, bg_lon, bg_lat)
     subsets = {"location": ("location",), "location+environment": ("location", "environment"), "all": MODALITIES}
+    atlas = RangeRaster.phylacine(args.ranges, {t.name for t in model.taxa}) if args.ranges else None
     rows = []
     for number, name in zip(z["taxon_ids"], z["taxon_names"], strict=True):
         try:
@@ -99,14 +104,22 @@ def main() -> None:
                     present = np.concatenate([np.ones(here.size), np.zeros(other.size)])
                     row[f"{key} {label}"] = auc(np.concatenate([here, other]), present)
             row[f"{key} mean p at records"] = float(here.mean())
+        if atlas is not None and resolution.taxon.name in atlas.species:
+            column = atlas.species.index(resolution.taxon.name)
+            here, there = (atlas.at(column, x, y) for x, y in ((lon, lat), (bg_lon, bg_lat)))
+            for label, other in (("land", there), ("500km", there[close])):
+                if other.size >= 50:
+                    present = np.concatenate([np.ones(here.size), np.zeros(other.size)])
+                    row[f"ranges {label}"] = auc(np.concatenate([here, other]), present)
+            row["ranges mean p at records"] = float(here.mean())
         rows.append(row)
     summary = {"species": len(rows), "records": sum(r["records"] for r in rows)}
     print(f"{summary['species']} species, {summary['records']} records (one per 0.1 degree cell)")
     print("| modalities | AUC, random land | median | AUC, within 500 km | mean probability at records |")
     print("|---|---|---|---|---|")
-    for key in subsets:
+    for key in [*subsets, *(["ranges"] if atlas is not None else [])]:
         land, close = ([r[f"{key} {x}"] for r in rows if f"{key} {x}" in r] for x in ("land", "500km"))
-        at = float(np.mean([r[f"{key} mean p at records"] for r in rows]))
+        at = float(np.mean([r[k] for r in rows if (k := f"{key} mean p at records") in r]))
         summary[key] = {"land": float(np.mean(land)), "land_median": float(np.median(land)),
                         "within_500km": float(np.mean(close)), "mean_probability": at}  # fmt: skip
         print(f"| {key} | {np.mean(land):.4f} | {np.median(land):.4f} | {np.mean(close):.4f} | {at:.3f} |")

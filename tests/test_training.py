@@ -235,6 +235,15 @@ def test_places_lie_in_their_cells(world):
     assert (places.origin[places.start[7]] == 7) and places.count.sum() == len(lon)
 
 
+def test_presence_at_positions(world):
+    lon, lat = np.array([-100.0, 100.0, -100.0, 100.0, 0.0]), np.array([50.0, 50.0, -50.0, -50.0, 85.0])
+    assert [world.at(k, lon, lat).tolist() for k in (0, 1)] == [[1, 0, 1, 0, 0], [1, 1, 0, 0, 0]]
+    cells = np.arange(200)
+    half = np.full(200, 0.5)
+    for k in (0, 1):
+        assert (world.at(k, *world.positions(cells, half, half)) == world.labels(cells)[:, k]).all()
+
+
 def test_polygon_labels():
     polygons = RangePolygons(["a", "b"], np.array([shapely.box(0, 0, 10, 10), shapely.box(5, 5, 20, 20)]))
     labels = polygons.labels(np.array([1.0, 7.0, 15.0, 30.0]), np.array([1.0, 7.0, 15.0, 30.0]))

@@ -111,6 +111,12 @@ class RangeRaster:
             on = (col >= 0) & (col < self.shape[1]) & (row >= 0) & (row < self.shape[0])
         return np.where(on, np.where(on, row, 0) * self.shape[1] + np.where(on, col, 0), -1).astype(np.int64)
 
+    def at(self, species: int, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """Presence (N,) uint8 of the species of a number at positions; 0 off the raster."""
+        cells = self.cells(lon, lat)
+        bits = self.presence[np.maximum(cells, 0), species // 8] >> (7 - species % 8) & 1
+        return np.where(cells >= 0, bits, 0).astype(np.uint8)
+
     def labels(self, cells: np.ndarray) -> np.ndarray:
         """Presence (N, species) uint8 of all species in cells."""
         return np.unpackbits(self.presence[cells], axis=1)[:, : len(self.species)]

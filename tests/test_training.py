@@ -236,7 +236,7 @@ def test_places_lie_in_their_cells(world):
 
 
 def test_presence_at_positions(world):
-    lon, lat = np.array([-100.0, 100.0, -100.0, 100.0, 0.0]), np.array([50.0, 50.0, -50.0, -50.0, 85.0])
+    lon, lat = np.array([-30.0, 30.0, -30.0, 30.0, -60.0]), np.array([20.0, 20.0, -20.0, -20.0, 20.0])
     assert [world.at(k, lon, lat).tolist() for k in (0, 1)] == [[1, 0, 1, 0, 0], [1, 1, 0, 0, 0]]
     cells = np.arange(200)
     half = np.full(200, 0.5)

@@ -22,7 +22,7 @@ RASTERS = {
     "elevation.tif": (2160, 4320, 1, "int16", -32768),
     "relief.tif": (2160, 4320, 1, "uint8", None),
     "landcover.tif": (3600, 7200, 1, "uint8", None),
-    "surroundings.tif": (360, 720, 54, "int16", None),
+    "surroundings.tif": (360, 720, 69, "int16", None),
     "satellite.tif": (2700, 5400, 3, "uint8", None),
     "landmask.tif": (8640, 17280, 1, "uint8", None),
 }
@@ -200,7 +200,7 @@ def test_relief():
 
 
 @pytest.mark.parametrize(("lon", "lat"), [(8.25, 46.25), (-70.25, -12.75), (179.75, 67.25), (24.25, 69.75)])
-@pytest.mark.parametrize("km", [100, 300])
+@pytest.mark.parametrize("km", [100, 300, 900])
 def test_surroundings_are_gaussian_means(elevation, lon, lat, km):
     """Against a direct sum over the sphere: Alps, Andes, both sides of the antimeridian, Lapland."""
     north, east = 90 - (np.arange(2160) + 0.5) / 12, (np.arange(4320) + 0.5) / 12 - 180
@@ -213,7 +213,9 @@ def test_surroundings_are_gaussian_means(elevation, lon, lat, km):
     here = values("surroundings.tif", lon, lat)
     for name, clipped in (("height", np.maximum(elevation[rows], 0)), ("depth", np.minimum(elevation[rows], 0))):
         expected = (clipped * weight).sum() / weight.sum()
-        assert here[names.index(f"mean{km}km-{name}")] == pytest.approx(expected, rel=0.05, abs=10)
+        # Rows and columns are blurred apart, which near a pole is not quite a circle of that size.
+        rough = 0.35 if km * abs(lat) > 900 * 60 else 0.05
+        assert here[names.index(f"mean{km}km-{name}")] == pytest.approx(expected, rel=rough, abs=10)
 
 
 def test_surroundings_shares_and_names():

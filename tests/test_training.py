@@ -571,15 +571,23 @@ def test_recipes_that_are_none(tmp_path):
         Recipe.read(path)
 
 
-def test_bundled_recipe_describes_the_bundled_model():
+@pytest.mark.parametrize("name", ["mammals-trees", "birds"])
+def test_bundled_recipe_describes_the_bundled_model(name):
     """What the recipe says is what was shipped."""
     from sdm.model import Model
     from sdm.resources import folder
+    from sdm.training.prepare import environment_inputs
 
-    recipe = Recipe.read(folder("recipes") / "mammals-trees.toml")
-    config = Model.open("mammals-trees").config
+    recipe = Recipe.read(folder("recipes") / f"{name}.toml")
+    config = Model.open(name).config
     assert config["dim"] == recipe.architecture.dim
     for part in ("location", "satellite"):
         assert config[part] == dict(getattr(recipe.architecture, part))
-    environment = {k: v for k, v in config["environment"].items() if k != "inputs"}
-    assert environment == dict(recipe.architecture.environment)
+    said = dict(recipe.architecture.environment)
+    inputs = environment_inputs(said.pop("around_km", (100, 300)))
+    assert {k: v for k, v in config["environment"].items() if k != "inputs"} == said
+    assert [(i["layer"], i["transform"]) for i in config["environment"]["inputs"]] == [
+        (i.layer, i.transform) for i in inputs
+    ]
+    for key in ("title", "version", "licence", "ranges"):
+        assert config.get(key, "") == getattr(recipe, key)

@@ -24,7 +24,7 @@ What is asked, and why:
 - Where the teacher has hardly a checklist on **land**, it goes on with whatever lies around: barn swallows in a
   Siberian January, blackbirds all over the Sahara. It gives itself away where winters freeze and its birds do not
   change from January to July, and in deserts. Nothing is learned there (`believed`), and maps say "not known"
-  (`coverage`).
+  (`coverage`). Where they change, but too little, it is believed for the whole year and not asked about months.
 - Places: spread evenly over land; again where the list of species changes fastest, as in mountains; along the shores,
   which gives small islands their share; and at sea.
 
@@ -70,8 +70,10 @@ SOUTH = -78.0
 """Degrees of latitude; south of it is ice."""
 CANDIDATES = 200_000
 """Random places drawn at a time; few of them lie on a shore."""
-FREEZING, CHANGE = 0.0, 0.2
-"""Where the mean of the coldest month is lower (degrees C), at least this share of the birds must change by July."""
+FREEZING = 0.0
+"""Mean of the coldest month (degrees C) below which birds must change from January to July."""
+CHANGE, CHANGE_MONTHS = 0.2, 0.36
+"""By how much, to be believed for the whole year and for months."""
 BARREN = 0.7
 """Share of barren land within 100 km from which the teacher is not believed."""
 COVERAGE_DEGREES = 0.5
@@ -155,20 +157,25 @@ def turnover(teacher: Teacher, lon: np.ndarray, lat: np.ndarray, rng: np.random.
     return change
 
 
-def believed(teacher: Teacher, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """Whether what the teacher says of land at positions (N,), (N,) can be its checklists': (N,) bool.
+def change(teacher: Teacher, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """Bray-Curtis dissimilarity of the scores in the second week of January and of July, (N,); 1 where it is warm.
 
-    The change of its birds is the Bray-Curtis dissimilarity of its scores in the second week of January and of July.
+    Where winters do not freeze, birds may well stay.
     """
-    layers = Environment([Input("bio6"), Input("mean100km-landcover16")])
-    coldest, barren = layers.sample(lon, lat, standardise=False).T
-    change = np.zeros(lon.size)
-    for i in range(0, lon.size, BATCH):
-        s = slice(i, i + BATCH)
+    out = np.ones(lon.size)
+    cold = np.flatnonzero(Environment([Input("bio6")]).sample(lon, lat, standardise=False)[:, 0] <= FREEZING)
+    for i in range(0, cold.size, BATCH):
+        s = cold[i : i + BATCH]
         january, july = (teacher.score(lon[s], lat[s], week).astype(np.float64) for week in (2, 26))
-        change[s] = 1 - 2 * np.minimum(january, july).sum(axis=1) / (january + july).sum(axis=1)
+        out[s] = 1 - 2 * np.minimum(january, july).sum(axis=1) / (january + july).sum(axis=1)
+    return out
+
+
+def believed(teacher: Teacher, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """Whether what the teacher says of land at positions (N,), (N,) can be its checklists': (N,) bool."""
+    barren = Environment([Input("mean100km-landcover16")]).sample(lon, lat, standardise=False)[:, 0]
     with np.errstate(invalid="ignore"):
-        return ~(barren > BARREN) & ((coldest > FREEZING) | (change > CHANGE))
+        return ~(barren > BARREN) & (change(teacher, lon, lat) > CHANGE)
 
 
 def coverage(teacher: Teacher, mask: LandMask) -> np.ndarray:
@@ -176,8 +183,8 @@ def coverage(teacher: Teacher, mask: LandMask) -> np.ndarray:
     step = COVERAGE_DEGREES
     lon, lat = np.meshgrid(np.arange(-180 + step / 2, 180, step), np.arange(90 - step / 2, -90, -step))
     out = np.ones(lon.shape, bool)
-    land = mask.keep("land", lon, lat)
-    out[land] = believed(teacher, lon[land], lat[land])
+    ashore = mask.layer.nearest(lon.ravel(), lat.ravel()).reshape(lon.shape) != 0  # land and its lakes
+    out[ashore] = believed(teacher, lon[ashore], lat[ashore])
     return out
 
 
@@ -207,7 +214,7 @@ def at_sea(labels: list[str], birdnames: Path) -> np.ndarray:
 def ask(
     teacher: Teacher, lonlat: np.ndarray, open_sea: np.ndarray, seabirds: np.ndarray, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """The teacher's targets at places (N, 2), each for the whole year and `MONTHS` months.
+    """The teacher's targets at places (N, 2), each for the whole year and, where it knows them, `MONTHS` months.
 
     `open_sea` (N,) are places with `seabirds` (labels,) alone.
     """
@@ -229,21 +236,22 @@ def ask(
         values.append(value[row, column])
         if i // BATCH % 20 == 0:
             print(f"{i} of {n} places, {time.monotonic() - began:.0f} s", flush=True)
+    month = np.concatenate([np.zeros((n, 1)), month], axis=1).astype(np.int8).ravel()
+    row = np.flatnonzero((month == 0) | np.repeat(change(teacher, *lonlat.T) > CHANGE_MONTHS, rows))
     known = np.flatnonzero(reached)
     column = np.full(len(teacher.labels), -1, np.int16)
     column[known] = np.arange(known.size)
-    index, value = column[np.concatenate(indices)], np.concatenate(values)
-    # Where each row ends, without what belongs to labels left out.
-    kept = np.concatenate([[0], np.cumsum(index >= 0)])
-    ends = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+    index, value, count = column[np.concatenate(indices)], np.concatenate(values), np.concatenate(counts)
+    wanted = (index >= 0) & np.repeat(np.isin(np.arange(month.size), row), count)
+    ends = np.concatenate([[0], np.cumsum(wanted)])[np.concatenate([[0], np.cumsum(count)])]
     return {
         "species": np.array([teacher.labels[k] for k in known]),
-        "lonlat": np.repeat(lonlat, rows, axis=0),
-        "place": np.repeat(np.arange(n, dtype=np.int32), rows),
-        "month": np.concatenate([np.zeros((n, 1)), month], axis=1).astype(np.int8).ravel(),
-        "indptr": kept[ends].astype(np.int64),
-        "indices": index[index >= 0],
-        "value": value[index >= 0],
+        "lonlat": np.repeat(lonlat, rows, axis=0)[row],
+        "place": np.repeat(np.arange(n, dtype=np.int32), rows)[row],
+        "month": month[row],
+        "indptr": np.concatenate([[0], ends[1:][row]]).astype(np.int64),
+        "indices": index[wanted],
+        "value": value[wanted],
     }
 
 

@@ -337,7 +337,7 @@ class Grid:
         """
         if self.region is None:
             return None
-        geometry = self._region_in_crs()
+        geometry = _prepared(self._region_in_crs())
         rows, cols = np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop)
         x, y = self.xy(rows, cols)
         corners = shapely.box(x.min(), y.min(), x.max(), y.max())
@@ -352,9 +352,20 @@ class Grid:
         cached = self.__dict__.get(key)
         if cached is None:
             cached = _project(self.region.geometry, self.crs)
-            shapely.prepare(cached)
             object.__setattr__(self, key, cached)
         return cached
+
+
+_kept = threading.local()
+
+
+def _prepared(geometry: shapely.Geometry) -> shapely.Geometry:
+    """This thread's own prepared copy: GEOS builds its indexes at first use, and crashes when two threads do."""
+    if getattr(_kept, "of", None) is not geometry:
+        copy = shapely.from_wkb(shapely.to_wkb(geometry))
+        shapely.prepare(copy)
+        _kept.of, _kept.copy = geometry, copy
+    return _kept.copy
 
 
 def wrap_longitude(lon: np.ndarray) -> np.ndarray:

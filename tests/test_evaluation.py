@@ -31,7 +31,7 @@ from sdm.evaluation.tabular import read_places
 from sdm.outputs.embeddings import write_embeddings
 
 BEAR = "Animalia Chordata Mammalia Carnivora Ursidae Ursus arctos"
-VIREO = "Animalia Chordata Aves Passeriformes Vireonidae Vireo gilvus"
+LIZARD = "Animalia Chordata Reptilia Squamata Lacertidae Lacerta agilis"
 
 
 def unit(n, dim=12, seed=0):
@@ -278,28 +278,28 @@ def test_names_become_seven_ranks(tmp_path):
     bundled = [m.taxa for m in sdm.model.list_models()]
     (tmp_path / "birds.csv").write_text(
         "kingdom,phylum,class,order,family,genus,species\n"
-        "Animalia,Chordata,Aves,Passeriformes,Vireonidae,Vireo,Vireo gilvus\n"
-        "Animalia,Chordata,Aves,Passeriformes,Vireonidae,Vireo,olivaceus\n"
-        "Animalia,Chordata,Aves,,Vireonidae,Vireo,huttoni\n"
+        "Animalia,Chordata,Reptilia,Squamata,Lacertidae,Lacerta,Lacerta agilis\n"
+        "Animalia,Chordata,Reptilia,Squamata,Lacertidae,Lacerta,viridis\n"
+        "Animalia,Chordata,Reptilia,,Lacertidae,Lacerta,bilineata\n"
     )
     taxonomy = Taxonomy.read(tmp_path / "birds.csv", bundled)
     (tmp_path / "list.txt").write_text(
-        "# mine\nUrsus arctos\n\ngrizzly\nvireo  gilvus\nVireo olivaceus\nVireo huttoni\nUrsus arctos\n"
+        "# mine\nUrsus arctos\n\ngrizzly\nlacerta  agilis\nLacerta viridis\nLacerta bilineata\nUrsus arctos\n"
     )
     found = {c.name: c for c in read_candidates(tmp_path / "list.txt", taxonomy)}
     assert found["Ursus arctos"].text == found["grizzly"].text == BEAR
-    assert found["vireo gilvus"].text == VIREO
-    assert found["Vireo olivaceus"].text == VIREO.replace("gilvus", "olivaceus")
-    assert (found["Vireo huttoni"].text, found["Vireo huttoni"].complete) == ("Vireo huttoni", False)
+    assert found["lacerta agilis"].text == LIZARD
+    assert found["Lacerta viridis"].text == LIZARD.replace("agilis", "viridis")
+    assert (found["Lacerta bilineata"].text, found["Lacerta bilineata"].complete) == ("Lacerta bilineata", False)
     assert len(found) == 5
 
 
 def test_a_list_with_ranks_is_its_own_taxonomy(tmp_path):
     (tmp_path / "l.csv").write_text(
-        "genus;species;kingdom;phylum;class;order;family\nVireo;gilvus;Animalia;Chordata;Aves;Passeriformes;Vireonidae\n"
+        "genus;species;kingdom;phylum;class;order;family\nLacerta;agilis;Animalia;Chordata;Reptilia;Squamata;Lacertidae\n"
     )
     (found,) = read_candidates(tmp_path / "l.csv", Taxonomy())
-    assert (found.name, found.text, found.complete) == ("Vireo gilvus", VIREO, True)
+    assert (found.name, found.text, found.complete) == ("Lacerta agilis", LIZARD, True)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ HEADER = (
     "public_positional_accuracy,geoprivacy,taxon_geoprivacy,coordinates_obscured,positioning_method,positioning_device,"
     "species_guess,scientific_name,common_name,iconic_taxon_name,taxon_id,sound_format"
 )
-SPECIES = ("Vireo gilvus", "Ursus arctos", "Vireo gilvus", "Rana temporaria", "Vulpes vulpes", "Ursus arctos")
+SPECIES = ("Lacerta agilis", "Ursus arctos", "Lacerta agilis", "Rana temporaria", "Vulpes vulpes", "Ursus arctos")
 
 
 def observations(path, count=6, **change):
@@ -394,7 +394,7 @@ def test_taxabench_as_published(bench):
     np.testing.assert_allclose(data.lonlat[2], [-61.25, 35.37])
     assert [c.name for c in data.classes] == sorted(set(SPECIES))
     assert [data.classes[k].name for k in data.labels] == list(SPECIES)
-    assert data.classes[1].text == BEAR and "2 of 4 classes" in data.notes[0]  # a frog and a bird are not bundled
+    assert data.classes[2].text == BEAR and "2 of 4 classes" in data.notes[0]  # a frog and a lizard are not bundled
     assert data.files["audio"][0].name == "86062172.flac" and data.files["audio"][3].name == "86062175.wav"
     assert data.files["satellite"][1].name.startswith("86062173_38.37_")
     values = data.values("environment")
@@ -719,7 +719,7 @@ def test_classify(run, tmp_path, use_model):
     model = use_model(Fake())
     photos = [picture(tmp_path / f"{n}.jpg", i) for i, n in enumerate("ab")]
     sound(tmp_path / "c.wav", 9)
-    names = ["Ursus arctos", "Vulpes vulpes", "Rana temporaria", "Puma concolor", "Vireo gilvus", "Ursus maritimus"]
+    names = ["Ursus arctos", "Vulpes vulpes", "Rana temporaria", "Puma concolor", "Lacerta agilis", "Ursus maritimus"]
     (tmp_path / "l.csv").write_text("species\n" + "\n".join(names) + "\n")
     code, out, err = run("classify", "a.jpg", "b.jpg", "--at", 58.6, -134.9, "--audio", "c.wav", "--species", "l.csv",
                          "--model", "fake", "--top", 3, "--json")  # fmt: skip

@@ -21,12 +21,11 @@ from pathlib import Path
 
 import numpy as np
 from birds_teacher import YEAR, Teacher, target
-from validate_records import RADIUS_KM, near, random_land
+from validate_records import RADIUS_KM, against_land, near, random_land, thinned
 
 from sdm.errors import SpeciesNameError
 from sdm.model import MODALITIES, Model
 from sdm.points import combine_scores, embed_places
-from sdm.training.evaluate import auc
 
 SUBSETS = {"location": ("location",), "location+environment": ("location", "environment"), "all": MODALITIES}
 BATCH = 256
@@ -89,10 +88,9 @@ def records(model: Model, teacher: Teacher, inat: Path, least: int, background: 
             continue
         if not resolution.known or resolution.taxon.rank != "species":
             continue
-        lat, lon = z["lat_lon"][z["taxon_id"] == number].astype(np.float64).T
-        _, first = np.unique(np.stack([np.floor(lon / 0.1), np.floor(lat / 0.1)]), axis=1, return_index=True)
-        if first.size >= least:
-            found.append((resolution, lon[first], lat[first]))
+        lon, lat = thinned(*z["lat_lon"][z["taxon_id"] == number].astype(np.float64).T[::-1])
+        if lon.size >= least:
+            found.append((resolution, lon, lat))
     columns = np.array([column[r.taxon.name] for r, _, _ in found])
     theirs = ask(teacher, lon0, lat0, 0, columns)
     rows = []
@@ -108,10 +106,7 @@ def records(model: Model, teacher: Teacher, inat: Path, least: int, background: 
         row: dict = {"species": resolution.taxon.name, "records": int(lon.size)}
         for key, (at, rest) in scores.items():
             row[f"{key} at records"] = float((at >= 0.5).mean())
-            for label, other in (("land", rest), ("500km", rest[close])):
-                if other.size >= 50:
-                    present = np.concatenate([np.ones(at.size), np.zeros(other.size)])
-                    row[f"{key} {label}"] = auc(np.concatenate([at, other]), present)
+            row |= {f"{key} {label}": v for label, v in against_land(at, rest, close).items()}
         rows.append(row)
     return rows
 

@@ -61,6 +61,22 @@ def near(lon: np.ndarray, lat: np.ndarray, to_lon: np.ndarray, to_lat: np.ndarra
     return np.isfinite(distance)
 
 
+def thinned(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(lon, lat) of the first record in each cell of 0.1 degree."""
+    _, first = np.unique(np.stack([np.floor(lon / 0.1), np.floor(lat / 0.1)]), axis=1, return_index=True)
+    return lon[first], lat[first]
+
+
+def against_land(here: np.ndarray, there: np.ndarray, close: np.ndarray) -> dict[str, float]:
+    """AUC of scores at records against all of those on land ("land") and the `close` ones ("500km"), if 50 or more."""
+    found = {}
+    for label, other in (("land", there), ("500km", there[close])):
+        if other.size >= 50:
+            present = np.concatenate([np.ones(here.size), np.zeros(other.size)])
+            found[label] = auc(np.concatenate([here, other]), present)
+    return found
+
+
 def main() -> None:
     """Read, score, print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -87,9 +103,7 @@ def main() -> None:
             continue
         if not resolution.known or resolution.taxon.rank != "species" or resolution.taxon.group != args.group:
             continue
-        lat, lon = z["lat_lon"][z["taxon_id"] == number].astype(np.float64).T
-        _, first = np.unique(np.stack([np.floor(lon / 0.1), np.floor(lat / 0.1)]), axis=1, return_index=True)
-        lon, lat = lon[first], lat[first]
+        lon, lat = thinned(*z["lat_lon"][z["taxon_id"] == number].astype(np.float64).T[::-1])
         if lon.size < args.min:
             continue
         records = embed_places(model, lon, lat)
@@ -99,18 +113,12 @@ def main() -> None:
         for key, subset in subsets.items():
             here = combine_scores(model, records, vector, subset)[:, 0]
             there = combine_scores(model, background, vector, subset)[:, 0]
-            for label, other in (("land", there), ("500km", there[close])):
-                if other.size >= 50:
-                    present = np.concatenate([np.ones(here.size), np.zeros(other.size)])
-                    row[f"{key} {label}"] = auc(np.concatenate([here, other]), present)
+            row |= {f"{key} {label}": v for label, v in against_land(here, there, close).items()}
             row[f"{key} mean p at records"] = float(here.mean())
         if atlas is not None and resolution.taxon.name in atlas.species:
             column = atlas.species.index(resolution.taxon.name)
             here, there = (atlas.at(column, x, y) for x, y in ((lon, lat), (bg_lon, bg_lat)))
-            for label, other in (("land", there), ("500km", there[close])):
-                if other.size >= 50:
-                    present = np.concatenate([np.ones(here.size), np.zeros(other.size)])
-                    row[f"ranges {label}"] = auc(np.concatenate([here, other]), present)
+            row |= {f"ranges {label}": v for label, v in against_land(here, there, close).items()}
             row["ranges mean p at records"] = float(here.mean())
         rows.append(row)
     summary = {"species": len(rows), "records": sum(r["records"] for r in rows)}

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import sys
 
 # Before torch loads: threads that spin for each other make small tests crawl on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -139,3 +140,21 @@ def write_model():
         return folder
 
     return write
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Function: run a command in an empty folder; returns (exit code, stdout, stderr)."""
+    from sdm import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args, entry=cli.main):
+        monkeypatch.setattr(sys, "argv", ["taxabind-map", *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            entry()
+        code = stop.value.code
+        captured = capsys.readouterr()
+        return 0 if code is None else code, captured.out, captured.err
+
+    return call

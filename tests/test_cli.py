@@ -13,22 +13,6 @@ from sdm import cli
 BEAR = ("Ursus arctos", "--bbox", "-150", "60", "-149", "61")
 
 
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Function: run a command in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*args, entry=cli.main):
-        monkeypatch.setattr(sys, "argv", ["taxabind-map", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            entry()
-        code = stop.value.code
-        captured = capsys.readouterr()
-        return 0 if code is None else code, captured.out, captured.err
-
-    return call
-
-
 def test_a_map_from_start_to_end(run, tmp_path):
     code, out, err = run("brown bear", *BEAR[1:], "--resolution", "0.1")
     assert code == 0, err

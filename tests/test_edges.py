@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from sdm.training import edges
 from sdm.training.edges import edge_auc, near_edges
+from sdm.training.ranges import RangeRaster
 
 
 def test_near_edges_by_brute_force():
@@ -39,3 +41,11 @@ def test_edge_auc_sees_only_the_edge():
     assert edge_auc(score, present, near) == (pytest.approx(0.5), 1)
     assert edge_auc(present.astype(float), present, near) == (1.0, 1)
     assert edge_auc(score, present, near & False) == (None, 0)
+
+
+def test_ranges_are_taken_some_at_a_time(monkeypatch):
+    rng = np.random.default_rng(4)
+    present, land, cells = rng.random((54, 21)) < 0.4, rng.random(54) < 0.7, np.array([3, 50, 17])
+    raster = RangeRaster([str(k) for k in range(21)], np.packbits(present, axis=1), (6, 9), (1, 0, 0, 0, -1, 0), "")
+    monkeypatch.setattr(edges, "BYTES_AT_ONCE", 1)
+    assert (edges.near_range_edges(raster, land, cells) == near_edges(present, land, (6, 9))[cells]).all()

@@ -1,7 +1,6 @@
 """Seasonal models: the month reaches the encoder on every path, and every output says which it was."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -48,21 +47,6 @@ def indexes(tmp_path_factory, birds):
         month: build_index(plan_index(**OPTIONS, model=birds, month=month or None), folder / f"{month}.zarr", threads=1)
         for month in (0, 5)
     }
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Function: run a command in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*args, entry=cli.main):
-        monkeypatch.setattr(sys, "argv", ["taxabind-map", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            entry()
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 def values(birds, **options):

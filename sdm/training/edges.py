@@ -11,19 +11,17 @@ REACH = 2
 """Cells to either side of an edge that count as near it: 193 km of PHYLACINE's cells."""
 MIN_CELLS = 5
 """Of presence and of absence near an edge, for a species to count."""
-AT_ONCE = 500
-"""Species: the whole raster of that many, as bytes, is about 25 MB."""
+BYTES_AT_ONCE = 64
+"""Of a cell's presences, eight species in each: the whole raster of those, unpacked, is about 25 MB."""
 
 
 def near_range_edges(raster: RangeRaster, land: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """(N, S) bool: which of `cells` (N,) of a raster lie near the edge of each range on `land` (cells,) bool."""
-    everywhere = np.arange(raster.shape[0] * raster.shape[1])
-    present = np.packbits(raster.labels(everywhere).T, axis=1)  # by species, so that a few can be unpacked
     parts = []
-    for start in range(0, len(raster.species), AT_ONCE):
-        some = np.unpackbits(present[start : start + AT_ONCE], axis=1)[:, : everywhere.size].T.astype(bool)
+    for start in range(0, raster.presence.shape[1], BYTES_AT_ONCE):
+        some = np.unpackbits(raster.presence[:, start : start + BYTES_AT_ONCE], axis=1).astype(bool)
         parts.append(near_edges(some, land, raster.shape)[cells])
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis=1)[:, : len(raster.species)]
 
 
 def near_edges(present: np.ndarray, counted: np.ndarray, shape: tuple[int, int], reach: int = REACH) -> np.ndarray:

@@ -34,6 +34,8 @@ WITHOUT_WORKERS_S = 60.0
 """Seconds without any worker after which workers of this machine are given up, or the user is told to wait."""
 LEAVE_S = 120.0
 """Seconds to wait, after a failure, for tasks under way on the workers."""
+ANSWER_S = 10.0
+"""Seconds within which a scheduler answers, or is held for lost."""
 
 
 def run_tasks(
@@ -180,7 +182,7 @@ def _is_missing(error: BaseException) -> bool:
 
 
 def _lost(client: Client, what: str) -> ClusterError:
-    if client.status == "running":  # the scheduler is there, and has given the task up with its worker
+    if _answers(client):  # the scheduler is there, and has given the task up with its worker
         return ClusterError(
             f"{what}: lost with the worker that computed it, most likely for want of memory; give each worker more "
             "memory, or tiles fewer pixels (tile_size)."
@@ -189,6 +191,13 @@ def _lost(client: Client, what: str) -> ClusterError:
         f"the connection to the Dask scheduler at {client.scheduler.address} was lost before {what} had ended; start "
         "again when it is back."
     )
+
+
+def _answers(client: Client) -> bool:
+    """Whether the scheduler answers a question now: the client's own state tells of a lost one only a while later."""
+    with suppress(OSError, TimeoutError, CancelledError):
+        return client.status == "running" and bool(client.sync(client.scheduler.identity, callback_timeout=ANSWER_S))
+    return False
 
 
 def _name(item: Any) -> str:

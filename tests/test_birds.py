@@ -5,6 +5,7 @@ import importlib
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sdm.errors import SpeciesNameError
@@ -40,14 +41,25 @@ class FakeTeacher:
         return np.stack([bird, sea, np.full(lon.size, 0.02), blackbird], axis=1).astype(np.float32)
 
 
-def test_teacher_file_holds_the_targets_and_only_seabirds_at_sea(recipe, monkeypatch):
-    teacher = recipe("birds_teacher")
+def nothing_known(known, labels, half):
+    """What is known of birds of which nothing is known."""
+    n = len(labels)
+    far = np.full(n, np.inf)
+    return known.Ranges(np.full(n, half), np.zeros((n, 3)), far, -far, far), known.Cold(-far)
+
+
+def test_teacher_file_holds_the_targets_and_only_seabirds_at_sea(recipe, monkeypatch, tmp_path):
+    teacher, known = recipe("birds_teacher"), recipe("birds_known")
     monkeypatch.setattr(teacher, "BATCH", 4)  # so that places fall into several batches
     monkeypatch.setattr(FakeTeacher, "month", teacher.Teacher.month, raising=False)
     lonlat = np.array([[-10.0, 0], [10, 0], [20, 5], [30, 5], [-40, 9], [50, 9]])
     open_sea = np.array([False, False, True, False, False, False])
     seabirds = np.array([False, True, False, False])
-    z = teacher.ask(FakeTeacher(), lonlat, open_sea, seabirds, np.random.default_rng(0))
+    np.savez(
+        tmp_path / "known.npz", **teacher.Targets(None, *nothing_known(known, FakeTeacher.labels, 0.0299)).arrays()
+    )
+    targets = teacher.Targets.load(FakeTeacher(), tmp_path / "known.npz")
+    z = teacher.ask(targets, lonlat, open_sea, seabirds, np.random.default_rng(0))
 
     assert list(z["species"]) == ["Corvus corax", "Sula sula", "Turdus merula"]  # the frog reaches one half nowhere
     rows = 1 + teacher.MONTHS
@@ -65,7 +77,7 @@ def test_teacher_file_holds_the_targets_and_only_seabirds_at_sea(recipe, monkeyp
     expected = np.stack(
         [raven, np.full(raven.size, 0.3), np.where(z["lonlat"][:, 0] > 0, 0.03, 0.001)], axis=1
     )  # fmt: skip
-    expected = np.round(255 * expected / (expected + 0.03)).astype(int)
+    expected = np.round(255 * expected / (expected + 0.0299)).astype(int)
     expected[expected < teacher.LOWEST] = 0
     expected[np.ix_(open_sea[z["place"]], [True, False, True])] = 0
     assert np.abs(dense - expected).max() <= 1  # float32 may round the other way
@@ -82,11 +94,74 @@ def test_moves_and_shores(recipe):
     assert list(teacher.near_shore(mask, *places.T)) == [True, False, False]
 
 
-def test_targets_are_one_half_at_the_threshold_of_the_teacher(recipe):
-    teacher = recipe("birds_teacher")
-    score = np.linspace(0, 1, 1001)
-    t = teacher.target(score)
-    assert teacher.target(0.03) == 0.5 and (np.diff(t) > 0).all() and t[0] == 0 and t[-1] < 1
+def avonet(**columns):
+    """Rows of AVONET as `read_avonet` gives them."""
+    n = len(next(iter(columns.values())))
+    places = ("Min.Latitude", "Max.Latitude", "Centroid.Latitude", "Centroid.Longitude")
+    rows = {"Migration": [1.0] * n, "Habitat": ["Forest"] * n} | {column: [np.nan] * n for column in places}
+    return pd.DataFrame(rows | columns)
+
+
+def test_half_is_the_score_that_gives_the_size_of_the_range(recipe):
+    known = recipe("birds_known")
+    lon, lat = np.linspace(-50, 50, 1000), np.zeros(1000)
+    score = np.linspace(1, 0.001, 1000)  # of every bird, falling to the east
+    kinds = avonet(
+        **{"Range.Size": [9e4, 3e3, 9e4, 9e4, 5e6, np.nan, 9.9e5], "Migration": [1.0, 2, 3, 1, 1, 1, np.nan]},
+        Habitat=["Forest"] * 3 + ["Marine"] + ["Forest"] * 3,
+    )
+    ranges = known.Ranges.fit(kinds, lon, lat, np.repeat(score[:, None], 7, axis=1), km2=100.0)
+    target = score[:, None] / (score[:, None] + ranges.half)
+    assert (target[:, 0] >= 0.5).sum() == pytest.approx(900, abs=1)  # 90,000 km2
+    # Bounds, migrants, seabirds, large ranges (below any score), ranges and migration not known.
+    expected = [known.SMALL_HIGH, known.HALF, known.HALF, known.LOW, known.HALF, known.HALF]
+    assert ranges.half[1:] == pytest.approx(expected)
+
+
+def test_small_ranges_end_at_their_latitudes_and_near_their_centroid(recipe):
+    known = recipe("birds_known")
+    where = dict(zip(("Min.Latitude", "Max.Latitude", "Centroid.Latitude", "Centroid.Longitude"),
+                     ([-2.0] * 4, [8.0] * 4, [3.0] * 4, [100.0] * 4), strict=True))  # fmt: skip
+    kinds = avonet(**where, **{"Range.Size": [5e5, 5e6, 5e5, 5e5], "Migration": [1.0, 1, 3, 1]})
+    lon, lat = np.array([100.0, 100, 100, 100, -30, 179]), np.array([3.0, 9.5, 12.0, -8.1, 3.0, 3.0])
+    scores = np.full((6, 4), 0.2)
+    scores[5, 3] = 0.9  # sure of a place half an ocean away
+    keep = known.Ranges.fit(kinds, lon, lat, scores, 1.0).keep(lon, lat)
+    assert keep[:, 0] == pytest.approx([1, 1, 0.5, 0, 0, 0], abs=0.01)
+    assert (keep[:, 1:3] == 1).all()  # large, migrant
+    assert keep[:, 3] == pytest.approx([1, 1, 0.5, 0, 1, 1], abs=0.01)
+
+
+def test_birds_that_leave_the_cold_where_they_are_watched_are_in_no_cold_month(recipe):
+    known = recipe("birds_known")
+    # Trusted: Minnesota and the Carolinas, whose winters are cold and mild; not: northern Canada, where all stay.
+    lon = np.repeat([-95.0, -80.0, -115.0], 5)
+    lat = np.repeat([47.0, 34.5, 60.0], 5) + np.tile(np.linspace(-0.4, 0.4, 5), 3)
+    change = np.repeat([0.8, 1.0, 0.25], 5)
+    temperature = known.monthly_temperature(lon, lat)
+    assert temperature[0, 0] < -8 and temperature[0, 5] > 3 and temperature[0, 10] < -15
+    assert (temperature.argmax(axis=0) == 6).all() and 17 < temperature[6, 0] < 25  # Minnesota's July
+
+    def month(x, y, m):
+        swallow = np.where((y < 55) & (known.monthly_temperature(x, y)[m - 1] < 8), 0.0, 0.6)
+        never = np.zeros(x.size)
+        return np.stack([swallow, np.full(x.size, 0.6), never], axis=1)
+
+    cold = known.Cold.fit(month, lon, lat, change, batch=4)
+    assert 7 < cold.limit[0] <= 12 and (cold.limit[1:] == -np.inf).all()
+    keep = cold.keep(lon, lat, np.full(15, 1))
+    assert (keep[:5, 0] == 0).all() and (keep[10:, 0] == 0).all() and (keep[:, 1:] == 1).all()
+    assert (cold.keep(lon, lat, np.full(15, 7)) == 1).all()
+
+
+def test_rows_of_avonet_by_any_name_but_not_of_a_bird_split_since(recipe, tmp_path):
+    known = recipe("birds_known")
+    (tmp_path / "a.csv").write_text("Species1,Range.Size\nParus major,5\nCorvus corone,6\nSaxicola torquatus,7\n")
+    names = {"Parus major": [], "Corvus x": ["Corvus corone"], "Rana rana": [], "Saxicola torquatus": [],
+             "Saxicola rubicola": ["Saxicola torquatus"]}  # fmt: skip
+    rows = known.read_avonet(tmp_path / "a.csv", names)
+    assert list(rows.index) == list(names)
+    assert rows["Range.Size"].tolist()[:2] == [5, 6] and rows["Range.Size"].isna().tolist()[2:] == [True] * 3
 
 
 def test_every_bird_answers_to_its_names(table):

@@ -25,7 +25,7 @@ from sdm.published.encoders import PublishedEncoders
 from sdm.published.write import write_published
 from sdm.training.patching import FROZEN, State, States
 
-COMPANIONS = ("groups.csv", "genera.csv", "NOTICE.md")
+COMPANIONS = ("groups.csv", "genera.csv", "homonyms.csv", "NOTICE.md")
 """Of a model folder, copied along where they are."""
 
 

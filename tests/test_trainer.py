@@ -132,6 +132,26 @@ def test_another_run_is_refused(tmp_path):
         trained(tmp_path)
 
 
+def test_a_checkpoint_that_lies_is_refused(tmp_path):
+    """Whole and of the right format, but not with what a run needs: one sentence, with what to do."""
+    trained(tmp_path, steps=12)
+    good = read_checkpoint(tmp_path / CHECKPOINT)
+    stranger = {"nothing": torch.zeros(1)}
+    for bad in (
+        {"objective": {}},
+        {"rows": None, "sums": 3},
+        {"numpy": "[]"},
+        {"average": stranger},
+        {"settings": "{"},
+    ):
+        torch.save({**good, **bad}, tmp_path / CHECKPOINT)
+        with pytest.raises(RequestError, match=r"checkpoint .* does not fit this run .*--restart"):
+            trained(tmp_path, steps=12)
+    (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:500])
+    with pytest.raises(RequestError, match=r"cannot be read .*--restart"):
+        trained(tmp_path, steps=12)
+
+
 def test_average_of_the_weights(tmp_path):
     """By hand: w_k = d w_{k-1} + (1 - d) x_k with d = min(ema, k / (k + 10)), from what each step left."""
     seen = []

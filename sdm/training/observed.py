@@ -21,6 +21,7 @@ from sdm.evaluation import datasets
 from sdm.evaluation.species import Taxonomy
 from sdm.layers.fingerprint import of_files
 from sdm.model import Model, list_models
+from sdm.outputs.atomic import check_folder
 from sdm.published.checkpoints import Checkpoints
 from sdm.published.write import FULL, SMALL, create_published
 from sdm.training import distributed
@@ -89,6 +90,10 @@ class ObservedRecipe:
             raise RequestError(f"recipe {str(path)!r} needs the text 'name', and tables {', '.join(kinds)}.")
         given = {k: _section(path, f"[{k}]", raw[k], kind) for k, kind in kinds.items() if k in raw}
         recipe = cls(raw["name"], path=path, **given)
+        try:
+            recipe.optimiser.check()
+        except RequestError as error:
+            raise RequestError(f"recipe {str(path)!r}: [optimiser] {error}") from None
         if recipe.dataset.kind not in ("taxabench", "isatnat", "isoundnat"):
             raise RequestError(
                 f"recipe {str(path)!r}: dataset {recipe.dataset.kind!r} is none of taxabench, isatnat, isoundnat."
@@ -112,6 +117,9 @@ def train_observed(
     """
     if out.exists():
         raise OutputError(f"{out} exists already; give another --out.")
+    for folder in (run_folder, out):
+        check_folder(folder)  # now, not after hours
+    recipe.optimiser.check(device)
     d, o = recipe.dataset, recipe.optimiser
     taxonomy = Taxonomy(tables=[m.taxa for m in list_models() if isinstance(m, Model)])
     options = {"modalities": d.modalities} if d.modalities else {}

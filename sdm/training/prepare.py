@@ -132,6 +132,12 @@ def prepare(
     taxa = TaxonTable.load(folder)
     lineages = {t.name: t.lineage for t in taxa}
     seed = recipe.optimiser.seed
+    known = sorted({t.group for t in taxa if t.group})
+    for entry in recipe.data.source:
+        if entry.group and entry.group not in known:
+            raise RequestError(
+                f"source {entry.name!r} has the group {entry.group!r}; those of taxa.csv are {', '.join(known) or 'none'}."
+            )
     sources = open_sources(recipe.data.source, taxa, seed)
     seasonal = bool(recipe.architecture.location.get("season", False))
     parts = [(k, s.places(seed)) for k, s in enumerate(sources) if s.data.share > 0]

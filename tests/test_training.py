@@ -533,7 +533,7 @@ def test_what_a_run_refuses(tmp_path, tiny):
     with pytest.raises(RequestError, match=r"metrics\.json.* cannot be read"):
         run.run(recipe, out, tmp_path / "run3", ("develop",))
     typo, _ = tiny(5, swap=[("points_per_cell = 3", 'points_per_cell = 3\ngroup = "mamal"')])
-    with pytest.raises(RequestError, match="group 'mamal'; those of taxa.csv are mammal, tree"):
+    with pytest.raises(RequestError, match=r"group 'mamal'; those of taxa\.csv are mammal, tree"):
         run.run(typo, out, tmp_path / "run4", ("develop",))
     (tmp_path / "phylacine_current_ranges.npz").write_bytes(b"PK")
     with pytest.raises(SdmError):

@@ -136,7 +136,7 @@ def prepare(
     for entry in recipe.data.source:
         if entry.group and entry.group not in known:
             raise RequestError(
-                f"source {entry.name!r} has the group {entry.group!r}; those of taxa.csv are {', '.join(known) or 'none'}."
+                f"source {entry.name!r} has the group {entry.group!r}; those of taxa.csv are {', '.join(known)}."
             )
     sources = open_sources(recipe.data.source, taxa, seed)
     seasonal = bool(recipe.architecture.location.get("season", False))

@@ -283,8 +283,8 @@ def _recipe(path: Path, raw: dict) -> Recipe:
     plain = values["name"].isprintable() and not set(values["name"]) & set("/\\:") and values["name"].strip(". ")
     if not plain or not "".join(values[k] for k in texts[1:]).isprintable():
         raise RequestError(
-            f"recipe {str(path)!r}: name = {values['name']!r} must be a plain file name, and title, version and licence "
-            "each one line."
+            f"recipe {str(path)!r}: name = {values['name']!r} must be a plain file name, and title, version and "
+            "licence each one line."
         )
     values["ranges"] = _typed(path, "the top ranges", raw.get("ranges", ""), str)
     values["data"] = Data(_sources(path, _is_table(path, "data", raw.get("data", {}))))

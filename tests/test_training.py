@@ -264,6 +264,43 @@ def test_phylacine_from_rasters(tmp_path, write_raster):
     assert np.flatnonzero(raster.labels(np.arange(72))[:, 0]).tolist() == [15]
     with pytest.raises(LayerError, match="holds no range"):
         RangeRaster.phylacine(tmp_path, {"Ursus arctos"})
+    with pytest.raises(LayerError, match="holds no range"):
+        RangeRaster.phylacine(tmp_path / "r", {"Vulpes vulpes"})  # its range is empty
+    # Two names of one species are one range.
+    write_raster(np.roll(present, 1), name="r/Ursus_horribilis.tif", transform=grid, crs=BEHRMANN)
+    assert RangeRaster.names(tmp_path / "r") == ["Ursus arctos", "Ursus horribilis", "Vulpes vulpes"]
+    raster = RangeRaster.phylacine(tmp_path / "r", {"Ursus arctos": "Ursus arctos", "Ursus horribilis": "Ursus arctos"})
+    assert raster.species == ["Ursus arctos"]
+    assert np.flatnonzero(raster.labels(np.arange(72))[:, 0]).tolist() == [15, 16]
+
+
+def test_ranges_that_are_refused(tmp_path, write_raster):
+    from affine import Affine
+
+    grid = Affine(2_000_000, 0, -12_000_000, 0, -2_000_000, 6_000_000)
+    ones = np.ones((6, 12), np.uint8)
+    for k, (values, options, said) in enumerate(
+        [
+            (ones * 255, {"transform": grid, "crs": BEHRMANN}, "holds the value 255; present is 1"),
+            (ones * np.float32(0.3), {"transform": grid, "crs": BEHRMANN}, "holds the value 0.3"),
+            (ones, {"transform": grid, "crs": None}, "has no CRS"),
+            (ones, {"transform": grid @ Affine.rotation(30), "crs": BEHRMANN}, "is rotated"),
+        ]
+    ):
+        write_raster(values, name=f"{k}/Ursus_arctos.tif", **options)
+        with pytest.raises(LayerError, match=said):
+            RangeRaster.phylacine(tmp_path / str(k), {"Ursus arctos"})
+    (tmp_path / "0" / "Ursus_arctos.tif").write_bytes(b"II*\0")
+    with pytest.raises(LayerError, match="cannot be read"):
+        RangeRaster.phylacine(tmp_path / "0", {"Ursus arctos"})
+    packed = tmp_path / "0" / "phylacine_current_ranges.npz"
+    packed.write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(LayerError, match="cannot be read"):
+        RangeRaster.phylacine(tmp_path / "0", {"Ursus arctos"})
+    np.savez(packed, species=["Ursus_arctos"], packed=np.zeros((1, 3), np.uint8), n_cells=[1], shape=[6, 12],
+             transform=np.array(grid)[:6], crs_wkt=BEHRMANN)  # fmt: skip
+    with pytest.raises(LayerError, match="do not fit together"):
+        RangeRaster.names(tmp_path / "0")
 
 
 RECIPE = """

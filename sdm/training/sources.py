@@ -17,6 +17,7 @@ from sdm.coverage import DEGREES, Coverage
 from sdm.errors import LayerError, SpeciesNameError, TooLargeError
 from sdm.layers.landmask import LandMask
 from sdm.names import TaxonTable
+from sdm.names.resolve import find
 from sdm.training.labels import Block, PackedLabels, Places, SparseLabels
 from sdm.training.loss import NOT_KNOWN
 from sdm.training.ranges import RangePolygons, RangeRaster, draw_places
@@ -77,7 +78,8 @@ class Ranges(Source):
 
     def __init__(self, data: RangesData, name: str, taxa: TaxonTable, denser: Sequence[tuple] = ()) -> None:
         super().__init__(data, name)
-        self.raster = RangeRaster.phylacine(data.path, {t.name for t in taxa})
+        names = [n for n in RangeRaster.names(data.path) if n]
+        self.raster = RangeRaster.phylacine(data.path, _known(names, taxa, data.path) if names else {})
         self.species = tuple(self.raster.species)
         self.denser = tuple(denser)
         """((west, south, east, north), places per cell, weight) where polygons want more."""
@@ -347,7 +349,7 @@ def _known(names: Iterable[str], taxa: TaxonTable, path: str) -> dict[str, str]:
             known[name] = plain
             continue
         try:
-            found = taxa.resolve(plain)
+            found = find(taxa, plain)
         except SpeciesNameError:
             continue
         if found.known and found.taxon.rank == "species" and found.how in ("scientific name", "synonym"):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -313,3 +314,17 @@ def test_a_batch_that_cannot_be_shared(monkeypatch):
     monkeypatch.setattr(distributed, "size", lambda: 3)
     with pytest.raises(RequestError, match="a batch of 16 cannot be shared equally by 3"):
         distributed.share(16)
+
+
+def test_torchrun_takes_the_command_of_the_guide():
+    """Without "--", torchrun takes --run for an abbreviation of its own --run-path, and refuses it."""
+    from torch.distributed.run import parse_args
+
+    from sdm.resources import folder
+
+    guide = (folder("recipes").parent / "docs" / "training.md").read_text(encoding="utf-8")
+    (line,) = [line for line in guide.splitlines() if line.startswith("torchrun ")]
+    words = shlex.split(line.replace('"$(command -v sdm)"', "sdm"))[1:]
+    args = parse_args([*words, "--run", "runs/mine"])
+    assert [args.training_script, *args.training_script_args][-2:] == ["--run", "runs/mine"]
+    assert args.nproc_per_node == "4"

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -367,7 +368,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise ValueError(f"not of the format {FORMAT!r}")
     except Exception as error:  # a damaged file can fail in any way
-        reason = " ".join(str(error).split())[:120]
+        reason = "it is none" if isinstance(error, UnpicklingError) else " ".join(str(error).split())[:120]
         raise RequestError(
             f"checkpoint {str(path)!r} cannot be read ({reason}); give --restart to begin anew."
         ) from error

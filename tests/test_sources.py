@@ -156,6 +156,17 @@ def test_background_of_the_file(tmp_path, taxa):
     assert block.labels(np.argsort(places.origin)).tolist() == expected
 
 
+def test_what_is_left_out_or_read_otherwise_is_said(tmp_path, taxa):
+    rows = "Abies alba,1,2\nABIES ALBA Mill.,1,2\nSphinx one,1,2\nAbies alba,,2\nFagus_sylvatica,3,2\n"
+    source = only(SurveysData(path=write(tmp_path / "s.csv", "species,lon,lat\n" + rows)), taxa)
+    assert source.species == ("Abies alba", "Fagus sylvatica")
+    assert source.notes == [
+        "1 row(s) without a position, a species or a presence are left out",
+        "1 species that taxa.csv does not know are left out: 'Sphinx one'",
+        "1 name(s) are read as others: 'ABIES ALBA Mill.' as Abies alba",
+    ]
+
+
 def test_months_of_records(tmp_path, taxa):
     path = write(
         tmp_path / "r.csv", "species,lon,lat,m\nAbies alba,10,47,1\nFagus sylvatica,12,48,7\nAbies alba,3,4,\n"

@@ -25,7 +25,8 @@ TEXT = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 @dataclass(frozen=True)
 class Records:
     """Rows of a table: `lonlat` (N, 2) float64 degrees (lon, lat); `month` (N,) int8, 0 where the table has none;
-    `species` (N,) row of `names`, -1 where a row names none; `present` (N,) bool.
+    `species` (N,) row of `names`, -1 where a row names none; `present` (N,) bool. `left_out`: rows of the table without
+    a position, a species or a presence.
     """
 
     lonlat: np.ndarray
@@ -33,6 +34,7 @@ class Records:
     species: np.ndarray
     names: list[str]
     present: np.ndarray
+    left_out: int = 0
 
 
 def read_vector(path: str | Path) -> GeoDataFrame:
@@ -94,7 +96,7 @@ def read_records(data: RecordsData) -> Records:
         raise LayerError(f"data source {str(path)!r} has no row with a position and a species.")
     month = _months(path, frame, data.month)
     check_lonlat(lonlat[good], str(path))
-    return Records(lonlat[good], month[good], species[good], names, present[good])
+    return Records(lonlat[good], month[good], species[good], names, present[good], int((~good).sum()))
 
 
 def _wide(path: Path, frame: Any, lonlat: np.ndarray, columns: dict[str, str], month: np.ndarray) -> Records:
@@ -115,7 +117,8 @@ def _wide(path: Path, frame: Any, lonlat: np.ndarray, columns: dict[str, str], m
     nothing = np.flatnonzero(~(values > 0).any(axis=1))
     rows = np.concatenate([row, nothing])
     species = np.concatenate([column, np.full(nothing.size, -1)])
-    return Records(lonlat[good][rows], month[good][rows], species, list(columns.values()), species >= 0)
+    named = list(columns.values())
+    return Records(lonlat[good][rows], month[good][rows], species, named, species >= 0, int((~good).sum()))
 
 
 def _table(path: Path, data: RecordsData) -> tuple[Any, np.ndarray]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from math import isfinite
 from pathlib import Path
@@ -280,12 +282,9 @@ def _recipe(path: Path, raw: dict) -> Recipe:
         if not isinstance(raw.get(key), str):
             raise RequestError(f"recipe {str(path)!r} needs the text {key!r} at its top.")
         values[key] = raw[key]
-    plain = values["name"].isprintable() and not set(values["name"]) & set("/\\:") and values["name"].strip(". ")
-    if not plain or not "".join(values[k] for k in texts[1:]).isprintable():
-        raise RequestError(
-            f"recipe {str(path)!r}: name = {values['name']!r} must be a plain file name, and title, version and "
-            "licence each one line."
-        )
+    check_name(path, values["name"])
+    if not "".join(values[k] for k in texts).isprintable():
+        raise RequestError(f"recipe {str(path)!r}: title, version and licence must each be one line.")
     values["ranges"] = _typed(path, "the top ranges", raw.get("ranges", ""), str)
     values["data"] = Data(_sources(path, _is_table(path, "data", raw.get("data", {}))))
     for key, kind in sections.items():
@@ -379,6 +378,32 @@ def _refuse_unknown(path: Path, place: str, raw: dict, known: set[str]) -> None:
         )
 
 
+def check_sections(path: Path, optimiser: Settings, binding: Binding | None) -> None:
+    """Refuse values of [optimiser] and [binding] that cannot be, in either kind of recipe."""
+    with _of(path, "optimiser"):
+        optimiser.check()
+        if binding and optimiser.batch < 2:
+            raise RequestError("batch is 1, which leaves nothing to tell a pair from; give 2 or more.")
+    with _of(path, "binding"):
+        if binding:
+            binding.check()
+
+
+def check_name(path: Path, name: str) -> None:
+    """Refuse a name that is no plain file name: folders are called after it."""
+    if not name.isprintable() or set(name) & set("/\\:") or not name.strip(". "):
+        raise RequestError(f"recipe {str(path)!r}: name = {name!r} must be a plain file name.")
+
+
+@contextmanager
+def _of(path: Path, section: str) -> Iterator[None]:
+    """Within: a RequestError says which section of which recipe it is about."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"recipe {str(path)!r}: [{section}] {error}") from None
+
+
 def _check(recipe: Recipe) -> None:
     """Refuse values of the right type that cannot be."""
     path, o = recipe.path, recipe.objective
@@ -405,12 +430,9 @@ def _check(recipe: Recipe) -> None:
     if o.max_scale < o.start_scale:
         raise RequestError(f"recipe {str(path)!r}: [objective] max_scale {o.max_scale:g} is below start_scale.")
     e = recipe.evaluation
-    checks = {"optimiser": recipe.optimiser.check, "evaluation": lambda: check_split(e.split, e.continents, e.climate)}
-    for section, check in checks.items():
-        try:
-            check()
-        except RequestError as error:
-            raise RequestError(f"recipe {str(path)!r}: [{section}] {error}") from None
+    check_sections(path, recipe.optimiser, recipe.binding)
+    with _of(path, "evaluation"):
+        check_split(e.split, e.continents, e.climate)
     for source in recipe.data.source:
         if isinstance(source, OccurrencesData) and source.background not in ("land", "target-group", "file"):
             raise RequestError(

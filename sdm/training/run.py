@@ -77,15 +77,17 @@ def run(
         )
     for folder in (run_folder, out):
         check_folder(folder)  # now, not after hours
-    log = _logger(run_folder / "log.txt", quiet=progress is not None) if first else _silent
+    log = logger(run_folder / "log.txt", quiet=progress is not None) if first else _silent
     data = prepare(recipe, out, log, initial_inputs(recipe))
     identity = {"recipe": _digest(recipe), "data": data.fingerprint}
     _refuse_other(run_folder, metrics, identity, restart)
     if restart:
         metrics = {}
     if first:
-        make_folder(run_folder)
-        _describe(recipe, run_folder, identity, device)
+        settings = asdict(recipe)
+        for entry, source in zip(settings["data"]["source"], recipe.data.source, strict=True):
+            entry["kind"] = source.kind
+        describe(recipe.path, settings, run_folder, identity, device)
     metrics["run"] = identity
     if "develop" in stages:
         if "held_out" not in metrics:
@@ -446,13 +448,11 @@ def _read_metrics(path: Path) -> dict:
     return metrics
 
 
-def _describe(recipe: Recipe, run_folder: Path, identity: dict[str, str], device: str) -> None:
-    """What was asked and with what: the recipe as it was, and what was resolved from it."""
-    replace_file(run_folder / "recipe.toml", recipe.path.read_bytes())
-    settings = asdict(recipe)
-    settings["path"] = str(recipe.path)
-    for entry, source in zip(settings["data"]["source"], recipe.data.source, strict=True):
-        entry["kind"] = source.kind
+def describe(recipe: Path, settings: dict, run_folder: Path, identity: dict[str, str], device: str) -> None:
+    """What was asked and with what, into a run folder: the recipe as it was, and what was resolved from it."""
+    make_folder(run_folder)
+    replace_file(run_folder / "recipe.toml", recipe.read_bytes())
+    settings = {**settings, "path": str(recipe)}
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     description = {
         "identity": identity,
@@ -478,7 +478,9 @@ def _write_json(value: dict, path: Path) -> None:
         replace_file(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def _logger(path: Path, quiet: bool) -> Log:
+def logger(path: Path, quiet: bool) -> Log:
+    """A function that prints a line with the time, and keeps it in a file."""
+
     def log(line: str) -> None:
         stamped = f"{time.strftime('%H:%M:%S')} {line}"
         if not quiet or not line.startswith("step "):  # a terminal shows a bar instead

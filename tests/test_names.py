@@ -241,8 +241,10 @@ def test_brackets_that_agree(table):
 
 def test_cultivars_are_noted(table):
     resolution = table.resolve("Acer rubrum ‘October Glory’")
-    assert resolution.taxon.name == "Acer rubrum"
+    assert (resolution.taxon.name, resolution.query) == ("Acer rubrum", "Acer rubrum 'October Glory'")
     assert "whole species" in resolution.notes[0]
+    for quoted in ("'Acer rubrum'", "'Acer rubrum", "Acer rubrum'", "\"Acer rubrum\""):
+        assert table.resolve(quoted).query == "Acer rubrum"
 
 
 def test_wrong_lineage_is_noted(table):
@@ -501,7 +503,10 @@ def test_slips_raise_with_the_right_name(table, query, meant):
     assert "--search" in message
 
 
-@pytest.mark.parametrize("query", ["Homo sapiens", "unicorn", "Tyrannosaurus rex", "qqqqqq zzzzzz", "李 四"])
+@pytest.mark.parametrize(
+    "query",
+    ["Homo sapiens", "unicorn", "Tyrannosaurus rex", "Prunus necrotic ringspot virus", "qqqqqq zzzzzz", "李 四"],
+)
 def test_unknown_raises(table, query):
     with pytest.raises(SpeciesNameError, match="Unknown species"):
         table.resolve(query)

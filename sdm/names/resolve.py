@@ -30,6 +30,8 @@ _PARTICLES = frozenset((
     "auct", "non", "sensu", "nom", "st", "emend", "bis", "fil",
 ))
 # fmt: on
+# What is named after the plant that it lives on: 'Prunus necrotic ringspot virus' is no cherry.
+_PATHOGENS = ("virus", "viroid", "phytoplasma")
 _HYBRID = frozenset({"×", "x", "✕", "✖", "⨯"})
 
 
@@ -258,6 +260,8 @@ def _fallback(
     table: TaxonTable, text: str, lineage: list[str], words: list[str], notes: list[str]
 ) -> tuple[Taxon, bool, str]:
     """Answer with the nearest group for a name that is new but has a known place; else raise."""
+    if fold(words[-1]).endswith(_PATHOGENS):
+        raise UnknownNameError(f"Unknown species {shown(text)}.", words=" ".join(words))
     genus = fold(words[0])
     epithet = fold(words[1]) if len(words) > 1 else ""
     open_name = len(words) > 1 and _bare(words[1]) in _OPEN

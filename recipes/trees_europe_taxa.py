@@ -1,4 +1,4 @@
-"""Build the name tables of a model of European trees: `taxa.csv`, `genera.csv`, `groups.csv`.
+"""Build the name tables of a model of European trees: `taxa.csv`, `genera.csv`, `groups.csv`, `homonyms.csv`.
 
     python recipes/trees_europe_taxa.py --plots data-raw/eu_forest/eu_forest_26countries.parquet \
         --wordnet DIR --inat FILE --out models/trees-europe
@@ -21,6 +21,7 @@ from taxa import (
     RANKS,
     TAXA_COLUMNS,
     genera_table,
+    homonyms_table,
     join,
     leave_to_first,
     read_inat,
@@ -83,7 +84,9 @@ def main() -> None:
     write = {"index": False, "encoding": "utf-8", "lineterminator": "\n"}
     taxa[list(TAXA_COLUMNS)].to_csv(args.out / "taxa.csv", **write)
     none = pd.DataFrame(columns=list(RANKS))
-    genera_table(taxa, none, plants).to_csv(args.out / "genera.csv", **write)
+    places = genera_table(taxa, none, plants)
+    places.to_csv(args.out / "genera.csv", **write)
+    homonyms_table(places, args.inat).to_csv(args.out / "homonyms.csv", **write)
     named = wordnet_groups(synsets, taxa)
     groups = [
         {"rank": rank, "name": name, "common": join(names), "synonyms": ""} for (rank, name), names in named.items()

@@ -187,7 +187,7 @@ def test_every_bird_answers_to_its_names(table):
         ("Astur gentilis", "Accipiter gentilis"),
         ("Anarhynchus alexandrinus", "Charadrius alexandrinus"),
         ("Tyto furcata", "Tyto alba"),
-        ("blackbird", "Turdus merula"),
+        ("ouzel", "Turdus merula"),
         ("grey heron", "Ardea cinerea"),
         ("Cactus Wren", "Campylorhynchus brunneicapillus"),
         ("penguin", "Sphenisciformes"),
@@ -197,6 +197,32 @@ def test_every_bird_answers_to_its_names(table):
 def test_names_of_birds(table, query, name):
     found = table.resolve(query)
     assert found.taxon.name == name and found.known
+
+
+@pytest.mark.parametrize(
+    ("query", "meant"),
+    [
+        ("blackbird", ["Turdus merula", "Agelaius phoeniceus"]),
+        ("antbird", ["family Formicariidae", "Cercomacra cinerascens"]),
+        ("screech owls", ["Megascops asio", "Megascops kennicottii"]),
+        ("manakins", ["genus Pipra", "Manacus manacus"]),
+    ],
+)
+def test_a_kind_that_many_birds_belong_to_asks(table, query, meant):
+    with pytest.raises(SpeciesNameError, match="is the name of a kind") as error:
+        table.resolve(query)
+    assert all(name in str([t.label for t in error.value.taxa]) for name in meant)
+
+
+@pytest.mark.parametrize("query", ["Prunella vulgaris", "Linaria vulgaris", "Gypsophila repens", "Oenanthe crocata"])
+def test_a_herb_with_the_genus_of_a_bird_is_not_known(table, query):
+    genus = query.split()[0]
+    with pytest.raises(SpeciesNameError, match=rf"Magnoliopsida.*'genus {genus}'"):
+        table.resolve(query)
+    for other in (genus, f"{genus} sp.", f"genus {genus}", f"Aves {query}"):
+        assert table.resolve(other).taxon.name == genus
+    assert "Magnoliopsida" in table.resolve(genus).notes[0]
+    assert "Magnoliopsida" in table.resolve(f"{genus} sp.").notes[-1]
 
 
 def test_robin_is_two_birds(table):

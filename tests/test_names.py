@@ -167,7 +167,9 @@ def test_subspecies_that_is_now_a_species_is_pointed_out(table):
     assert any("Cervus canadensis" in note for note in resolution.notes)
 
 
-@pytest.mark.parametrize("query", ["Ursus sp.", "Ursus spp.", "Ursus sp", "Ursus cf. arctos", "Ursus aff. arctos"])
+@pytest.mark.parametrize(
+    "query", ["Ursus sp.", "Ursus spp.", "Ursus sp", "Ursus cf. arctos", "Ursus aff. arctos", "Ursus ?arctos"]
+)
 def test_open_nomenclature_gives_the_genus(table, query):
     resolution = table.resolve(query)
     assert (resolution.taxon.rank, resolution.taxon.name, resolution.known) == ("genus", "Ursus", True)
@@ -181,6 +183,10 @@ def test_open_nomenclature_gives_the_genus(table, query):
         ("Mustela vison", "Neovison vison"),
         ("Neogale vison", "Neovison vison"),
         ("Aesculus flava", "Aesculus octandra"),
+        ("Pekania pennanti", "Martes pennanti"),
+        ("Parastrellus hesperus", "Pipistrellus hesperus"),
+        ("Semnopithecus johnii", "Trachypithecus johnii"),
+        ("Senegalia berlandieri", "Acacia berlandieri"),
         ("FELIS CONCOLOR Linnaeus, 1771", "Puma concolor"),
     ],
 )
@@ -220,9 +226,25 @@ def test_a_cross_of_two_species_is_neither(table, query):
         table.resolve(query)
 
 
-def test_two_species_in_one_query(table):
+@pytest.mark.parametrize(
+    "query", ["Ursus arctos, Ursus maritimus", "gray wolf (Ursus arctos)", "Ursus arctos [Canis lupus]"]
+)
+def test_two_species_in_one_query(table, query):
     with pytest.raises(SpeciesNameError, match="two species"):
-        table.resolve("Ursus arctos, Ursus maritimus")
+        table.resolve(query)
+
+
+def test_brackets_that_agree(table):
+    for query in ("brown bear (Ursus arctos)", "Ursus arctos (brown bear)", "Ursus arctos (Linnaeus, 1758)"):
+        assert table.resolve(query).taxon.name == "Ursus arctos"
+
+
+def test_cultivars_are_noted(table):
+    resolution = table.resolve("Acer rubrum ‘October Glory’")
+    assert (resolution.taxon.name, resolution.query) == ("Acer rubrum", "Acer rubrum 'October Glory'")
+    assert "whole species" in resolution.notes[0]
+    for quoted in ("'Acer rubrum'", "'Acer rubrum", "Acer rubrum'", '"Acer rubrum"'):
+        assert table.resolve(quoted).query == "Acer rubrum"
 
 
 def test_wrong_lineage_is_noted(table):
@@ -324,6 +346,8 @@ def test_members(table):
         ("grevys zebra", "Equus grevyi"),
         ("Grévy’s zebra", "Equus grevyi"),
         ("Pere David's deer", "Elaphurus davidianus"),
+        ("Pallas' cat", "Otocolobus manul"),
+        ("Pallass cat", "Otocolobus manul"),
         ("vicuna", "Vicugna vicugna"),
         ("house mice", "Mus musculus"),
         ("box elder", "Acer negundo"),
@@ -343,6 +367,12 @@ def test_common_names(table, query, species):
         ("panther", ["Panthera onca", "Panthera pardus", "Puma concolor"]),
         ("zebras", ["Equus grevyi", "Equus quagga", "Equus zebra"]),
         ("red squirrel", ["Sciurus vulgaris", "Tamiasciurus hudsonicus"]),
+        ("buffalo", ["Bison bison", "Syncerus caffer", "Bubalus arnee"]),
+        # Kinds: a list of names ties them to one species or group, yet most that bear them are others.
+        ("ground squirrel", ["Tamias striatus", "Urocitellus parryii"]),
+        ("cottonwoods", ["Tilia heterophylla", "Populus fremontii"]),
+        ("chipmunk", ["genus Eutamias", "Tamias striatus"]),
+        ("flying squirrel", ["genus Petaurus", "Glaucomys volans"]),
     ],
 )
 def test_common_name_of_several_is_an_error_that_lists_them(table, query, candidates):
@@ -365,6 +395,13 @@ def test_common_name_of_several_is_an_error_that_lists_them(table, query, candid
 def test_common_names_of_groups(table, query, rank, name):
     taxon = table.resolve(query).taxon
     assert (taxon.rank, taxon.name) == (rank, name)
+
+
+def test_a_name_that_others_bear_too_is_noted(table):
+    resolution = table.resolve("wolf")
+    assert resolution.taxon.name == "Canis lupus"
+    assert "Chrysocyon brachyurus (maned wolf)" in resolution.notes[0]
+    assert table.resolve("gray wolf").notes == ()
 
 
 def test_scientific_name_wins_over_common_name(table):
@@ -401,6 +438,43 @@ def test_fallback_names_where_the_species_may_have_moved(table):
     assert any("Panthera pardus" in note for note in notes)
 
 
+def test_fallback_to_a_family_says_so_too(tmp_path):
+    genera = "genus,family,order,class,phylum,kingdom\nMelanarctos,Ursidae,Carnivora,Mammalia,Chordata,Animalia\n"
+    resolution = TaxonTable.load(_folder(tmp_path, HEADER + BEAR, genera=genera)).resolve("Melanarctos arctos")
+    assert (resolution.taxon.name, resolution.known) == ("Ursidae", False)
+    assert any("Ursus arctos" in note for note in resolution.notes)
+
+
+@pytest.mark.parametrize(
+    ("query", "elsewhere"),
+    [
+        ("Coris julis", "Labridae (Actinopterygii)"),  # a wrasse; Coris is a primrose too
+        ("Dracaena guianensis", "Teiidae (Reptilia)"),
+        ("Abronia graminea", "Anguidae (Reptilia)"),
+        ("Pieris rapae", "Pieridae (Insecta)"),
+        ("Echinops ritro", "Asteraceae (Magnoliopsida)"),
+        ("Coris", "Labridae (Actinopterygii)"),
+        ("Coris sp.", "Labridae (Actinopterygii)"),
+    ],
+)
+def test_homonyms_of_other_groups_are_not_known(table, query, elsewhere):
+    """A genus of the model that is also one of fishes, reptiles or insects is no answer to their species."""
+    with pytest.raises(SpeciesNameError, match="Unknown species") as error:
+        table.resolve(query)
+    assert elsewhere in str(error.value)
+
+
+def test_a_lineage_says_which_homonym_is_meant(table):
+    resolution = table.resolve("Plantae Tracheophyta Magnoliopsida Ericales Primulaceae Coris monspeliensis")
+    assert (resolution.taxon.name, resolution.known) == ("Primulaceae", False)
+
+
+def test_a_species_named_like_an_order_is_not_of_it(table):
+    with pytest.raises(SpeciesNameError, match="Unknown species"):
+        table.resolve("Proboscidea louisianica")  # a herb, and the order of elephants
+    assert table.resolve("Proboscidea").taxon.rank == "order"
+
+
 @pytest.mark.parametrize(
     ("query", "meant"),
     [
@@ -414,6 +488,7 @@ def test_fallback_names_where_the_species_may_have_moved(table):
         ("Canis latranss", "Canis latrans"),
         ("polar baer", "Ursus maritimus"),
         ("otter", "Lutra lutra"),
+        ("red oak", "Quercus rubra"),
     ],
 )
 def test_slips_raise_with_the_right_name(table, query, meant):
@@ -428,7 +503,10 @@ def test_slips_raise_with_the_right_name(table, query, meant):
     assert "--search" in message
 
 
-@pytest.mark.parametrize("query", ["Homo sapiens", "unicorn", "Tyrannosaurus rex", "qqqqqq zzzzzz", "李 四"])
+@pytest.mark.parametrize(
+    "query",
+    ["Homo sapiens", "unicorn", "Tyrannosaurus rex", "Prunus necrotic ringspot virus", "qqqqqq zzzzzz", "李 四"],
+)
 def test_unknown_raises(table, query):
     with pytest.raises(SpeciesNameError, match="Unknown species"):
         table.resolve(query)
@@ -670,6 +748,20 @@ def test_bad_genera(tmp_path):
     genera = "genus,family,order,class,phylum,kingdom\nFelis,,Carnivora,Mammalia,Chordata,Animalia\n"
     with pytest.raises(ModelError, match="malformed"):
         TaxonTable.load(_folder(tmp_path, HEADER + BEAR, genera=genera))
+
+
+def test_bad_homonyms(tmp_path):
+    for bad in ("genus\nFelis\n", "genus,kingdom,class,family\n,Plantae,,\n", "genus,kingdom,class,family\nFelis,,,\n"):
+        with pytest.raises(ModelError, match=r"homonyms\.csv"):
+            TaxonTable.load(_folder(tmp_path, HEADER + BEAR, homonyms=bad))
+    table = TaxonTable.load(
+        _folder(
+            tmp_path, HEADER + BEAR, homonyms="genus,kingdom,class,family\nUrsus,Fungi,,\nUrsus,Plantae,Bryopsida,\n"
+        )
+    )
+    with pytest.raises(SpeciesNameError, match="and of Fungi, Bryopsida"):
+        table.resolve("Ursus novus")
+    assert TaxonTable.load_all([tmp_path, MODEL]).homonyms["ursus"]
 
 
 # ---- cost -----------------------------------------------------------------------------------------------

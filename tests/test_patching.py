@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sdm.errors import ModelError, OutputError, RequestError
+from sdm.resources import folder
 from sdm.training import evaluate, patched, patching
 from sdm.training.patching import Search, average, average_precisions, blend
 from sdm.training.towers import BundledSpace, open_space, read_states
@@ -217,6 +218,27 @@ def test_models_of_other_architectures_or_another_start_are_refused(tmp_path):
         patched.patch(a, [a], tmp_path / "out", None, "joint")
     with pytest.raises(RequestError, match="mode 'best' is not known"):
         patched.patch(a, [a], tmp_path / "out", None, "best")
+    for named, said in ((["audio"], "modality 'audio' is not in both models"), (["text", "text"], "name one twice")):
+        with pytest.raises(RequestError, match=said):
+            patched.patch(a, [a], tmp_path / "out", None, "average", named)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_written_or_asked_is_told_before_the_search(tmp_path):
+    a = bundle(tmp_path / "a")
+
+    def judge(space):
+        raise AssertionError("this would have taken hours")
+
+    (tmp_path / "file").touch()
+    for out, said in ((a, "exists already; give another --out"), (tmp_path / "file" / "x", "is a file, not a folder")):
+        with pytest.raises(OutputError, match=said):
+            patched.patch(a, [a], out, judge)
+    recipe = str(folder("recipes") / "study.toml")
+    with pytest.raises(RequestError, match="modality 'sound' is not known; choose any of location"):
+        patched.judge_by_recipe(recipe, ["location", "sound"], print)
+    with pytest.raises(RequestError, match="modality 'text' cannot be asked with; choose any of location"):
+        patched.judge_by_dataset("taxabench", tmp_path, "test", ["location", "text"], 10)(open_space(a))
 
 
 def test_average_of_models_without_validation(tmp_path):
@@ -241,6 +263,13 @@ def test_damaged_checkpoints_are_refused(tmp_path):
     (tmp_path / "bad.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ModelError, match=r"bad.pt' cannot be read"):
         patched.patch(a, [tmp_path / "bad.pt"], tmp_path / "out", None, "average")
+    for odd in ([1, 2], {"space.towers.text.x": "a"}, {1: torch.zeros(1)}, torch.zeros(3)):
+        torch.save(odd, tmp_path / "odd.pt")
+        with pytest.raises(ModelError, match=r"odd.pt' cannot be read"):
+            patched.patch(a, [tmp_path / "odd.pt"], tmp_path / "out", None, "average")
+    (tmp_path / "evil.pt").write_bytes(b"\x80\x02cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(ModelError, match=r"holds more than weights and numbers\.$"):
+        patched.patch(a, [tmp_path / "evil.pt"], tmp_path / "out", None, "average")
     torch.save({"other": torch.zeros(3)}, tmp_path / "other.pt")
     with pytest.raises(RequestError, match="holds no weights of location, satellite, environment, text"):
         patched.patch(a, [tmp_path / "other.pt"], tmp_path / "out", None, "average")

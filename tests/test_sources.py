@@ -140,6 +140,11 @@ def test_background_of_the_file(tmp_path, taxa):
     data = OccurrencesData(path=path, taxon="Abies alba", background="file", presence="presence")
     _, places, block = opened(data, taxa)
     assert block.labels(np.argsort(places.origin)).ravel().tolist() == [1, 0, 0]
+    # An empty cell is not an absence.
+    path = write(tmp_path / "e.csv", "lon,lat,presence\n10,47,1\n12,48,0\n13,49,\n")
+    data = OccurrencesData(path=path, taxon="Abies alba", background="file", presence="presence")
+    _, places, block = opened(data, taxa)
+    assert block.labels(np.argsort(places.origin)).ravel().tolist() == [1, 0]
     # With names, an absence is of the species it names; the others are not known there.
     path = write(
         tmp_path / "n.csv",
@@ -149,6 +154,17 @@ def test_background_of_the_file(tmp_path, taxa):
     _, places, block = opened(data, taxa)
     expected = [[1, NOT_KNOWN], [NOT_KNOWN, 1], [0, NOT_KNOWN], [0, 0]]
     assert block.labels(np.argsort(places.origin)).tolist() == expected
+
+
+def test_what_is_left_out_or_read_otherwise_is_said(tmp_path, taxa):
+    rows = "Abies alba,1,2\nABIES ALBA Mill.,1,2\nSphinx one,1,2\nAbies alba,,2\nFagus_sylvatica,3,2\n"
+    source = only(SurveysData(path=write(tmp_path / "s.csv", "species,lon,lat\n" + rows)), taxa)
+    assert source.species == ("Abies alba", "Fagus sylvatica")
+    assert source.notes == [
+        "1 row(s) without a position, a species or a presence are left out",
+        "1 species that taxa.csv does not know are left out: 'Sphinx one'",
+        "1 name(s) are read as others: 'ABIES ALBA Mill.' as Abies alba",
+    ]
 
 
 def test_months_of_records(tmp_path, taxa):
@@ -268,6 +284,12 @@ def test_ranges_label_the_places_of_others(tmp_path, taxa, write_raster):
         ("species,lon,lat\nAbies alba,1,2\n", {"background": "target-group"}, "a target group needs others"),
         ("species,lon,lat,p\nAbies alba,1,2,1\n", {"background": "file", "presence": "p"}, "no row has a 'p' of 0"),
         ("species,lon,lat\nAbies alba,-150,5\n", {"margin": 1.0}, "there is no land in its box"),
+        ("species,lon,lat\nAbies alba,1,2\nAbies alba,\"1,5\",2\n", {}, "column 'lon' holds '1,5', which is no number"),
+        ("species,lon,lat\nAbies alba,1,2\n", {"taxon": "Fagus sylvatica"}, "would overrule in every row; leave taxon"),
+        ("species,lon,lat\nAbies alba,1.5,2\n", {"presence": "lon"}, "column 'lon' must hold 1 .* for present and 0"),
+        ("species,lon,lat,p\nAbies alba,1,2,1\nAbies alba,1,2,yes\n", {"presence": "p"}, "holds 'yes', which is no"),
+        ("lon,lat,A\n1,2,1\n1,2,\n", {"columns": {"A": "Abies alba"}}, "'A' is empty in some rows"),
+        ("lon,lat,A\n1,2,1\n1,2,-9999\n", {"columns": {"A": "Abies alba"}}, "'A' must hold 1"),
     ],
 )  # fmt: skip
 def test_records_that_are_refused(tmp_path, taxa, text, options, said):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -130,6 +131,26 @@ def test_another_run_is_refused(tmp_path):
     (tmp_path / CHECKPOINT).write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(RequestError, match="cannot be read"):
         trained(tmp_path)
+
+
+def test_a_checkpoint_that_lies_is_refused(tmp_path):
+    """Whole and of the right format, but not with what a run needs: one sentence, with what to do."""
+    trained(tmp_path, steps=12)
+    good = read_checkpoint(tmp_path / CHECKPOINT)
+    stranger = {"nothing": torch.zeros(1)}
+    for bad in (
+        {"objective": {}},
+        {"rows": None, "sums": 3},
+        {"numpy": "[]"},
+        {"average": stranger},
+        {"settings": "{"},
+    ):
+        torch.save({**good, **bad}, tmp_path / CHECKPOINT)
+        with pytest.raises(RequestError, match=r"checkpoint .* does not fit this run .*--restart"):
+            trained(tmp_path, steps=12)
+    (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:500])
+    with pytest.raises(RequestError, match=r"cannot be read .*--restart"):
+        trained(tmp_path, steps=12)
 
 
 def test_average_of_the_weights(tmp_path):
@@ -293,3 +314,17 @@ def test_a_batch_that_cannot_be_shared(monkeypatch):
     monkeypatch.setattr(distributed, "size", lambda: 3)
     with pytest.raises(RequestError, match="a batch of 16 cannot be shared equally by 3"):
         distributed.share(16)
+
+
+def test_torchrun_takes_the_command_of_the_guide():
+    """Without "--", torchrun takes --run for an abbreviation of its own --run-path, and refuses it."""
+    from torch.distributed.run import parse_args
+
+    from sdm.resources import folder
+
+    guide = (folder("recipes").parent / "docs" / "training.md").read_text(encoding="utf-8")
+    (line,) = [line for line in guide.splitlines() if line.startswith("torchrun ")]
+    words = shlex.split(line.replace('"$(command -v sdm)"', "sdm"))[1:]
+    args = parse_args([*words, "--run", "runs/mine"])
+    assert [args.training_script, *args.training_script_args][-2:] == ["--run", "runs/mine"]
+    assert args.nproc_per_node == "4"

@@ -2,7 +2,8 @@
 
 import csv
 import json
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 
 import numpy as np
 import pyproj
@@ -10,7 +11,7 @@ import pytest
 import shapely
 import torch
 
-from sdm.errors import LayerError, ModelError, RequestError
+from sdm.errors import LayerError, ModelError, OutputError, RequestError, SdmError
 from sdm.training import distributed, evaluate, run, splits
 from sdm.training.loss import NOT_KNOWN, BlockLabels, RangeLoss
 from sdm.training.prepare import prepare
@@ -263,6 +264,43 @@ def test_phylacine_from_rasters(tmp_path, write_raster):
     assert np.flatnonzero(raster.labels(np.arange(72))[:, 0]).tolist() == [15]
     with pytest.raises(LayerError, match="holds no range"):
         RangeRaster.phylacine(tmp_path, {"Ursus arctos"})
+    with pytest.raises(LayerError, match="holds no range"):
+        RangeRaster.phylacine(tmp_path / "r", {"Vulpes vulpes"})  # its range is empty
+    # Two names of one species are one range.
+    write_raster(np.roll(present, 1), name="r/Ursus_horribilis.tif", transform=grid, crs=BEHRMANN)
+    assert RangeRaster.names(tmp_path / "r") == ["Ursus arctos", "Ursus horribilis", "Vulpes vulpes"]
+    raster = RangeRaster.phylacine(tmp_path / "r", {"Ursus arctos": "Ursus arctos", "Ursus horribilis": "Ursus arctos"})
+    assert raster.species == ["Ursus arctos"]
+    assert np.flatnonzero(raster.labels(np.arange(72))[:, 0]).tolist() == [15, 16]
+
+
+def test_ranges_that_are_refused(tmp_path, write_raster):
+    from affine import Affine
+
+    grid = Affine(2_000_000, 0, -12_000_000, 0, -2_000_000, 6_000_000)
+    ones = np.ones((6, 12), np.uint8)
+    for k, (values, options, said) in enumerate(
+        [
+            (ones * 255, {"transform": grid, "crs": BEHRMANN}, "holds the value 255; present is 1"),
+            (ones * np.float32(0.3), {"transform": grid, "crs": BEHRMANN}, "holds the value 0.3"),
+            (ones, {"transform": grid, "crs": None}, "has no CRS"),
+            (ones, {"transform": grid @ Affine.rotation(30), "crs": BEHRMANN}, "is rotated"),
+        ]
+    ):
+        write_raster(values, name=f"{k}/Ursus_arctos.tif", **options)
+        with pytest.raises(LayerError, match=said):
+            RangeRaster.phylacine(tmp_path / str(k), {"Ursus arctos"})
+    (tmp_path / "0" / "Ursus_arctos.tif").write_bytes(b"II*\0")
+    with pytest.raises(LayerError, match="cannot be read"):
+        RangeRaster.phylacine(tmp_path / "0", {"Ursus arctos"})
+    packed = tmp_path / "0" / "phylacine_current_ranges.npz"
+    packed.write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(LayerError, match="cannot be read"):
+        RangeRaster.phylacine(tmp_path / "0", {"Ursus arctos"})
+    np.savez(packed, species=["Ursus_arctos"], packed=np.zeros((1, 3), np.uint8), n_cells=[1], shape=[6, 12],
+             transform=np.array(grid)[:6], crs_wkt=BEHRMANN)  # fmt: skip
+    with pytest.raises(LayerError, match="do not fit together"):
+        RangeRaster.names(tmp_path / "0")
 
 
 RECIPE = """
@@ -522,9 +560,23 @@ def test_what_a_run_refuses(tmp_path, tiny):
     recipe, out = tiny(5)
     with pytest.raises(ModelError, match=r"has no taxa.csv"):
         run.run(recipe, tmp_path / "none", tmp_path / "run", ("develop",))
-    empty, _ = tiny(5, swap=[("[evaluation]", "[evaluation]\nheld_out = 0.0")])
+    empty, _ = tiny(5, swap=[("[evaluation]", "[evaluation]\nheld_out = 1e-6")])
     with pytest.raises(RequestError, match="split 'blocks' holds out none of 200 groups of places"):
         run.run(empty, out, tmp_path / "run2", ("develop",))
+    with pytest.raises(OutputError, match="is a file, not a folder"):
+        run.run(recipe, out, tmp_path / "tiny.toml", ("develop",))
+    (tmp_path / "run3").mkdir()
+    (tmp_path / "run3" / "metrics.json").write_text('{"held_out":')
+    with pytest.raises(RequestError, match=r"metrics\.json.* cannot be read"):
+        run.run(recipe, out, tmp_path / "run3", ("develop",))
+    typo, _ = tiny(5, swap=[("points_per_cell = 3", 'points_per_cell = 3\ngroup = "mamal"')])
+    with pytest.raises(RequestError, match=r"group 'mamal'; those of taxa\.csv are mammal, tree"):
+        run.run(typo, out, tmp_path / "run4", ("develop",))
+    (tmp_path / "phylacine_current_ranges.npz").write_bytes(b"PK")
+    with pytest.raises(SdmError):
+        run.run(recipe, out, tmp_path / "run4", ("develop",))
+    assert not (tmp_path / "run4").exists(), "a run that never began left something behind"
+    recipe, out = tiny(5)
     data = prepare(recipe, out, silent)
     assert replace(data, fingerprint="").fingerprint != data.fingerprint
     (out / "taxa.csv").write_text(TAXA + "Abies nova,Plantae,Tracheophyta,Pinopsida,Pinales,Pinaceae,Abies,,,tree\n")
@@ -549,6 +601,33 @@ MORE = "[[data.source]]\n{}\n[architecture]"
         ("[objective]", '[objective]\nlocked = ["text"]', "need the model to start from, initial = a folder"),
         ("[objective]", "[objective]\npool = 0.5", "pool must lie in 0..1, and above 0 needs places_per_cell"),
         ("[evaluation]", '[evaluation]\ncalibrate = ["birds"]', "names 'birds'; the sources are mammals"),
+        ("steps = 1\n", "steps = 0\n", r"\[optimiser\] steps = 0 must be at least 1"),
+        ("batch = 128", "batch = 128\nlearning_rate = nan", "learning_rate = nan must be a finite number"),
+        ("batch = 128", "batch = 128\nbetas = [0.9]", r"betas = \[0.9\] must be a list of 2"),
+        ("batch = 128", "batch = 128\nbetas = [0.9, 1.0]", "must be at least 0 and below 1"),
+        ("batch = 128", 'batch = 128\nschedule = "up"', r"\[optimiser\] schedule 'up' is not known"),
+        ("block_degrees = 10.0", "block_degrees = 0.0", r"block_degrees = 0.0 must be at least 0.01 and at most 90"),
+        ("[evaluation]", "[evaluation]\nheld_out = 1", "held_out = 1 must be above 0 and below 1"),
+        ("[evaluation]", '[evaluation]\nsplit = "continents"', r"\[evaluation\] split 'continents' needs continents"),
+        ("[evaluation]", '[evaluation]\nclimate = ["Z"]', "climate 'Z' is not known"),
+        ("[objective]", "[objective]\nmax_scale = 10.0", "max_scale 10 is below start_scale"),
+        ("location = 0.2,", '"location+location" = 0.2,', "names 'location.location'; known: location, .*, each once"),
+        ("points_per_cell = 3", "points_per_cell = 0", "source 'mammals' draws no place on land"),
+        (
+            "[objective]",
+            '[binding]\nnegatives = "x"\n[objective]',
+            r"\[binding\] negatives 'x' is not known; choose area",
+        ),
+        ("[objective]", '[binding]\nlosses = { satellite = "x" }\n[objective]', "loss 'x' of satellite is not known"),
+        ("[objective]", "[binding]\nlocation_weights = [0, 0]\n[objective]", "location_weights are both 0"),
+        ("batch = 128", "batch = 1\n[binding]", r"\[optimiser\] batch is 1, which leaves nothing to tell a pair from"),
+        ("points_per_cell = 3", "points_per_cell = 3\nweight = 0", "every source has weight 0"),
+        ('name = "tiny"', 'name = "../tiny"', "must be a plain file name"),
+        ('name = "mammals"', 'name = ""', "has the name ''"),
+        ("points_per_cell = 3", "points_per_cell = 3\nweight = inf", "weight = inf must be a finite number"),
+        ("pitch = 0.5 }\nsat", "pich = 0.5 }\nsat", r"location has the unknown key 'pich'; known: depth"),
+        ("sigmas = [1.0]", "sigmas = [-1.0]", "location sigmas = .* must be above 0"),
+        ("size = 16", "size = 16.5", r"\[architecture\] satellite size = 16.5 must be a whole number"),
         ("[architecture]", MORE.format('kind = "ranges"\nname = "mammals"\npath = ""'), "two sources are called"),
         ("[architecture]", MORE.format('kind = "surveys"'), r"\(surveys\) needs the key 'path'"),
         ("[architecture]", MORE.format('kind = "occurrences"\npath = ""\nbackground = "sky"'), "'sky'; known: land"),
@@ -557,6 +636,24 @@ MORE = "[[data.source]]\n{}\n[architecture]"
 def test_recipe_errors_name_the_key(tiny, old, new, said):
     with pytest.raises(RequestError, match=said):
         tiny(1, swap=[(old, new)])
+
+
+def test_sizes_that_a_recipe_leaves_out_are_those_of_the_bundled_models(tiny):
+    recipe, _ = tiny(1, swap=[("size = 16, pixel = 0.06666666666666667, width = 8, ", "")])
+    assert recipe.architecture.satellite == {"size": 16, "pixel": 1 / 15, "width": 128, "depth": 1, "pitch": 0.5}
+    assert "season" not in recipe.architecture.location and "around_km" not in recipe.architecture.environment
+
+
+def test_every_number_of_a_recipe_has_limits():
+    """A key that is new in a section is not forgotten, and a limit of no key is no limit."""
+    from sdm.training import bounds, recipe
+    from sdm.training.binding import Binding
+
+    kinds = [*recipe.KINDS.values(), *recipe.SIZES.values(), recipe.Architecture, recipe.ObjectiveData]
+    kinds += [recipe.Optimiser, recipe.Evaluation, Binding]
+    numbers = {f.name for k in kinds for f in fields(k) if re.search(r"\b(int|float)\b", str(f.type))}
+    assert numbers - {"start_bias", "around_km", "pool"} == set(bounds.LIMITS)
+    assert bounds.broken("held_out", 0.2) == "" and bounds.broken("start_bias", -6.0) == ""
 
 
 def test_recipes_that_are_none(tmp_path):

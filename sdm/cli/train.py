@@ -50,7 +50,8 @@ def train_command(
     """Train a model from a recipe: develop on what is held out, then train on everything and export.
 
     Ctrl-C and SIGTERM write a checkpoint first; the same command goes on from it, bit by bit as if it had never
-    stopped. On several GPUs or processes: torchrun --nproc-per-node N "$(command -v sdm)" train RECIPE --device cuda.
+    stopped. On several GPUs or processes:
+    torchrun --nproc-per-node N -- "$(command -v sdm)" train RECIPE --device cuda.
     """  # fmt: skip
     from sdm.training.observed import ObservedRecipe, train_observed
     from sdm.training.recipe import Recipe

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sdm.errors import SpeciesNameError
-from sdm.names.resolve import MAX_LISTED, AmbiguousNameError, UnknownNameError, find, nearest
+from sdm.names.resolve import MAX_LISTED, AmbiguousNameError, HomonymError, UnknownNameError, find, nearest
 from sdm.names.table import TaxonTable
 from sdm.names.taxa import MAX_BYTES, Resolution, Taxon
 from sdm.names.text import clean, fold, shown
@@ -65,13 +65,23 @@ def resolve_among(tables: Mapping[str, TaxonTable], query: str) -> dict[str, Res
     meant += [(taxon, name) for name, e in failed.items() if isinstance(e, AmbiguousNameError) for taxon in e.taxa]
     if meant:
         return _agreeing(query, known, meant)
+    strangers = {name: e for name, e in failed.items() if isinstance(e, HomonymError)}
+    if len(strangers) == 1 and not found:
+        raise next(iter(strangers.values()))
+    if strangers:
+        meant = [(e.taxon, name) for name, e in strangers.items()] + [(r.taxon, name) for name, r in found.items()]
+        return _agreeing(query, {}, meant)
     slips = {name: e.near for name, e in failed.items() if isinstance(e, UnknownNameError) and e.near}
     if found and not slips:
         # The nearest group counts: a genus of one table more than the family, in another, that holds it.
         depth = max(len(r.taxon.lineage) for r in found.values())
         deepest = {name: r for name, r in found.items() if len(r.taxon.lineage) == depth}
         within = next(iter(deepest.values())).taxon.lineage
-        rest = [(r.taxon, name) for name, r in found.items() if r.taxon.lineage != within[: len(r.taxon.lineage)]]
+        rest = [
+            (r.taxon, n)
+            for n, r in found.items()
+            if n not in deepest and r.taxon.lineage != within[: len(r.taxon.lineage)]
+        ]
         return _agreeing(query, deepest, [(r.taxon, name) for name, r in deepest.items()] + rest)
     raise _unknown(tables, query, slips, failed)
 

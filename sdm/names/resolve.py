@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # one wrong letter in seven passes, 'deningeri' against 'arctos' does not.
 SLIP = 0.85
 MAX_LISTED = 12
+# A species whose first name ends in 'wolf' or 'cardinal' is still meant by that word alone, unless so many others are.
+KIND = 8
 
 # fmt: off
 _OPEN = frozenset(("cf", "aff", "sp", "spp", "nr", "near", "indet", "conf", "species", "?"))
@@ -28,6 +30,8 @@ _PARTICLES = frozenset((
     "auct", "non", "sensu", "nom", "st", "emend", "bis", "fil",
 ))
 # fmt: on
+# What is named after the plant that it lives on: 'Prunus necrotic ringspot virus' is no cherry.
+_PATHOGENS = ("virus", "viroid", "phytoplasma")
 _HYBRID = frozenset({"×", "x", "✕", "✖", "⨯"})
 
 
@@ -47,10 +51,20 @@ class UnknownNameError(SpeciesNameError):
         self.near, self.words = tuple(near), words
 
 
+class HomonymError(UnknownNameError):
+    """The species is not known, and its genus is the name of several. `taxon`: the group that the model would show."""
+
+    def __init__(self, message: str, taxon: Taxon) -> None:
+        super().__init__(message, [taxon])
+        self.taxon = taxon
+
+
 def resolve(table: TaxonTable, query: str) -> Resolution:
     """Return the taxon that `query` stands for; see `TaxonTable.resolve` for the rules and the errors."""
     try:
         return find(table, query)
+    except HomonymError:
+        raise
     except UnknownNameError as error:
         raise _unknown(table, clean(query), list(error.near) or nearest(table, query, error)) from None
 
@@ -74,6 +88,7 @@ def find(table: TaxonTable, query: str) -> Resolution:
     if found is None:
         found = _fallback(table, text, lineage, rest, notes)
     taxon, known, how = found
+    _reject_bracketed(table, text, taxon)
     notes += _contradictions(table, lineage, taxon)
     return Resolution(text, taxon, known, how, tuple(dict.fromkeys(notes)))
 
@@ -87,7 +102,7 @@ def _tokens(text: str, notes: list[str]) -> tuple[list[str], int | None]:
     bare = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", " ", text)
     if not any(c.isalpha() for c in bare):
         bare = re.sub(r"[()\[\]]", " ", text)
-    words = re.sub(r"[,;|>:\"]", " ", bare).replace("×", " × ").split()
+    words = re.sub(r"[,;|>:\"]", " ", bare).replace("×", " × ").replace("?", " ? ").split()
     kept = [w for w in words if w not in _HYBRID and w != "X"]
     if len(kept) < len(words) and kept:
         notes.append("The hybrid sign was ignored.")
@@ -172,6 +187,8 @@ def _group(table: TaxonTable, text: str, name: str, notes: list[str]) -> tuple[T
             notes.append(
                 f"{shown(text)} is read as the {taxon.rank} {taxon.name}; it is also a common name of {listed}."
             )
+        if taxon.rank == "genus":
+            notes += _homonyms(table, taxon)
         return taxon, True, taxon.rank
     hits = table.synonym_index.get(name, [])
     if hits:
@@ -201,18 +218,50 @@ def _common(table: TaxonTable, text: str, tokens: list[str], notes: list[str]) -
             if len(species) == 1:
                 if groups:
                     notes.append(f"{shown(text)} is also the name of the {groups[0].rank} {groups[0].name}.")
-                return species[0], True, "common name"
-            # Several species, or several groups: one group that holds them all is still an answer.
-            around = [g for g in groups if all(t.lineage[: len(g.lineage)] == g.lineage for t in hits)]
-            taxon = around[0] if around else _only(text, species or groups, "is a common name of several")
+                taxon = species[0]
+            else:
+                # Several species, or several groups: one group that holds them all is still an answer.
+                around = [g for g in groups if all(t.lineage[: len(g.lineage)] == g.lineage for t in hits)]
+                taxon = around[0] if around else _only(text, species or groups, "is a common name of several")
+            notes += _others_of_the_kind(table, text, key, taxon)
             return taxon, True, "common name"
     return None
+
+
+def _others_of_the_kind(table: TaxonTable, text: str, key: str, taxon: Taxon) -> list[str]:
+    """Return a note on other species whose names end in this one; raise where those are rather what is meant.
+
+    A list of names ties 'ground squirrel' to one chipmunk, though fifty species bear it; 'antbird' to a family without
+    any.
+    """
+    named = table.kind_index.get(key, [])
+    others = [t for t in named if t.lineage[: len(taxon.lineage)] != taxon.lineage]
+    others.sort(key=lambda t: -(t.cells or 0))
+    own = len(named) - len(others)
+    species = taxon.rank == "species"
+    if not others or (species and common_key(taxon.common[0]) == key):
+        return []
+    if len(others) >= ((KIND if own else 3) if species else own + 2):
+        _only(text, [taxon, *others], "is the name of a kind")
+    listed = ", ".join(t.label for t in others[:MAX_LISTED])
+    return [f"{shown(text)} is also said of {listed}."] if species else []
+
+
+def _reject_bracketed(table: TaxonTable, text: str, taxon: Taxon) -> None:
+    """Raise where brackets hold the scientific name of another species than was found: 'wolf (Vulpes vulpes)'."""
+    for inside in re.findall(r"[(\[]([^()\[\]]*)[)\]]", text):
+        words = inside.split()
+        other = table.by_name.get(_pair(words[0], words[1])) if len(words) > 1 else None
+        if other and other is not taxon:
+            raise _two_species(text, taxon, other)
 
 
 def _fallback(
     table: TaxonTable, text: str, lineage: list[str], words: list[str], notes: list[str]
 ) -> tuple[Taxon, bool, str]:
     """Answer with the nearest group for a name that is new but has a known place; else raise."""
+    if fold(words[-1]).endswith(_PATHOGENS):
+        raise UnknownNameError(f"Unknown species {shown(text)}.", words=" ".join(words))
     genus = fold(words[0])
     epithet = fold(words[1]) if len(words) > 1 else ""
     open_name = len(words) > 1 and _bare(words[1]) in _OPEN
@@ -222,12 +271,13 @@ def _fallback(
         taxon = _only(text, groups, "names several genera")
         if open_name:
             notes.append(f"{shown(words[1])} marks an uncertain species; the map shows the genus {taxon.name}.")
-            return taxon, True, "genus"
-        if _is_authorship(words[1:], text):
+        if open_name or _is_authorship(words[1:], text):
+            notes += _homonyms(table, taxon)
             return taxon, True, "genus"
         _reject_slip(table, text, taxon, epithet)
+        _reject_homonym(table, text, taxon.lineage, lineage, taxon)
         notes.append(f"{shown(given)} is not in the model; the map shows the genus {taxon.name}.")
-        notes += _same_epithet(table, taxon, epithet)
+        notes += _same_epithet(table, taxon.lineage, epithet)
         return taxon, False, "genus"
     place = table.places.get(genus) or table.place_families.get(genus)
     if place and fold(place[-1]) == genus:
@@ -236,15 +286,39 @@ def _fallback(
         for depth in (5, 4):
             taxon = table.group(place[:depth]) if depth < len(place) else None
             if taxon:
+                _reject_homonym(table, text, place, lineage, taxon)
                 notes.append(f"{shown(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}.")
+                notes += _same_epithet(table, place, epithet)
                 return taxon, False, taxon.rank
-    # A full lineage names its own place. Not where the last words are a slip for something known.
+    # A full lineage names its own place. Not where the last words are a slip for something known, and not before a
+    # lone epithet: *Proboscidea louisianica* is a herb, not an elephant.
     given_words = " ".join(words)
-    for name in reversed(lineage) if lineage and not table.nearest(given_words, 5) else ():
+    binomial = len(words) == 1 and words[0].islower()
+    for name in reversed(lineage) if lineage and not binomial and not table.nearest(given_words, 5) else ():
         for taxon in table.group_index.get(fold(name), []):
             notes.append(f"{shown(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}.")
             return taxon, False, taxon.rank
     raise UnknownNameError(f"Unknown species {shown(text)}.", words=given_words)
+
+
+def _homonyms(table: TaxonTable, genus: Taxon) -> list[str]:
+    """Return a note where other groups have a genus of the same name."""
+    others = table.homonyms.get(genus.name.lower())
+    if not others:
+        return []
+    return [f"{genus.name} is also a genus of {', '.join(others)}; the map shows that of {genus.family}."]
+
+
+def _reject_homonym(table: TaxonTable, text: str, place: tuple[str, ...], given: list[str], shown_as: Taxon) -> None:
+    """Raise for an unknown species of a genus whose name other groups have too, unless the ranks given say which."""
+    family, genus = place[-2:]
+    others = table.homonyms.get(genus.lower())
+    if others and not {name.lower() for name in place} & set(map(fold, given)):
+        raise HomonymError(
+            f"Unknown species {shown(text)}: {genus} is a genus of {family}, which this model knows, and of "
+            f"{', '.join(others)}. Ask for '{shown_as.rank} {shown_as.name}' if the first is meant.",
+            shown_as,
+        )
 
 
 def _reject_slip(table: TaxonTable, text: str, genus: Taxon, epithet: str) -> None:
@@ -280,9 +354,9 @@ def _reject_wrong_genus(table: TaxonTable, text: str, genus: str, epithet: str) 
         raise UnknownNameError(f"Unknown species {shown(text)}.", close[:5])
 
 
-def _same_epithet(table: TaxonTable, genus: Taxon, epithet: str) -> list[str]:
+def _same_epithet(table: TaxonTable, place: tuple[str, ...], epithet: str) -> list[str]:
     """Return a hint where the species may have moved to another genus of the family ('Felis pardus')."""
-    family = table.group(genus.lineage[:5])
+    family = table.group(place[:5])
     moved = [
         t.name
         for t in (table.members(family) if family else ())
@@ -290,7 +364,7 @@ def _same_epithet(table: TaxonTable, genus: Taxon, epithet: str) -> list[str]:
     ]
     if not moved:
         return []
-    return [f"The family {genus.family} has {', '.join(moved[:MAX_LISTED])}: if that is meant, ask for that name."]
+    return [f"The family {place[4]} has {', '.join(moved[:MAX_LISTED])}: if that is meant, ask for that name."]
 
 
 def _tail(table: TaxonTable, text: str, taxon: Taxon, tail: list[str], notes: list[str]) -> None:
@@ -298,9 +372,7 @@ def _tail(table: TaxonTable, text: str, taxon: Taxon, tail: list[str], notes: li
     for first, second in pairwise(tail):
         other = table.by_name.get(_pair(first, second))
         if other and other is not taxon:
-            raise SpeciesNameError(
-                f"{shown(text)} holds two species, {taxon.name} and {other.name}; give one name at a time."
-            )
+            raise _two_species(text, taxon, other)
     infra = ""
     for at, word in enumerate(tail):
         if _bare(word) in _INFRA and at + 1 < len(tail):
@@ -314,7 +386,7 @@ def _tail(table: TaxonTable, text: str, taxon: Taxon, tail: list[str], notes: li
             notes.append(
                 f"What follows '{taxon.name}' ({shown(' '.join(tail))}) was ignored; the map shows the whole species."
             )
-    elif not infra and _bare(first) in _OPEN:
+    elif not infra and (_bare(first) in _OPEN or first.startswith("'")):
         notes.append(f"What follows '{taxon.name}' was ignored; the map shows the whole species.")
     if infra:
         notes.append(
@@ -368,6 +440,11 @@ def _unknown(table: TaxonTable, text: str, near: list[Taxon]) -> UnknownNameErro
         f"Unknown species {shown(text)}; this model knows {len(table)} species and none is spelled like it. "
         "Look for a name with --search."
     )
+
+
+def _two_species(text: str, one: Taxon, other: Taxon) -> SpeciesNameError:
+    """Return the error for a query that names two species."""
+    return SpeciesNameError(f"{shown(text)} holds two species, {one.name} and {other.name}; give one name at a time.")
 
 
 def _pair(genus: str, epithet: str) -> str:

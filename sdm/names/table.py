@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sdm.errors import ModelError, SpeciesNameError
 from sdm.names.resolve import resolve
-from sdm.names.taxa import RANKS, Resolution, Taxon, read_groups, read_places, read_species
+from sdm.names.taxa import RANKS, Resolution, Taxon, read_groups, read_homonyms, read_places, read_species
 from sdm.names.text import clean, common_key, fold
 
 # difflib ratio from which two names count as spelled alike: below it the list fills with chance likeness.
@@ -29,16 +29,22 @@ class TaxonTable:
         species: list[Taxon],
         places: dict[str, tuple[str, ...]] | None = None,
         group_names: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] | None = None,
+        homonyms: dict[str, tuple[str, ...]] | None = None,
     ) -> None:
-        """Make a table of `species`; `places` are lineages of genera by lower-case name (see `load`)."""
+        """Make a table of `species`.
+
+        By lower-case name of a genus, `places` are lineages and `homonyms` the groups outside the model that have a
+        genus of that name too (see `load`).
+        """
         self._species = tuple(species)
         self._group_names = group_names or {}
         self.places = places or {}
+        self.homonyms = homonyms or {}
         self.by_name = {t.name.lower(): t for t in species}
 
     @classmethod
     def load(cls, folder: str | Path) -> TaxonTable:
-        """Read `taxa.csv` and, where present, `genera.csv` and `groups.csv` of a model folder.
+        """Read `taxa.csv` and, where present, `genera.csv`, `groups.csv` and `homonyms.csv` of a model folder.
 
         The files are not trusted. Raises ModelError when one is missing, too large or malformed.
         """
@@ -48,7 +54,8 @@ class TaxonTable:
         species = read_species(folder / "taxa.csv")
         places = read_places(folder / "genera.csv") if (folder / "genera.csv").exists() else {}
         groups = read_groups(folder / "groups.csv") if (folder / "groups.csv").exists() else {}
-        return cls(species, places, groups)
+        homonyms = read_homonyms(folder / "homonyms.csv") if (folder / "homonyms.csv").exists() else {}
+        return cls(species, places, groups, homonyms)
 
     @classmethod
     def load_all(cls, folders: Iterable[str | Path]) -> TaxonTable:
@@ -59,11 +66,13 @@ class TaxonTable:
         species: dict[str, Taxon] = {}
         places: dict[str, tuple[str, ...]] = {}
         names: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        homonyms: dict[str, tuple[str, ...]] = {}
         for table in reversed(tables):
             species |= table.by_name
             places |= table.places
             names |= table._group_names
-        return cls(list(species.values()), places, names)
+            homonyms |= table.homonyms
+        return cls(list(species.values()), places, names, homonyms)
 
     def __iter__(self) -> Iterator[Taxon]:
         return iter(self._species)
@@ -79,8 +88,9 @@ class TaxonTable:
 
         Understands scientific names (with authors, years, subspecies, a full lineage), older synonyms,
         common names, and names of genera, families, orders and classes. An unknown species of a known genus
-        or family resolves to that group with `known` False. Raises SpeciesNameError when the name is
-        malformed, fits several species, looks like a slip of the pen, or is not known at all.
+        or family resolves to that group with `known` False, unless the genus has a homonym elsewhere. Raises
+        SpeciesNameError when the name is malformed, fits several species, looks like a slip of the pen, or is not
+        known at all.
         """
         return resolve(self, query)
 
@@ -134,15 +144,14 @@ class TaxonTable:
     def nearest(self, text: str, n: int = 5) -> list[Taxon]:
         """Return up to `n` taxa near the cleaned `text`, best first: what a user may have meant.
 
-        A single word that ends common names ('fox') brings those; else names that are spelled much alike.
+        A kind that ends common names ('fox', 'red oak') brings those; else names that are spelled much alike.
         """
         words = _plain(text)
         single = words.removesuffix("s") if len(words) > 3 else words
         kinds: dict[Taxon, None] = {}
-        if " " not in words:
-            for name, _, taxon, main in self._entries:
-                if not main and name.endswith(f" {single}"):
-                    kinds[taxon] = None
+        for name, _, taxon, main in self._entries:
+            if not main and name.endswith(f" {single}"):
+                kinds[taxon] = None
         widest = sorted(kinds, key=lambda t: (-(t.cells or 0), t.name))
         return (widest or self._near(words, n))[: max(n, 0)]
 
@@ -215,6 +224,16 @@ class TaxonTable:
                 key = common_key(name)
                 if key and taxon not in index[key]:
                     index[key].append(taxon)
+        return dict(index)
+
+    @cached_property
+    def kind_index(self) -> dict[str, list[Taxon]]:
+        """Species by the kinds that their first common name ends in: 'owl', 'screech owl' of 'Eastern Screech-Owl'."""
+        index: dict[str, list[Taxon]] = defaultdict(list)
+        for taxon in self._species:
+            words = taxon.common[0].replace("-", " ").split() if taxon.common else []
+            for at in range(max(1, len(words) - 3), len(words)):
+                index[common_key(" ".join(words[at:]))].append(taxon)
         return dict(index)
 
     @cached_property

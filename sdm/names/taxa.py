@@ -180,6 +180,21 @@ def read_groups(path: Path) -> dict[tuple[str, str], tuple[tuple[str, ...], tupl
     return {(row["rank"], row["name"]): (split(row["common"]), split(row["synonyms"])) for _, row in rows}
 
 
+def read_homonyms(path: Path) -> dict[str, tuple[str, ...]]:
+    """Return {genus in lower case: where else it is a genus, e.g. 'Labridae (Actinopterygii)'} of a `homonyms.csv`.
+
+    One row a genus elsewhere, `class` and `family` as far as they are known. Raises ModelError as above.
+    """
+    places: dict[str, tuple[str, ...]] = {}
+    for line, row in _rows(path, frozenset({"genus", "kingdom", "class", "family"})):
+        if not all(map(_NAME.fullmatch, filter(None, row.values()))) or not row["genus"] or not row["kingdom"]:
+            raise ModelError(f"{path}, line {line}: a name of the homonym {shown(row['genus'])} is malformed.")
+        above = row["class"] or row["kingdom"]
+        genus = row["genus"].lower()
+        places[genus] = (*places.get(genus, ()), f"{row['family']} ({above})" if row["family"] else above)
+    return places
+
+
 def split(field: str) -> tuple[str, ...]:
     """Return the parts of a '|'-joined field, empty ones left out."""
     return tuple(part for part in map(str.strip, field.split("|")) if part) if field else ()

@@ -56,7 +56,9 @@ def clean(query: str) -> str:
         raise SpeciesNameError(
             f"The species name {shown(query)} holds a path separator; give a name such as 'Ursus arctos'."
         )
-    text = " ".join(text.replace("_", " ").split()).strip("\"' ,;")
+    text = " ".join(text.replace("_", " ").split()).strip('" ,;')
+    if text.startswith("'") or text.count("'") == 1:  # not the last of 'October Glory'
+        text = text.strip("' ,;")
     if not any(c.isalpha() for c in text):
         raise SpeciesNameError(
             f"The species name {shown(query)} has no letters; give a name such as 'Ursus arctos' "
@@ -76,8 +78,12 @@ def fold(text: str) -> str:
 
 
 def common_key(name: str) -> str:
-    """Return what two spellings of a common name share: letters only, 'grey' as 'gray', no leading 'the'."""
-    return re.sub(r"[^a-z0-9]+", "", fold(name).removeprefix("the ").replace("grey", "gray").replace("'", ""))
+    """Return what two spellings of a common name share: letters only, 'grey' as 'gray', no leading 'the'.
+
+    Any run of s is one, so that "Pallas's", "Pallas'" and "Pallass" are the same.
+    """
+    plain = re.sub(r"[^a-z0-9]+", "", fold(name).removeprefix("the ").replace("grey", "gray"))
+    return re.sub(r"ss+", "s", plain)
 
 
 def common_keys(name: str) -> Iterator[str]:
@@ -91,7 +97,7 @@ def common_keys(name: str) -> Iterator[str]:
         yield key[:-3] + "y"
     if key.endswith("es"):
         yield key[:-2]
-    if key.endswith("s") and not key.endswith("ss"):
+    if key.endswith("s"):
         yield key[:-1]
 
 

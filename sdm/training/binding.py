@@ -20,7 +20,7 @@ from sdm.errors import RequestError
 from sdm.score import normalise
 from sdm.training import contrastive, distributed
 from sdm.training.loss import BlockLabels, RangeLoss
-from sdm.training.pairs import Pairs
+from sdm.training.pairs import BALANCES, Pairs
 from sdm.training.towers import Space
 from sdm.training.trainer import Objective
 
@@ -28,6 +28,7 @@ LOSSES = ("infonce", "supcon", "location", "sigmoid", "range")
 USUAL = {"location": "location", "environment": "location", "satellite": "supcon", "audio": "infonce"}
 """TaxaBind's loss by modality; "supcon" for others, since a species may well occur twice in a batch."""
 DISTILLATIONS = ("cosine", "l2")
+NEGATIVES = ("area", "degrees")
 CACHE_BYTES, CACHE_BLOCK = 2 << 30, 64
 """Of what locked towers give: most memory per tower, and rows that are computed at once."""
 RANGE_START = (0.05, -6.0)
@@ -63,8 +64,20 @@ class Binding:
     distil_by: str = "cosine"
     """"cosine": 1 - cosine; "l2": squared distance before normalisation, over the mean squared length."""
 
+    def check(self) -> None:
+        """Raise RequestError for a value that can be in no space."""
+        for key, known in (("balance", BALANCES), ("negatives", NEGATIVES), ("distil_by", DISTILLATIONS)):
+            if getattr(self, key) not in known:
+                raise RequestError(f"{key} {getattr(self, key)!r} is not known; choose {' or '.join(known)}.")
+        for m, loss in self.losses.items():
+            if loss not in LOSSES:
+                raise RequestError(f"loss {loss!r} of {m} is not known; choose {', '.join(LOSSES)}.")
+        if not any(self.location_weights):
+            raise RequestError("location_weights are both 0, so the location loss would teach nothing.")
+
     def resolved(self, space: Space, pairs: Pairs) -> Binding:
         """With defaults filled in. Raises RequestError naming what cannot be."""
+        self.check()
         there = tuple(m for m in space.modalities if m in pairs.modalities)
         if self.binding not in there:
             raise RequestError(f"binding modality {self.binding!r} is not there; choose any of {', '.join(there)}.")
@@ -81,14 +94,10 @@ class Binding:
         if unknown := [m for m in self.losses if m not in modalities]:
             raise RequestError(f"losses name {unknown[0]!r}, which is not bound; bound are {', '.join(modalities)}.")
         for m, loss in losses.items():
-            if loss not in LOSSES:
-                raise RequestError(f"loss {loss!r} of {m} is not known; choose {', '.join(LOSSES)}.")
             if loss == "range" and "text" not in (m, self.binding):
                 raise RequestError(f"loss 'range' of {m} needs text: it compares places with all species.")
             if loss == "range" and not hasattr(pairs, "presence"):
                 raise RequestError(f"loss 'range' of {m} needs range data; observations tell nothing of absence.")
-        if self.distil_by not in DISTILLATIONS:
-            raise RequestError(f"distil_by {self.distil_by!r} is not known; choose {' or '.join(DISTILLATIONS)}.")
         return Binding(**{**vars(self), "modalities": modalities, "train": train, "losses": losses})
 
 

@@ -21,14 +21,16 @@ from sdm.evaluation import datasets
 from sdm.evaluation.species import Taxonomy
 from sdm.layers.fingerprint import of_files
 from sdm.model import Model, list_models
+from sdm.outputs.atomic import check_folder
 from sdm.published.checkpoints import Checkpoints
 from sdm.published.write import FULL, SMALL, create_published
 from sdm.training import distributed
 from sdm.training.binding import Binding, BindingObjective, Rates
 from sdm.training.pairs import DatasetPairs
-from sdm.training.recipe import _refuse_unknown, _section
+from sdm.training.recipe import _refuse_unknown, _section, check_name, check_sections
+from sdm.training.run import describe, logger
 from sdm.training.towers import PublishedSpace
-from sdm.training.trainer import Settings, Trainer
+from sdm.training.trainer import CHECKPOINT, Settings, Trainer
 
 RANDOM = {"random": FULL, "random-small": SMALL}
 
@@ -89,6 +91,8 @@ class ObservedRecipe:
             raise RequestError(f"recipe {str(path)!r} needs the text 'name', and tables {', '.join(kinds)}.")
         given = {k: _section(path, f"[{k}]", raw[k], kind) for k, kind in kinds.items() if k in raw}
         recipe = cls(raw["name"], path=path, **given)
+        check_name(path, recipe.name)
+        check_sections(path, recipe.optimiser, recipe.binding)
         if recipe.dataset.kind not in ("taxabench", "isatnat", "isoundnat"):
             raise RequestError(
                 f"recipe {str(path)!r}: dataset {recipe.dataset.kind!r} is none of taxabench, isatnat, isoundnat."
@@ -103,15 +107,20 @@ def train_observed(
     device: str = "cpu",
     *,
     restart: bool = False,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Train and write the new folder `out`; checkpoint and curves go into `run_folder`.
+    """Train and write the new folder `out`; recipe, settings, log, checkpoint and curves go into `run_folder`.
 
     Raises RequestError, ModelError for weights that do not fit, OutputError when `out` exists.
     """
     if out.exists():
         raise OutputError(f"{out} exists already; give another --out.")
+    for folder in (run_folder, out):
+        check_folder(folder)  # now, not after hours
+    recipe.optimiser.check(device)
+    first = distributed.rank() == 0
+    log = log or (logger(run_folder / "log.txt", quiet=progress is not None) if first else _silent)
     d, o = recipe.dataset, recipe.optimiser
     taxonomy = Taxonomy(tables=[m.taxa for m in list_models() if isinstance(m, Model)])
     options = {"modalities": d.modalities} if d.modalities else {}
@@ -139,9 +148,11 @@ def train_observed(
         "weights": of_files([f.weights for f in start.found]),
     }
     settings = Settings(**{f.name: getattr(o, f.name) for f in fields(Settings)})
+    if first and (restart or not (run_folder / CHECKPOINT).is_file()):  # else it is told already, or of another run
+        describe(recipe.path, asdict(recipe), run_folder, identity, device)
     log(f"{len(dataset):,} observations of {len(dataset.classes):,} species; {b.binding} binds {', '.join(wanted[1:])}")
     Trainer(objective, settings, run_folder, device=device, identity=identity, log=log, progress=progress).fit(restart)
-    if distributed.rank() == 0:
+    if first:
         space.cpu()
         scale = next(iter(objective.temperatures.values())).log_scale.item()
         at_hand = {"image", "text"} <= {b.binding, *objective.settings.modalities}
@@ -157,3 +168,7 @@ def _random(folder: Path, modalities: tuple[str, ...], recipe: ObservedRecipe) -
         create_published(folder, modalities, recipe.optimiser.seed, RANDOM[recipe.dataset.initial])
     distributed.wait()
     return Checkpoints.open(folder)
+
+
+def _silent(line: str) -> None:
+    pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sdm.errors import RequestError
+from sdm.errors import OutputError, RequestError
+from sdm.outputs.atomic import check_folder
 from sdm.training.pairs import DatasetPairs, halves
 from sdm.training.patching import MODES, Search, States, average, write_report
 from sdm.training.towers import BundledSpace, Space, complete, open_space, read_states
@@ -51,14 +53,23 @@ def patch(
         raise RequestError(f"{alphas} alphas make no choice; give 2 or more.")
     if judge is None and mode != "average":
         raise RequestError(f"mode {mode!r} chooses by validation: give a recipe or a dataset, or the mode average.")
+    out = Path(out)
+    if os.path.lexists(out):
+        raise OutputError(f"{out} exists already; give another --out.")
+    check_folder(out)  # now, not after the search
     space = open_space(locked).to(device)
     base = space.states()
     others = [complete(read_states(t, space.modalities), base) for t in tuned]
+    there = [m for m in base if any(m in t for t in others)]
+    if missing := [m for m in modalities if m not in there]:
+        raise RequestError(f"modality {missing[0]!r} is not in both models; patch any of {', '.join(there)}.")
+    if len(set(modalities)) < len(modalities):
+        raise RequestError(f"modalities {', '.join(modalities)} name one twice.")
     judges = judge(space) if judge else None
     facts: dict[str, Any] = {"mode": mode, "locked": str(locked), "tuned": [str(t) for t in tuned]}
     search = None
     if mode == "average":
-        chosen = [m for m in modalities or base if any(m in t for t in others)]
+        chosen = list(modalities or there)
         states: States = {m: average([base[m], *(t[m] for t in others if m in t)], f"the {m} encoder") for m in chosen}
         facts["modalities"] = chosen
     else:
@@ -79,7 +90,7 @@ def patch(
     more: dict[str, Any] = {"patching": facts}
     space.load_states(states)
     if isinstance(space, BundledSpace):
-        more["name"] = Path(out).name
+        more["name"] = out.name
         if judges is not None:
             more["calibration"] = judges.choose.calibration(judges.choose.all(space))
     space.write(out, lambda folder: write_report(search, point, folder) if search else None, **more)
@@ -89,13 +100,14 @@ def patch(
 def judge_by_recipe(path: str | Path, query: Sequence[str], log: Log) -> Callable[[Space], Judges]:
     """By mean AP in what a recipe holds out: half of the blocks to choose by, the other half to report on."""
     from sdm.layers.environment import Input
-    from sdm.model import MODALITIES
+    from sdm.model import MODALITIES, parse_modalities
     from sdm.training.prepare import prepare
     from sdm.training.recipe import Recipe
     from sdm.training.run import split, test_places
     from sdm.training.splits import in_blocks
 
     recipe = Recipe.read(path)
+    query = parse_modalities(query) if query else MODALITIES
 
     def judge(space: Space) -> Judges:
         if not isinstance(space, BundledSpace):
@@ -108,7 +120,7 @@ def judge_by_recipe(path: str | Path, query: Sequence[str], log: Log) -> Callabl
         e = recipe.evaluation
         second = in_blocks(data.places.centre, e.block_degrees, 0.5, e.seed + 1)
         first, last = (
-            held_out(space, test_places(recipe, data, np.flatnonzero(groups & half)), query or MODALITIES, e.min_cells)
+            held_out(space, test_places(recipe, data, np.flatnonzero(groups & half)), query, e.min_cells)
             for half in (~second, second)
         )
         return Judges(first, last)
@@ -129,6 +141,9 @@ def judge_by_dataset(
         raise RequestError(f"dataset {kind!r} is not known; choose {', '.join(DATASETS)}.")
 
     def judge(space: Space) -> Judges:
+        if missing := [m for m in query if m not in space.modalities or m == "text"]:
+            known = ", ".join(m for m in space.modalities if m != "text")
+            raise RequestError(f"modality {missing[0]!r} cannot be asked with; choose any of {known}.")
         wanted = [m for m in (query or ("image", "location")) if m in space.modalities]
         taxonomy = Taxonomy(tables=[m.taxa for m in list_models() if isinstance(m, Model)])
         if kind == "taxabench":

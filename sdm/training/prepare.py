@@ -132,7 +132,16 @@ def prepare(
     taxa = TaxonTable.load(folder)
     lineages = {t.name: t.lineage for t in taxa}
     seed = recipe.optimiser.seed
+    known = sorted({t.group for t in taxa if t.group})
+    for entry in recipe.data.source:
+        if entry.group and entry.group not in known:
+            raise RequestError(
+                f"source {entry.name!r} has the group {entry.group!r}; those of taxa.csv are {', '.join(known)}."
+            )
     sources = open_sources(recipe.data.source, taxa, seed)
+    for source in sources:
+        for note in source.notes:
+            log(f"{source.name}: {note}")
     seasonal = bool(recipe.architecture.location.get("season", False))
     parts = [(k, s.places(seed)) for k, s in enumerate(sources) if s.data.share > 0]
     places = Places.join([(k, p) for k, p in parts if p is not None])

@@ -7,7 +7,7 @@ every part of a cell and not only its centre. Positions are (lon, lat) degrees t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ import shapely
 from sdm.errors import LayerError
 from sdm.training.labels import Places
 from sdm.training.tables import read_vector
+
+PACKED = "phylacine_current_ranges.npz"
 
 
 @dataclass(frozen=True)
@@ -35,62 +37,61 @@ class RangeRaster:
     crs: str
 
     @classmethod
-    def phylacine(cls, folder: str | Path, keep: set[str]) -> RangeRaster:
-        """PHYLACINE 1.2 current ranges of the species in `keep` (names with a space).
+    def phylacine(cls, folder: str | Path, keep: Iterable[str] | Mapping[str, str]) -> RangeRaster:
+        """PHYLACINE 1.2 current ranges of the species in `keep`: names with a space, or {such a name: our name}.
 
         `folder` holds the release's GeoTIFFs (`Genus_epithet.tif`, 0 and 1), or the same packed into
-        `phylacine_current_ranges.npz`. Raises LayerError when it holds neither.
+        `phylacine_current_ranges.npz`. Ranges of one name are united. Raises LayerError when it holds neither, or what
+        is there cannot be used.
         """
-        path = Path(folder) / "phylacine_current_ranges.npz"
-        if not path.is_file():
-            return cls._from_rasters(Path(folder), keep)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                z = {k: file[k] for k in ("species", "packed", "n_cells", "shape", "transform", "crs_wkt")}
-        except (OSError, ValueError, KeyError) as error:
-            raise LayerError(f"ranges {str(path)!r} cannot be read: {' '.join(str(error).split())[:120]}.") from error
-        shape = tuple(int(v) for v in z["shape"])
-        names = [str(s).replace("_", " ") for s in z["species"]]
-        rows = [i for i, n in enumerate(names) if n in keep and z["n_cells"][i] > 0]
-        bits = np.unpackbits(z["packed"][rows], axis=1)[:, : shape[0] * shape[1]]
+        known = dict(keep) if isinstance(keep, Mapping) else {name: name for name in keep}
+        packed = Path(folder) / PACKED
+        if not packed.is_file():
+            return cls._from_rasters(Path(folder), known)
+        z = _packed(packed)
+        shape, n = tuple(int(v) for v in z["shape"]), int(np.prod(z["shape"]))
+        names = _packed_names(z)
+        rows = [i for i, name in enumerate(names) if name in known]
+        if not rows:
+            raise _no_range(folder)
+        bits = np.unpackbits(z["packed"][rows], axis=1)[:, :n]
+        species, united = _united([known[names[i]] for i in rows], bits)
         return cls(
-            [names[i] for i in rows],
-            np.packbits(bits.T, axis=1),
-            shape,
-            tuple(float(v) for v in z["transform"]),
-            str(z["crs_wkt"]),
+            species, np.packbits(united.T, axis=1), shape, tuple(float(v) for v in z["transform"]), str(z["crs_wkt"])
         )
+
+    @classmethod
+    def names(cls, folder: str | Path) -> list[str]:
+        """Names, with a space, of the ranges in a folder."""
+        packed = Path(folder) / PACKED
+        if packed.is_file():
+            return _packed_names(_packed(packed))
+        return [path.stem.replace("_", " ") for path in cls.files(folder)]
 
     @staticmethod
     def files(folder: str | Path) -> list[Path]:
         """What `phylacine` reads in a folder."""
-        packed = Path(folder) / "phylacine_current_ranges.npz"
+        packed = Path(folder) / PACKED
         return [packed] if packed.is_file() else sorted(Path(folder).glob("*_*.tif"))
 
     @classmethod
-    def _from_rasters(cls, folder: Path, keep: set[str]) -> RangeRaster:
-        import rasterio
-
+    def _from_rasters(cls, folder: Path, known: Mapping[str, str]) -> RangeRaster:
         names, rows, grid = [], [], None
         for path in cls.files(folder):
-            name = path.stem.replace("_", " ")
-            if name not in keep:
+            name = known.get(path.stem.replace("_", " "))
+            if name is None:
                 continue
-            with rasterio.open(path) as file:
-                here = (file.shape, tuple(file.transform)[:6], file.crs.to_wkt())
-                grid = grid or here
-                if here != grid:
-                    raise LayerError(f"range raster {str(path)!r} is not on the grid of the others in its folder.")
-                present = file.read(1) == 1
+            present, here = _presence(path)
+            grid = grid or here
+            if here != grid:
+                raise LayerError(f"range raster {str(path)!r} is not on the grid of the others in its folder.")
             if present.any():
                 names.append(name)
                 rows.append(present.ravel())
-        if grid is None:
-            raise LayerError(
-                f"folder {str(folder)!r} holds no range of a species of the model; put rasters of 0 and 1, one per "
-                "species (Genus_epithet.tif, as PHYLACINE's), or phylacine_current_ranges.npz there."
-            )
-        return cls(names, np.packbits(np.array(rows).T, axis=1), grid[0], grid[1], grid[2])
+        if grid is None or not rows:
+            raise _no_range(folder)
+        species, united = _united(names, np.array(rows))
+        return cls(species, np.packbits(united.T, axis=1), grid[0], grid[1], grid[2])
 
     def positions(self, cells: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(lon, lat) of places at fractions (u east, v south) of cells, all (N,); NaN off the globe."""
@@ -120,6 +121,64 @@ class RangeRaster:
     def labels(self, cells: np.ndarray) -> np.ndarray:
         """Presence (N, species) uint8 of all species in cells."""
         return np.unpackbits(self.presence[cells], axis=1)[:, : len(self.species)]
+
+
+def _packed(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a packed archive. Raises LayerError."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            z = {k: file[k] for k in ("species", "packed", "n_cells", "shape", "transform", "crs_wkt")}
+        cells = int(np.prod(z["shape"]))
+        if z["packed"].shape != (len(z["species"]), -(-cells // 8)) or len(z["n_cells"]) != len(z["species"]):
+            raise ValueError("its arrays do not fit together")
+    except Exception as error:  # a damaged archive can fail in any way
+        raise LayerError(f"ranges {str(path)!r} cannot be read: {' '.join(str(error).split())[:120]}.") from error
+    return z
+
+
+def _packed_names(z: dict[str, np.ndarray]) -> list[str]:
+    """Names with a space, "" for an empty range."""
+    return [str(s).replace("_", " ") if n else "" for s, n in zip(z["species"], z["n_cells"], strict=True)]
+
+
+def _presence(path: Path) -> tuple[np.ndarray, tuple]:
+    """(presence (rows, columns) bool, (shape, transform, CRS)) of a raster of 0 and 1; nodata is absence."""
+    import rasterio
+
+    try:
+        with rasterio.open(path) as file:
+            values, t, crs = file.read(1, masked=True), file.transform, file.crs
+    except rasterio.RasterioIOError as error:
+        raise LayerError(f"range raster {str(path)!r} cannot be read: {' '.join(str(error).split())[:120]}.") from error
+    if crs is None:
+        raise LayerError(f"range raster {str(path)!r} has no CRS; assign one (for example with gdal_edit.py -a_srs).")
+    if t.b or t.d:
+        raise LayerError(f"range raster {str(path)!r} is rotated; warp it to a grid along its axes (gdalwarp).")
+    values = values.filled(0) if values.dtype.kind != "f" else np.nan_to_num(values.filled(0))
+    odd = values[(values != 0) & (values != 1)]
+    if odd.size:
+        raise LayerError(
+            f"range raster {str(path)!r} holds the value {odd[0]:g}; present is 1 and absent 0 (or nodata)."
+        )
+    return values == 1, (values.shape, tuple(t)[:6], crs.to_wkt())
+
+
+def _united(names: list[str], bits: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """(names, each once, presence (names, cells)) of rows (N, cells), those of one name united."""
+    species = list(dict.fromkeys(names))
+    if len(species) == len(names):
+        return species, bits
+    number = {s: k for k, s in enumerate(species)}
+    out = np.zeros((len(species), bits.shape[1]), bits.dtype)
+    np.maximum.at(out, [number[n] for n in names], bits)
+    return species, out
+
+
+def _no_range(folder: str | Path) -> LayerError:
+    return LayerError(
+        f"folder {str(folder)!r} holds no range of a species of the model; put rasters of 0 and 1, one per "
+        "species (Genus_epithet.tif, as PHYLACINE's), or phylacine_current_ranges.npz there."
+    )
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from math import isfinite
 from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from sdm.errors import RequestError
 from sdm.training.binding import Binding
+from sdm.training.bounds import broken
+from sdm.training.splits import check_split
 from sdm.training.trainer import Settings
 
 MODALITIES = ("location", "satellite", "environment")
@@ -126,8 +131,45 @@ class Data:
 
 
 @dataclass(frozen=True)
+class LocationSize:
+    """Of `sdm.encoders.location`."""
+
+    sigmas: tuple[float, ...] = (1.0, 4.0, 10.0)
+    features: int = 128
+    width: int = 512
+    depth: int = 3
+    pitch: float = 0.25
+    """Degrees of the lattice on which a map encodes, and between whose points it interpolates."""
+    season: bool = False
+
+
+@dataclass(frozen=True)
+class SatelliteSize:
+    """Of `sdm.encoders.satellite`; a crop has `size` x `size` pixels of `pixel` degrees."""
+
+    size: int = 16
+    pixel: float = 1 / 15
+    width: int = 128
+    depth: int = 2
+    pitch: float = 0.25
+
+
+@dataclass(frozen=True)
+class EnvironmentSize:
+    """Of `sdm.encoders.environment`."""
+
+    width: int = 256
+    depth: int = 2
+    pitch: float = 0.2
+    around_km: tuple[int, ...] = (100, 300)
+
+
+SIZES = {"location": LocationSize, "satellite": SatelliteSize, "environment": EnvironmentSize}
+
+
+@dataclass(frozen=True)
 class Architecture:
-    """Sizes of the encoders; see `sdm.encoders`."""
+    """Sizes of the encoders: tables as SIZES has them, those of the bundled models where a recipe says nothing."""
 
     dim: int = 256
     location: dict = field(default_factory=dict)
@@ -240,13 +282,25 @@ def _recipe(path: Path, raw: dict) -> Recipe:
         if not isinstance(raw.get(key), str):
             raise RequestError(f"recipe {str(path)!r} needs the text {key!r} at its top.")
         values[key] = raw[key]
+    check_name(path, values["name"])
+    if not "".join(values[k] for k in texts).isprintable():
+        raise RequestError(f"recipe {str(path)!r}: title, version and licence must each be one line.")
     values["ranges"] = _typed(path, "the top ranges", raw.get("ranges", ""), str)
     values["data"] = Data(_sources(path, _is_table(path, "data", raw.get("data", {}))))
     for key, kind in sections.items():
         values[key] = _section(path, f"[{key}]", _is_table(path, key, raw.get(key, {})), kind)
+    sizes = {part: _sizes(path, part, getattr(values["architecture"], part)) for part in SIZES}
+    values["architecture"] = replace(values["architecture"], **sizes)
     recipe = Recipe(**values)
     _check(recipe)
     return recipe
+
+
+def _sizes(path: Path, part: str, raw: dict) -> dict:
+    """A table of [architecture], checked and complete; what is not for every model is there only where it is said."""
+    whole = asdict(_section(path, f"[architecture] {part}", raw, SIZES[part]))
+    lists = {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items()}
+    return {k: v for k, v in lists.items() if k in raw or k not in ("season", "around_km")}
 
 
 def _sources(path: Path, raw: dict) -> tuple[SourceData, ...]:
@@ -264,6 +318,8 @@ def _sources(path: Path, raw: dict) -> tuple[SourceData, ...]:
             )
         values = {"name": kind.kind, **{k: v for k, v in entry.items() if k != "kind"}}
         source = _section(path, f"{place} ({kind.kind})", values, kind)
+        if not source.name.strip() or not source.name.isprintable():
+            raise RequestError(f"recipe {str(path)!r}: {place} has the name {source.name!r}; give it one of letters.")
         if source.name in [s.name for s in sources]:
             raise RequestError(
                 f"recipe {str(path)!r}: two sources are called {source.name!r}; give each of them its own name."
@@ -278,7 +334,10 @@ def _section(path: Path, place: str, raw: dict, kind: type) -> Any:
     _refuse_unknown(path, place, raw, set(known))
     values = {}
     for key, value in raw.items():
-        values[key] = _typed(path, f"{place} {key}", value, types[key])
+        values[key] = found = _typed(path, f"{place} {key}", value, types[key])
+        for number in found if isinstance(found, tuple) else (found,):
+            if isinstance(number, int | float) and (rule := broken(key, number)):
+                raise RequestError(f"recipe {str(path)!r}: {place} {key} = {value!r} must be {rule}.")
     for key, item in known.items():
         if key not in values and item.default is MISSING and item.default_factory is MISSING:
             raise RequestError(f"recipe {str(path)!r}: {place} needs the key {key!r}.")
@@ -289,8 +348,12 @@ def _typed(path: Path, place: str, value: Any, wanted: Any) -> Any:
     """A value of the type of its key. TOML's whole numbers do for any number, its lists for tuples."""
     origin = get_origin(wanted) or wanted
     if origin is tuple and isinstance(value, list):
-        inner = get_args(wanted)[0]
+        inner, *more = get_args(wanted)
+        if more and more[-1] is not Ellipsis and len(value) != 1 + len(more):
+            raise RequestError(f"recipe {str(path)!r}: {place} = {value!r} must be a list of {1 + len(more)}.")
         return tuple(_typed(path, place, v, inner) for v in value)
+    if isinstance(value, float) and not isfinite(value):
+        raise RequestError(f"recipe {str(path)!r}: {place} = {value!r} must be a finite number.")
     if origin is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     allowed = get_args(wanted) if isinstance(wanted, UnionType) else origin
@@ -315,15 +378,44 @@ def _refuse_unknown(path: Path, place: str, raw: dict, known: set[str]) -> None:
         )
 
 
+def check_sections(path: Path, optimiser: Settings, binding: Binding | None) -> None:
+    """Refuse values of [optimiser] and [binding] that cannot be, in either kind of recipe."""
+    with _of(path, "optimiser"):
+        optimiser.check()
+        if binding and optimiser.batch < 2:
+            raise RequestError("batch is 1, which leaves nothing to tell a pair from; give 2 or more.")
+    with _of(path, "binding"):
+        if binding:
+            binding.check()
+
+
+def check_name(path: Path, name: str) -> None:
+    """Refuse a name that is no plain file name: folders are called after it."""
+    if not name.isprintable() or set(name) & set("/\\:") or not name.strip(". "):
+        raise RequestError(f"recipe {str(path)!r}: name = {name!r} must be a plain file name.")
+
+
+@contextmanager
+def _of(path: Path, section: str) -> Iterator[None]:
+    """Within: a RequestError says which section of which recipe it is about."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"recipe {str(path)!r}: [{section}] {error}") from None
+
+
 def _check(recipe: Recipe) -> None:
     """Refuse values of the right type that cannot be."""
     path, o = recipe.path, recipe.objective
     for name in (*o.subset_shares, *o.locked):
         known = (*MODALITIES, "text") if name in o.locked else MODALITIES
-        if set(name.split("+")) - set(known):
-            raise RequestError(f"recipe {str(path)!r}: [objective] names {name!r}; known: {', '.join(known)}.")
+        parts = name.split("+")
+        if set(parts) - set(known) or len(set(parts)) < len(parts):
+            raise RequestError(
+                f"recipe {str(path)!r}: [objective] names {name!r}; known: {', '.join(known)}, each once."
+            )
     shares = list(o.subset_shares.values())
-    if any(not isinstance(v, (int, float)) or v < 0 for v in shares) or sum(shares) > 1 + 1e-9:
+    if any(not isinstance(v, int | float) or not 0 <= v <= 1 for v in shares) or sum(shares) > 1 + 1e-9:
         raise RequestError(f"recipe {str(path)!r}: [objective] subset_shares must be 0 or more and sum to at most 1.")
     if o.locked and not o.initial:
         raise RequestError(
@@ -335,6 +427,12 @@ def _check(recipe: Recipe) -> None:
         raise RequestError(
             f"recipe {str(path)!r}: [objective] pool must lie in 0..1, and above 0 needs places_per_cell of 2 or more."
         )
+    if o.max_scale < o.start_scale:
+        raise RequestError(f"recipe {str(path)!r}: [objective] max_scale {o.max_scale:g} is below start_scale.")
+    e = recipe.evaluation
+    check_sections(path, recipe.optimiser, recipe.binding)
+    with _of(path, "evaluation"):
+        check_split(e.split, e.continents, e.climate)
     for source in recipe.data.source:
         if isinstance(source, OccurrencesData) and source.background not in ("land", "target-group", "file"):
             raise RequestError(
@@ -346,8 +444,13 @@ def _check(recipe: Recipe) -> None:
                 f"recipe {str(path)!r}: source {source.name!r} with background = 'file' needs presence, the column "
                 "of 1 and 0."
             )
-        if source.share < 0 or source.weight < 0:
-            raise RequestError(f"recipe {str(path)!r}: source {source.name!r} has a negative share or weight.")
+        if isinstance(source, RangesData) and source.share and not source.points_per_cell:
+            raise RequestError(
+                f"recipe {str(path)!r}: source {source.name!r} draws no place on land; give points_per_cell 1 or more, "
+                "or share = 0 to label the places of others only."
+            )
+    if not any(source.weight for source in recipe.data.source) and not recipe.binding:
+        raise RequestError(f"recipe {str(path)!r}: every source has weight 0, so nothing would be learned.")
     names = [s.name for s in recipe.data.source]
     for name in recipe.evaluation.calibrate:
         if name not in names:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from sdm import __version__
-from sdm.errors import ModelError, RequestError
+from sdm.errors import ModelError, OutputError, RequestError
 from sdm.layers.environment import Input
 from sdm.layers.landmask import LandMask
 from sdm.model import FORMAT, MODALITIES, Model, all_subsets, calibration_key
+from sdm.outputs.atomic import check_folder
 from sdm.resources import replace_file
 from sdm.score import combine, cosine
 from sdm.training import distributed
@@ -58,8 +59,9 @@ def run(
     RequestError otherwise, and for a run folder of another recipe or other data. Returns the metrics.
     """
     first = distributed.rank() == 0
+    recipe.optimiser.check(device)
     metrics_file = run_folder / "metrics.json"
-    metrics: dict = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
+    metrics = _read_metrics(metrics_file)
     if "ship" in stages and "develop" not in stages and "calibration" not in metrics:
         raise RequestError(
             f"run folder {str(run_folder)!r} has no calibration, which is fitted where a model was not trained; "
@@ -73,17 +75,19 @@ def run(
         raise ModelError(
             f"model folder {str(out)!r} has no taxa.csv, the names of the species; make it with recipes/taxa.py."
         )
-    if first:
-        run_folder.mkdir(parents=True, exist_ok=True)
-    distributed.wait()
-    log = _logger(run_folder / "log.txt", quiet=progress is not None) if first else _silent
+    for folder in (run_folder, out):
+        check_folder(folder)  # now, not after hours
+    log = logger(run_folder / "log.txt", quiet=progress is not None) if first else _silent
     data = prepare(recipe, out, log, initial_inputs(recipe))
     identity = {"recipe": _digest(recipe), "data": data.fingerprint}
     _refuse_other(run_folder, metrics, identity, restart)
     if restart:
         metrics = {}
     if first:
-        _describe(recipe, run_folder, identity, device)
+        settings = asdict(recipe)
+        for entry, source in zip(settings["data"]["source"], recipe.data.source, strict=True):
+            entry["kind"] = source.kind
+        describe(recipe.path, settings, run_folder, identity, device)
     metrics["run"] = identity
     if "develop" in stages:
         if "held_out" not in metrics:
@@ -423,13 +427,32 @@ def _refuse_other(run_folder: Path, metrics: dict, identity: dict[str, str], res
         )
 
 
-def _describe(recipe: Recipe, run_folder: Path, identity: dict[str, str], device: str) -> None:
-    """What was asked and with what: the recipe as it was, and what was resolved from it."""
-    replace_file(run_folder / "recipe.toml", recipe.path.read_bytes())
-    settings = asdict(recipe)
-    settings["path"] = str(recipe.path)
-    for entry, source in zip(settings["data"]["source"], recipe.data.source, strict=True):
-        entry["kind"] = source.kind
+def make_folder(folder: Path) -> None:
+    """Make a folder, if it is not there. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}; give another --run.") from None
+
+
+def _read_metrics(path: Path) -> dict:
+    """What a run folder holds of earlier runs; {} for a new one."""
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{str(path)!r} cannot be read ({error}); give another --run, or delete it.") from None
+    if not isinstance(metrics, dict):
+        raise RequestError(f"{str(path)!r} is not of a run; give another --run.")
+    return metrics
+
+
+def describe(recipe: Path, settings: dict, run_folder: Path, identity: dict[str, str], device: str) -> None:
+    """What was asked and with what, into a run folder: the recipe as it was, and what was resolved from it."""
+    make_folder(run_folder)
+    replace_file(run_folder / "recipe.toml", recipe.read_bytes())
+    settings = {**settings, "path": str(recipe)}
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     description = {
         "identity": identity,
@@ -455,11 +478,14 @@ def _write_json(value: dict, path: Path) -> None:
         replace_file(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def _logger(path: Path, quiet: bool) -> Log:
+def logger(path: Path, quiet: bool) -> Log:
+    """A function that prints a line with the time, and keeps it in a file."""
+
     def log(line: str) -> None:
         stamped = f"{time.strftime('%H:%M:%S')} {line}"
         if not quiet or not line.startswith("step "):  # a terminal shows a bar instead
             print(stamped, flush=True)
+        make_folder(path.parent)  # not before there is something to say: a bad recipe leaves nothing behind
         with path.open("a", encoding="utf-8") as file:
             file.write(stamped + "\n")
 

@@ -17,6 +17,7 @@ from sdm.coverage import DEGREES, Coverage
 from sdm.errors import LayerError, SpeciesNameError, TooLargeError
 from sdm.layers.landmask import LandMask
 from sdm.names import TaxonTable
+from sdm.names.resolve import find
 from sdm.training.labels import Block, PackedLabels, Places, SparseLabels
 from sdm.training.loss import NOT_KNOWN
 from sdm.training.ranges import RangePolygons, RangeRaster, draw_places
@@ -25,6 +26,7 @@ from sdm.training.recipe import (
     PolygonsData,
     ProbabilitiesData,
     RangesData,
+    RecordsData,
     SourceData,
     SurveysData,
 )
@@ -41,6 +43,8 @@ class Source:
 
     def __init__(self, data: SourceData, name: str) -> None:
         self.data, self.name = data, name
+        self.notes: list[str] = []
+        """What was read otherwise than it stands there, or left out: sentences for the log."""
 
     @property
     def files(self) -> list[Path]:
@@ -65,6 +69,30 @@ class Source:
         """Where it had anything to say, None: it does not tell."""
         return None
 
+    def _known(self, names: Iterable[str], taxa: TaxonTable) -> dict[str, str]:
+        """{name in the file: species of the model} of those that are known. Raises LayerError when none is."""
+        names = list(dict.fromkeys(names))
+        known = {name: found for name in names if (found := _species(name, taxa))}
+        if not known:
+            raise LayerError(
+                f"data source {self.data.path!r} holds no species of the model (it has {_some(names, 3)}); put its "
+                "species into taxa.csv, with recipes/taxa.py or by hand."
+            )
+        if strangers := [name for name in names if name not in known]:
+            self.notes.append(f"{len(strangers)} species that taxa.csv does not know are left out: {_some(strangers)}")
+        if read := [f"{n!r} as {s}" for n, s in known.items() if n.replace("_", " ") != s]:
+            self.notes.append(
+                f"{len(read)} name(s) are read as others: {', '.join(read[:5])}{' ...' * (len(read) > 5)}"
+            )
+        return known
+
+    def _read(self, data: RecordsData) -> Records:
+        """The table of records that it is made from."""
+        records = read_records(data)
+        if records.left_out:
+            self.notes.append(f"{records.left_out} row(s) without a position, a species or a presence are left out")
+        return records
+
     def _holds_for(self, month: np.ndarray) -> np.ndarray:
         """Whether labels that know no season hold for places of these months."""
         return (month == 0) | self.data.every_month
@@ -77,7 +105,8 @@ class Ranges(Source):
 
     def __init__(self, data: RangesData, name: str, taxa: TaxonTable, denser: Sequence[tuple] = ()) -> None:
         super().__init__(data, name)
-        self.raster = RangeRaster.phylacine(data.path, {t.name for t in taxa})
+        names = [n for n in RangeRaster.names(data.path) if n]
+        self.raster = RangeRaster.phylacine(data.path, self._known(names, taxa) if names else {})
         self.species = tuple(self.raster.species)
         self.denser = tuple(denser)
         """((west, south, east, north), places per cell, weight) where polygons want more."""
@@ -113,7 +142,7 @@ class Polygons(Source):
     def __init__(self, data: PolygonsData, name: str, taxa: TaxonTable) -> None:
         super().__init__(data, name)
         polygons = RangePolygons.read(data.path, data.species)
-        known = _known(polygons.species, taxa, data.path)
+        known = self._known(polygons.species, taxa)
         self.polygons = polygons.renamed(known)
         self.species = tuple(self.polygons.species)
 
@@ -172,7 +201,7 @@ class Probabilities(Source):
             )
         check_lonlat(self._lonlat, data.path)
         self._coverage = _coverage(z.get("coverage"), data.path)
-        known = _known(names, taxa, data.path)
+        known = self._known(names, taxa)
         self.species = tuple(dict.fromkeys(known.values()))
         number = {s: k for k, s in enumerate(self.species)}
         to_species = np.array([number[known[n]] if n in known else -1 for n in names])
@@ -203,8 +232,8 @@ class Surveys(Source):
 
     def __init__(self, data: SurveysData, name: str, taxa: TaxonTable) -> None:
         super().__init__(data, name)
-        records = read_records(data)
-        known = _known(records.names, taxa, data.path)
+        records = self._read(data)
+        known = self._known(records.names, taxa)
         lonlat, month, plot, names = records.lonlat, records.month, _plots(records), records.species
         seen = np.where(records.present & (names >= 0), names, len(records.names))
         kept = np.array([*(known.get(n, "") for n in records.names), ""])[seen]
@@ -250,8 +279,8 @@ class Occurrences(Source):
 
     def __init__(self, data: OccurrencesData, name: str, taxa: TaxonTable, seed: int) -> None:
         super().__init__(data, name)
-        records = read_records(data)
-        known = _known(records.names, taxa, data.path)
+        records = self._read(data)
+        known = self._known(records.names, taxa)
         self.species = tuple(sorted(set(known.values())))
         number = {s: k for k, s in enumerate(self.species)}
         column = np.array([*(number[known[n]] if n in known else -1 for n in records.names), -1])[records.species]
@@ -336,29 +365,21 @@ def open_sources(entries: Sequence[SourceData], taxa: TaxonTable, seed: int) -> 
     return out
 
 
-def _known(names: Iterable[str], taxa: TaxonTable, path: str) -> dict[str, str]:
-    """{name in the file: species of the model} of those that are known. Raises LayerError when none is."""
-    names = list(dict.fromkeys(names))
-    species = {t.name for t in taxa}
-    known = {}
-    for name in names:
-        plain = " ".join(name.replace("_", " ").split())
-        if plain in species:
-            known[name] = plain
-            continue
-        try:
-            found = taxa.resolve(plain)
-        except SpeciesNameError:
-            continue
-        if found.known and found.taxon.rank == "species" and found.how in ("scientific name", "synonym"):
-            known[name] = found.taxon.name
-    if not known:
-        given = ", ".join(repr(n) for n in names[:3])
-        raise LayerError(
-            f"data source {path!r} holds no species of the model (it has {given}{' ...' if len(names) > 3 else ''}); "
-            "put its species into taxa.csv, with recipes/taxa.py or by hand."
-        )
-    return known
+def _species(name: str, taxa: TaxonTable) -> str | None:
+    """The species of the model that a name in a file is, by its scientific name or a synonym."""
+    plain = " ".join(name.replace("_", " ").split())
+    if plain.lower() in taxa.by_name and taxa.by_name[plain.lower()].name == plain:
+        return plain
+    try:
+        found = find(taxa, plain)
+    except SpeciesNameError:
+        return None
+    exact = found.known and found.taxon.rank == "species" and found.how in ("scientific name", "synonym")
+    return found.taxon.name if exact else None
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(repr(n) for n in names[:most]) + (" ..." if len(names) > most else "")
 
 
 def _coverage(cells: np.ndarray | None, path: str) -> Coverage | None:

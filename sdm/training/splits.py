@@ -64,6 +64,7 @@ def held_out_places(
 
     Raises RequestError for a split, continent or climate that is not known.
     """
+    check_split(split, continents, climate)
     match split:
         case "blocks":
             return in_blocks(lonlat, block_degrees, fraction, seed)
@@ -71,9 +72,21 @@ def held_out_places(
             return in_continents(lonlat, continents)
         case "climate":
             return in_climate(lonlat, climate, fraction)
-        case "species":
-            return np.zeros(len(lonlat), bool)
-    raise RequestError(f"split {split!r} is not known; choose {', '.join(SPLITS)}.")
+    return np.zeros(len(lonlat), bool)
+
+
+def check_split(split: str, continents: Sequence[str], climate: Sequence[str]) -> None:
+    """Raise RequestError for a split, a continent or a climate that is not known, or for a split that needs one."""
+    if split not in SPLITS:
+        raise RequestError(f"split {split!r} is not known; choose {', '.join(SPLITS)}.")
+    for what, given, known in (("continent", continents, CONTINENTS), ("climate", climate, (*KOEPPEN, *TAILS))):
+        for name in given:
+            if name not in known:
+                raise RequestError(f"{what} {name!r} is not known; choose {', '.join(known)}.")
+    if split == "continents" and not continents:
+        raise RequestError(f"split 'continents' needs continents, those held out: {', '.join(CONTINENTS)}.")
+    if split == "climate" and not climate:
+        raise RequestError(f"split 'climate' needs climate, what is held out: {', '.join((*KOEPPEN, *TAILS))}.")
 
 
 def blocks(lonlat: np.ndarray, degrees: float) -> np.ndarray:
@@ -107,12 +120,7 @@ def continent(lonlat: np.ndarray) -> np.ndarray:
 
 
 def in_continents(lonlat: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Boolean (N,): the position lies on one of the continents. Raises RequestError for an unknown one, or none."""
-    for name in names:
-        if name not in CONTINENTS:
-            raise RequestError(f"continent {name!r} is not known; choose {', '.join(CONTINENTS)}.")
-    if not names:
-        raise RequestError(f"split 'continents' needs continents, those held out: {', '.join(CONTINENTS)}.")
+    """Boolean (N,): the position lies on one of the continents, keys of CONTINENTS."""
     return np.isin(continent(lonlat), list(names))
 
 
@@ -149,15 +157,10 @@ def in_climate(lonlat: np.ndarray, climate: Sequence[str], fraction: float = 0.2
     """Boolean (N,): the position has one of the climates: classes of `koeppen`, or tails.
 
     "hot" and "cold" are the land beyond the quantile `fraction` of annual mean temperature, "wet" and "dry" of
-    annual rain. Raises RequestError for an unknown climate, or none.
+    annual rain.
     """
     from sdm.layers.landmask import land_sample
 
-    for name in climate:
-        if name not in (*KOEPPEN, *TAILS):
-            raise RequestError(f"climate {name!r} is not known; choose {', '.join((*KOEPPEN, *TAILS))}.")
-    if not climate:
-        raise RequestError(f"split 'climate' needs climate, what is held out: {', '.join((*KOEPPEN, *TAILS))}.")
     out = np.isin(koeppen(lonlat), [c for c in climate if c in KOEPPEN])
     if tails := [c for c in climate if c in TAILS]:
         here, land = climate_of(lonlat), climate_of(np.stack(land_sample(5000), axis=1))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.errors import LayerError
+from sdm.names.text import shown
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -24,7 +25,8 @@ TEXT = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 @dataclass(frozen=True)
 class Records:
     """Rows of a table: `lonlat` (N, 2) float64 degrees (lon, lat); `month` (N,) int8, 0 where the table has none;
-    `species` (N,) row of `names`, -1 where a row names none; `present` (N,) bool.
+    `species` (N,) row of `names`, -1 where a row names none; `present` (N,) bool. `left_out`: rows of the table without
+    a position, a species or a presence.
     """
 
     lonlat: np.ndarray
@@ -32,6 +34,7 @@ class Records:
     species: np.ndarray
     names: list[str]
     present: np.ndarray
+    left_out: int = 0
 
 
 def read_vector(path: str | Path) -> GeoDataFrame:
@@ -66,10 +69,16 @@ def read_records(data: RecordsData) -> Records:
         _lacks(path, "presence", data.presence, frame)
     if data.columns:
         return _wide(path, frame, lonlat, data.columns, _months(path, frame, data.month))
-    present = np.ones(len(frame), bool)
+    present, told = np.ones(len(frame), bool), np.ones(len(frame), bool)
     if data.presence:
-        present = _numbers(path, frame, data.presence) > 0
+        count = _counts(path, frame, data.presence)
+        present, told = count > 0, np.isfinite(count)  # an empty cell is neither presence nor absence
     if data.taxon:
+        if data.species in frame:
+            raise LayerError(
+                f"data source {str(path)!r} has the column {data.species!r}, which taxon = {data.taxon!r} would "
+                "overrule in every row; leave taxon out."
+            )
         names, species = [data.taxon], np.zeros(len(frame), np.int64)
         if data.presence:
             species[~present] = -1  # background of all species, of which there is one
@@ -82,12 +91,12 @@ def read_records(data: RecordsData) -> Records:
         names = [str(u) for u in unique]
         if names[0] == "":
             names, species = names[1:], species - 1
-    good = np.isfinite(lonlat).all(axis=1) & ((species >= 0) | ~present)
+    good = np.isfinite(lonlat).all(axis=1) & ((species >= 0) | ~present) & told
     if not good.any():
         raise LayerError(f"data source {str(path)!r} has no row with a position and a species.")
     month = _months(path, frame, data.month)
     check_lonlat(lonlat[good], str(path))
-    return Records(lonlat[good], month[good], species[good], names, present[good])
+    return Records(lonlat[good], month[good], species[good], names, present[good], int((~good).sum()))
 
 
 def _wide(path: Path, frame: Any, lonlat: np.ndarray, columns: dict[str, str], month: np.ndarray) -> Records:
@@ -97,12 +106,19 @@ def _wide(path: Path, frame: Any, lonlat: np.ndarray, columns: dict[str, str], m
             _lacks(path, "columns", column, frame)
     good = np.isfinite(lonlat).all(axis=1)
     check_lonlat(lonlat[good], str(path))
-    values = np.stack([_numbers(path, frame, c) for c in columns], axis=1)[good]
+    values = np.stack([_counts(path, frame, c) for c in columns], axis=1)[good]
+    if np.isnan(values).any():
+        name = list(columns)[int(np.flatnonzero(np.isnan(values).any(axis=0))[0])]
+        raise LayerError(
+            f"data source {str(path)!r}: column {name!r} is empty in some rows, where the species is neither "
+            "present nor absent; leave those rows out, or the column."
+        )
     row, column = np.nonzero(values > 0)
     nothing = np.flatnonzero(~(values > 0).any(axis=1))
     rows = np.concatenate([row, nothing])
     species = np.concatenate([column, np.full(nothing.size, -1)])
-    return Records(lonlat[good][rows], month[good][rows], species, list(columns.values()), species >= 0)
+    named = list(columns.values())
+    return Records(lonlat[good][rows], month[good][rows], species, named, species >= 0, int((~good).sum()))
 
 
 def _table(path: Path, data: RecordsData) -> tuple[Any, np.ndarray]:
@@ -118,7 +134,10 @@ def _table(path: Path, data: RecordsData) -> tuple[Any, np.ndarray]:
         except Exception as error:  # a damaged file can fail in any way
             raise LayerError(f"data source {str(path)!r} cannot be read as a table ({_line(error)}).") from error
     elif path.suffix == ".parquet" and not _geo_parquet(path):
-        frame = pandas.read_parquet(path)
+        try:
+            frame = pandas.read_parquet(path)
+        except Exception as error:
+            raise LayerError(f"data source {str(path)!r} cannot be read as Parquet ({_line(error)}).") from error
     else:
         vector = read_vector(path).to_crs(4326)
         if set(vector.geom_type.dropna()) - {"Point"}:
@@ -175,11 +194,26 @@ def _lacks(path: Path, key: str, column: str, frame: Any) -> str:
 
 
 def _numbers(path: Path, frame: Any, column: str) -> np.ndarray:
+    """A column of numbers, NaN where a cell is empty."""
     import pandas
 
-    values = pandas.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
+    given = frame[column]
+    values = pandas.to_numeric(given, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     if np.isnan(values).all():
         raise LayerError(f"data source {str(path)!r}: column {column!r} holds no number.")
+    odd = np.flatnonzero(np.isnan(values) & given.notna().to_numpy())
+    if odd.size and any(str(given.iloc[k]).strip() for k in odd):
+        cell = next(c for c in given.iloc[odd] if str(c).strip())
+        raise LayerError(f"data source {str(path)!r}: column {column!r} holds {shown(str(cell))}, which is no number.")
+    return values
+
+
+def _counts(path: Path, frame: Any, column: str) -> np.ndarray:
+    """A column of 1 (or how many) and 0, NaN where a cell is empty."""
+    values = _numbers(path, frame, column)
+    known = values[~np.isnan(values)]
+    if ((known < 0) | (known != np.floor(known))).any():
+        raise LayerError(f"data source {str(path)!r}: column {column!r} must hold 1 (or how many) for present and 0.")
     return values
 
 

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from sdm.published.encoders import PublishedEncoders
 from sdm.published.write import write_published
 from sdm.training.patching import FROZEN, State, States
 
-COMPANIONS = ("groups.csv", "genera.csv", "NOTICE.md")
+COMPANIONS = ("groups.csv", "genera.csv", "homonyms.csv", "NOTICE.md")
 """Of a model folder, copied along where they are."""
 
 
@@ -168,6 +169,13 @@ def open_space(name: str | Path, modalities: Iterable[str] | None = None) -> Spa
     return BundledSpace.open(model)
 
 
+def why_not_loaded(error: Exception) -> str:
+    """Why `torch.load(weights_only=True)` refused a file, without torch's advice to load it all the same."""
+    if isinstance(error, UnpicklingError):
+        return "it is no checkpoint, or holds more than weights and numbers"
+    return " ".join(str(error).split())[:120].rstrip(". ")
+
+
 def read_states(path: str | Path, modalities: Iterable[str]) -> dict[str, State]:
     """States by modality from any of: what `open_space` opens, a run folder, its checkpoint.pt, one of its snapshots.
 
@@ -182,8 +190,10 @@ def read_states(path: str | Path, modalities: Iterable[str]) -> dict[str, State]
         state = torch.load(file, map_location="cpu", weights_only=True)
         if "objective" in state:
             state = {**state["objective"], **state["average"]}
+        if odd := [k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)]:
+            raise ValueError(f"{odd[0]!r} is no tensor")
     except Exception as error:  # a damaged file can fail in any way
-        raise ModelError(f"{str(file)!r} cannot be read: {' '.join(str(error).split())[:150]}") from error
+        raise ModelError(f"{str(file)!r} cannot be read: {why_not_loaded(error)}.") from error
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         parts = key.split(".")

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -95,13 +96,13 @@ class Settings:
     snapshot_every: int = 0
     """Steps between copies of the averaged weights that are kept, as snapshots/step-N.pt; 0: none."""
 
-    def check(self, device: str) -> None:
-        """Raise RequestError, naming the key, for a value that cannot be."""
+    def check(self, device: str | None = None) -> None:
+        """Raise RequestError, naming the key, for a value that cannot be; on `device`, if it is known already."""
         if self.schedule not in SCHEDULES:
             raise RequestError(f"schedule {self.schedule!r} is not known; choose {', '.join(SCHEDULES)}.")
         if self.precision not in PRECISIONS:
             raise RequestError(f"precision {self.precision!r} is not known; choose {', '.join(PRECISIONS)}.")
-        if self.precision == "fp16" and not device.startswith("cuda"):
+        if self.precision == "fp16" and device is not None and not device.startswith("cuda"):
             raise RequestError(f"precision 'fp16' needs a GPU, not device {device!r}; choose bf16 or float32.")
         if self.schedule == "cosine-restarts" and self.restart_every < 1:
             raise RequestError("schedule 'cosine-restarts' needs restart_every, the steps of one period, 1 or more.")
@@ -317,7 +318,22 @@ class Trainer:
         }
 
     def _resume(self) -> None:
-        state = read_checkpoint(self.folder / CHECKPOINT)
+        path = self.folder / CHECKPOINT
+        state = read_checkpoint(path)
+        try:
+            self._take(state)
+        except RequestError:
+            raise
+        except Exception as error:  # of the right format by its own word only: what it holds can fail in any way
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+            raise RequestError(
+                f"checkpoint {str(path)!r} does not fit this run ({reason}); give --restart to begin anew."
+            ) from error
+        if distributed.rank() == 0:
+            self.log(f"going on from step {self.step} of {self.settings.steps} in {self.folder}")
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Go back to the state that a checkpoint holds. Raises RequestError for one of another run."""
         identity, settings = state["identity"], json.loads(state["settings"])
         now = json.loads(json.dumps(asdict(self.settings)))
         # How often to write is no part of what is learned.
@@ -343,8 +359,6 @@ class Trainer:
         torch.set_rng_state(state["torch"])
         if state["cuda"] is not None and self.device.startswith("cuda"):
             torch.cuda.set_rng_state(state["cuda"], self.device)
-        if distributed.rank() == 0:
-            self.log(f"going on from step {self.step} of {self.settings.steps} in {self.folder}")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -354,7 +368,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise ValueError(f"not of the format {FORMAT!r}")
     except Exception as error:  # a damaged file can fail in any way
-        reason = " ".join(str(error).split())[:120]
+        reason = "it is none" if isinstance(error, UnpicklingError) else " ".join(str(error).split())[:120]
         raise RequestError(
             f"checkpoint {str(path)!r} cannot be read ({reason}); give --restart to begin anew."
         ) from error

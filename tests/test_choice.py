@@ -1,13 +1,11 @@
 """Which bundled model a name belongs to: one call has one model, and a name is never guessed."""
 
-import sys
 import time
 
 import pytest
 
 import sdm
 import sdm.model
-from sdm import cli
 from sdm.batch import plan_batch
 from sdm.choice import choose
 from sdm.errors import RequestError, SdmError, SpeciesNameError
@@ -46,21 +44,6 @@ def models(tmp_path_factory, write_model):
 @pytest.fixture(autouse=True)
 def bundle(models, monkeypatch):
     monkeypatch.setattr(sdm.model, "resource_folder", lambda kind: models)
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Function: run a command in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*args):
-        monkeypatch.setattr(sys, "argv", ["taxabind-map", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import csv
 import importlib.util
 import json
-import sys
+from functools import partial
 from itertools import combinations
 from math import sqrt
 from pathlib import Path
@@ -628,18 +628,9 @@ def test_tables_without_a_text_encoder(bench):
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
+def run(run):
     """Function: run `sdm ...` in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*args):
-        monkeypatch.setattr(sys, "argv", ["sdm", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main_sdm()
-        captured = capsys.readouterr()
-        return stop.value.code or 0, captured.out, captured.err
-
-    return call
+    return partial(run, entry=cli.main_sdm)
 
 
 def test_embed_everything(run, tmp_path, use_model):

@@ -11,31 +11,39 @@ from sdm.errors import LayerError
 from sdm.resources import folder
 
 if TYPE_CHECKING:
-    from geopandas import GeoSeries
+    from geopandas import GeoDataFrame, GeoSeries
 
 
-def read_polygons(path: str | Path) -> shapely.Geometry:
-    """All geometry of a vector file as one WGS84 geometry, (lon, lat).
+FORMATS = "give a vector file such as .geojson, .gpkg or .shp"
 
-    Raises LayerError when the file is missing, unreadable, empty or has no CRS.
+
+def read_features(path: str | Path, what: str, remedy: str = FORMATS) -> GeoDataFrame:
+    """A vector file (GeoParquet, GeoPackage, GeoJSON, shapefile ...) with geometry and a CRS.
+
+    `what` names it in messages, `remedy` says what to do. Raises LayerError when the file is missing, unreadable, empty
+    or has no CRS.
     """
     import geopandas
 
     path = Path(path)
     if not path.exists():
-        raise LayerError(f"region file {str(path)!r} does not exist; give a vector file such as .geojson or .gpkg.")
+        raise LayerError(f"{what} {str(path)!r} does not exist; {remedy}.")
     try:
         frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
     except Exception as error:  # drivers raise many unrelated types on hostile files
         raise LayerError(
-            f"region file {str(path)!r} cannot be read as vector data ({_first_line(error)}); "
-            "give a vector file such as .geojson, .gpkg or .shp."
+            f"{what} {str(path)!r} cannot be read as vector data ({_first_line(error)}); {remedy}."
         ) from error
-    if "geometry" not in frame or frame.geometry.isna().all() or frame.geometry.is_empty.all():
-        raise LayerError(f"region file {str(path)!r} holds no geometry.")
+    if not isinstance(frame, geopandas.GeoDataFrame) or frame.geometry.isna().all() or frame.geometry.is_empty.all():
+        raise LayerError(f"{what} {str(path)!r} holds no geometry; {remedy}.")
     if frame.crs is None:
-        raise LayerError(f"region file {str(path)!r} has no CRS; assign one (for example in QGIS) and save it again.")
-    return united(frame.geometry)
+        raise LayerError(f"{what} {str(path)!r} has no CRS; assign one (for example in QGIS) and save it again.")
+    return frame
+
+
+def read_polygons(path: str | Path) -> shapely.Geometry:
+    """All geometry of a region file as one WGS84 geometry, (lon, lat). Raises LayerError as `read_features` does."""
+    return united(read_features(path, "region file").geometry)
 
 
 def united(series: GeoSeries) -> shapely.Geometry:

@@ -16,8 +16,9 @@ import pyproj
 import shapely
 
 from sdm.errors import LayerError
+from sdm.layers.vector import read_features
 from sdm.training.labels import Places
-from sdm.training.tables import read_vector
+from sdm.training.tables import REMEDY
 
 PACKED = "phylacine_current_ranges.npz"
 
@@ -194,7 +195,7 @@ class RangePolygons:
 
         Raises LayerError naming the file and what it lacks.
         """
-        frame = read_vector(path)
+        frame = read_features(path, "data source", REMEDY)
         if column not in frame:
             raise LayerError(
                 f"polygons {str(path)!r} have no column {column!r}; species = names it "

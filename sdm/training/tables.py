@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.errors import LayerError
+from sdm.layers.vector import read_features
 from sdm.names.text import shown
 
 if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
-
     from sdm.training.recipe import RecordsData
 
 LON_COLUMNS = ("lon", "longitude", "decimalLongitude", "long", "x", "X_WGS84")
 LAT_COLUMNS = ("lat", "latitude", "decimalLatitude", "lat", "y", "Y_WGS84")
 """Where `lon` and `lat` are not given in the recipe; compared without case."""
+REMEDY = "path = in the recipe names it"
 TEXT = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
 
@@ -35,27 +35,6 @@ class Records:
     names: list[str]
     present: np.ndarray
     left_out: int = 0
-
-
-def read_vector(path: str | Path) -> GeoDataFrame:
-    """A vector file (GeoParquet, GeoPackage, GeoJSON, shapefile ...) with features and a CRS.
-
-    Raises LayerError in one sentence where it is missing, unreadable, empty or without CRS.
-    """
-    import geopandas
-
-    path = Path(path)
-    if not path.exists():
-        raise LayerError(f"data source {str(path)!r} does not exist; path = in the recipe names it.")
-    try:
-        frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
-    except Exception as error:  # drivers raise many unrelated types on hostile files
-        raise LayerError(f"data source {str(path)!r} cannot be read as vector data ({_line(error)}).") from error
-    if not isinstance(frame, geopandas.GeoDataFrame) or not len(frame):
-        raise LayerError(f"data source {str(path)!r} holds no feature.")
-    if frame.crs is None:
-        raise LayerError(f"data source {str(path)!r} has no CRS; assign one (for example in QGIS) and save it again.")
-    return frame
 
 
 def read_records(data: RecordsData) -> Records:
@@ -139,7 +118,7 @@ def _table(path: Path, data: RecordsData) -> tuple[Any, np.ndarray]:
         except Exception as error:
             raise LayerError(f"data source {str(path)!r} cannot be read as Parquet ({_line(error)}).") from error
     else:
-        vector = read_vector(path).to_crs(4326)
+        vector = read_features(path, "data source", REMEDY).to_crs(4326)
         if set(vector.geom_type.dropna()) - {"Point"}:
             raise LayerError(f"data source {str(path)!r} holds features that are no points; ranges are 'polygons'.")
         return vector, np.column_stack([vector.geometry.x, vector.geometry.y]).astype(np.float64)

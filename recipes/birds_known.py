@@ -27,11 +27,9 @@ from sdm.layers.environment import Environment, Input
 
 HALF = 0.05
 """Score with the target one half, of birds whose range is not known."""
-LOW, HIGH = 0.03, 0.1
-"""Bounds of it for birds whose range is known."""
-SMALL_LOW, SMALL_HIGH = 0.01, 0.3
-"""The same for ranges below `SMALL_KM2`."""
-SMALL_KM2 = 1e5
+BOUNDS = ((1e5, 0.01, 0.3), (1e6, 0.03, 0.1), (np.inf, 0.03, 0.05))
+"""Bounds of it for birds whose range is known: ranges below so many km2, lowest, highest. With 0.1 for large ranges as
+well, maps lost 5 points of the records of 113 birds for a tenth of their area."""
 CUT_KM2 = 1e6
 """Ranges below this are cut to their surroundings; larger ones have been carried beyond them by people too often."""
 CUT_DEGREES = (2.0, 6.0)
@@ -93,7 +91,7 @@ class Ranges:
         half = np.full(n, HALF)
         for k in np.flatnonzero(stays & ashore):
             match = np.sort(scores[:, k])[::-1][min(int(size[k] / km2), len(scores) - 1)]
-            low, high = (SMALL_LOW, SMALL_HIGH) if size[k] < SMALL_KM2 else (LOW, HIGH)
+            low, high = next(bounds for below, *bounds in BOUNDS if size[k] < below)
             half[k] = np.clip(float(match), low, high)
         south, north = (avonet[c].to_numpy(np.float64) for c in ("Min.Latitude", "Max.Latitude"))
         centroid = unit(*(avonet[c].to_numpy(np.float64) for c in ("Centroid.Longitude", "Centroid.Latitude")))

@@ -114,7 +114,7 @@ def test_half_is_the_score_that_gives_the_size_of_the_range(recipe):
     target = score[:, None] / (score[:, None] + ranges.half)
     assert (target[:, 0] >= 0.5).sum() == pytest.approx(900, abs=1)  # 90,000 km2
     # Bounds, migrants, seabirds, large ranges (below any score), ranges and migration not known.
-    expected = [known.SMALL_HIGH, known.HALF, known.HALF, known.LOW, known.HALF, known.HALF]
+    expected = [0.3, known.HALF, known.HALF, 0.03, known.HALF, known.HALF]
     assert ranges.half[1:] == pytest.approx(expected)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -631,3 +632,24 @@ def test_on_a_cluster(tmp_path, whole):
     ):
         map_batch(LIST, out=Path(tmp_path) / "o", formats="cog,html", device="cpu", **FAST)
     assert everything(tmp_path / "o") == whole
+
+
+def test_records_are_read_one_at_a_time(tmp_path, monkeypatch):
+    """Parsing their headers in several threads at once fails now and then in Python itself."""
+    for k in range(6):
+        ledger.write_record(tmp_path / f"{k}.npz", tmp_path, [("a", 1, k)], {"n": np.arange(k)})
+    inside, most, load = [], [], np.load
+
+    def slow(*args, **kwargs):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        try:
+            return load(*args, **kwargs)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(np, "load", slow)
+    with ThreadPoolExecutor(6) as pool:
+        records = list(pool.map(lambda k: ledger.read_record(tmp_path / f"{k}.npz"), range(6)))
+    assert [len(r["value_n"]) for r in records] == list(range(6)) and max(most) == 1

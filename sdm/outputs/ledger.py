@@ -26,6 +26,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 import uuid
 import zipfile
 import zlib
@@ -239,6 +240,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(phrases[:3]) + (f"; and {len(phrases) - 3} other differences" if len(phrases) > 3 else "")
 
 
+# NumPy parses headers with `ast`, and some releases of Python fail now and then where threads do so at once
+# (https://github.com/python/cpython/issues/106905: "AST constructor recursion depth mismatch").
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def record_of(folder: Path, index: tuple[int, int]) -> Path:
     """Where the record of a tile lies, by the tile's (row, column)."""
     return folder / f"{index[0]}.{index[1]}.npz"
@@ -263,7 +269,8 @@ def write_record(path: Path, scratch: Path, files: Sequence[tuple[str, int, int]
 def read_record(path: Path, names: Iterable[str] | None = None) -> Record:
     """The arrays of a record, or those of some names that it has. Raises OutputError when it is not whole."""
     try:
-        with np.load(path, allow_pickle=False) as record:  # a zip file: each array carries its CRC
+        # A zip file: each array carries its CRC.
+        with _ONE_AT_A_TIME, np.load(path, allow_pickle=False) as record:
             return {name: record[name] for name in record.files if names is None or name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise OutputError(f"{path} cannot be read: {error}") from error

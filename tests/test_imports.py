@@ -140,3 +140,14 @@ def test_not_even_inside_a_function(package, never):
             named = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             named += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {n.partition(".")[0] for n in named} & never, f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("name", ["mammals-trees", "birds"])
+def test_a_model_is_loaded_without_the_compiler_of_torch(name):
+    """Torch imports it, a second and more, for arithmetic on the meta device, where a model awaits its weights."""
+    code = (
+        f"import sys, torch; from sdm.model import Model; Model.open({name!r}).load();"
+        "print(*(m for m in ('torch._dynamo', 'torch._decomp', 'torch._prims') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

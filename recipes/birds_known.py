@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from validate_records import EARTH_KM, unit
 
 from sdm.layers.environment import Environment, Input
 
@@ -55,7 +56,6 @@ STEPS = np.arange(-60.0, 45.0, 0.5)
 """Temperatures (degrees C) at which presence is counted."""
 COLD_DEGREES = (2.0, 4.0)
 """Degrees C below the limit: up to the first all is kept, from the second nothing."""
-EARTH_KM = 6371.0088
 
 
 def ramp(distance: np.ndarray, keep: float | np.ndarray, end: float | np.ndarray) -> np.ndarray:
@@ -63,10 +63,9 @@ def ramp(distance: np.ndarray, keep: float | np.ndarray, end: float | np.ndarray
     return np.clip((end - distance) / (end - keep), 0.0, 1.0)
 
 
-def unit(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """Points on the unit sphere, (N, 3), of (lon, lat) in degrees."""
-    lon, lat = np.radians(lon), np.radians(lat)
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+def kilometres(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Great-circle distances of points on the unit sphere, (N, 3) and (3,) or (3, M)."""
+    return EARTH_KM * np.arccos(np.clip(a @ b, -1, 1))
 
 
 @dataclass
@@ -102,7 +101,7 @@ class Ranges:
         here = unit(lon, lat)
         for k in np.flatnonzero(cut):
             sure = scores[:, k] >= max(SURE, half[k])
-            if (EARTH_KM * np.arccos(np.clip(here[sure] @ centroid[k], -1, 1)) > radius[k]).any():
+            if (kilometres(here[sure], centroid[k]) > radius[k]).any():
                 radius[k] = np.inf
         return cls(
             half=half,
@@ -117,7 +116,7 @@ class Ranges:
         beyond = np.maximum(self.south - lat[:, None], lat[:, None] - self.north)
         factor = ramp(beyond, *CUT_DEGREES)
         near = np.flatnonzero(np.isfinite(self.radius))
-        distance = EARTH_KM * np.arccos(np.clip(unit(lon, lat) @ self.centroid[near].T, -1, 1))
+        distance = kilometres(unit(lon, lat), self.centroid[near].T)
         factor[:, near] *= ramp(distance, self.radius[near], 1.5 * self.radius[near])
         return factor
 

@@ -44,6 +44,7 @@ import argparse
 import hashlib
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,11 @@ class Teacher:
         return sum(self.score(lon, lat, 4 * (month.astype(int) - 1) + week) for week in (1, 2, 3, 4)) / 4
 
 
+def in_batches(ask: Callable[[np.ndarray, np.ndarray], np.ndarray], lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """What `ask(lon, lat)` says of places (N,), (N,), a batch at a time."""
+    return np.concatenate([ask(lon[i : i + BATCH], lat[i : i + BATCH]) for i in range(0, lon.size, BATCH)])
+
+
 class Targets:
     """What is learned: the teacher's scores (N, labels) at (lon, lat) in degrees as targets 0..1."""
 
@@ -136,10 +142,7 @@ class Targets:
     def fit(cls, teacher: Teacher, birdnames: Path, avonet: Path) -> Targets:
         """With what is known of each bird, from AVONET's table and from the teacher where it is right."""
         lon, lat = land_sample(RANGE_PLACES)
-        scores = np.concatenate([
-            teacher.score(lon[i : i + BATCH], lat[i : i + BATCH], YEAR).astype(np.float16)
-            for i in range(0, lon.size, BATCH)
-        ])  # fmt: skip
+        scores = in_batches(lambda x, y: teacher.score(x, y, YEAR).astype(np.float16), lon, lat)
         lists = read_lists(birdnames)
         birds = {label for label in teacher.labels if label in set(lists[EBIRD]["scientific_name"])}
         others = other_names(lists, birds)
@@ -256,9 +259,7 @@ def coverage(teacher: Teacher, mask: LandMask) -> np.ndarray:
 def in_small_ranges(targets: Targets, n: int, rng: np.random.Generator) -> np.ndarray:
     """(n, 2) (lon, lat) on land, about equally many for each bird of a small range; some more than once."""
     lon, lat = land_sample(RANGE_PLACES)
-    there = np.concatenate(
-        [targets.year(lon[i : i + BATCH], lat[i : i + BATCH]) >= 0.5 for i in range(0, lon.size, BATCH)]
-    )
+    there = in_batches(lambda x, y: targets.year(x, y) >= 0.5, lon, lat)
     count = there.sum(axis=0)
     small = (count > 0) & (count < RARE)
     weight = there[:, small] @ (1 / count[small])

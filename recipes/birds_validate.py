@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from birds_known import read_avonet
 from birds_taxa import other_names, read_lists
-from birds_teacher import LAND_AREA, YEAR, Targets, Teacher
+from birds_teacher import LAND_AREA, YEAR, Targets, Teacher, in_batches
 from validate_records import RADIUS_KM, against_land, near, random_land, thinned
 
 from sdm.errors import SpeciesNameError
@@ -37,7 +37,6 @@ from sdm.model import MODALITIES, Model
 from sdm.points import combine_scores, embed_places
 
 SUBSETS = {"location": ("location",), "location+environment": ("location", "environment"), "all": MODALITIES}
-BATCH = 256
 SIZES = (0, 1e4, 1e5, 1e6, 1e7, np.inf)
 """Classes of the area of a range, square kilometres."""
 THRESHOLD = 0.03
@@ -46,18 +45,17 @@ THRESHOLD = 0.03
 
 def ask(targets: Targets, lon: np.ndarray, lat: np.ndarray, month: int, columns: np.ndarray) -> np.ndarray:
     """The targets (N, columns) float32 for a month, 0: the whole year."""
-    out = np.empty((lon.size, columns.size), np.float32)
-    for i in range(0, lon.size, BATCH):
-        x, y = lon[i : i + BATCH], lat[i : i + BATCH]
+
+    def of(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         values = targets.month(x, y, np.full(x.size, month)) if month else targets.year(x, y)
-        out[i : i + BATCH] = values[:, columns]
-    return out
+        return values[:, columns].astype(np.float32)
+
+    return in_batches(of, lon, lat)
 
 
 def scores(teacher: Teacher, lon: np.ndarray, lat: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """The teacher's own scores (N, columns) float32 for the whole year."""
-    parts = [teacher.score(lon[i : i + BATCH], lat[i : i + BATCH], YEAR)[:, columns] for i in range(0, lon.size, BATCH)]
-    return np.concatenate(parts)
+    return in_batches(lambda x, y: teacher.score(x, y, YEAR)[:, columns], lon, lat)
 
 
 def areas(model: Model, teacher: Teacher, columns: np.ndarray, vectors: np.ndarray, size: np.ndarray, n: int) -> dict:

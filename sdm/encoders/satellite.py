@@ -44,14 +44,15 @@ class SatelliteEncoder(nn.Module):
 
 def _windows(size: int) -> Tensor:
     """Weights of the pixels of a crop in each window, for each colour alone: (size * size * 3, 3 * windows)."""
-    if torch.empty(0).is_meta:  # weights are about to be loaded, and torch would import its compiler, a second and more
-        return torch.empty(size * size * 3, 3 * (len(CENTRED) + 8))
-    # The place lies in the pixel at index size // 2.
-    offset = torch.arange(size, dtype=torch.float32) - size // 2
     far, wide = RING[0] * size, RING[1] * size
     ring = [(x, y, wide) for y in (-far, 0.0, far) for x in (-far, 0.0, far) if x or y]
+    windows = [*((0.0, 0.0, w * size) for w in CENTRED), *ring]
+    if torch.empty(0).is_meta:  # weights are about to be loaded, and torch would import its compiler, a second and more
+        return torch.empty(size * size * 3, 3 * len(windows))
+    # The place lies in the pixel at index size // 2.
+    offset = torch.arange(size, dtype=torch.float32) - size // 2
     weights = []
-    for x, y, width in [*((0.0, 0.0, w * size) for w in CENTRED), *ring]:
+    for x, y, width in windows:
         across, down = (torch.exp(-0.5 * ((offset - at) / width) ** 2) for at in (x, y))
         window = down[:, None] * across[None, :]
         weights.append((window / window.sum()).flatten())

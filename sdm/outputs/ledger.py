@@ -52,6 +52,9 @@ REPORT = "batch.json"
 """The last output of a finished run; it holds the configuration, and the names of all outputs."""
 _LOCK = ".taxabind-map.lock"
 _DISCARDED = ".batch.discarded-"
+# NumPy parses headers with `ast`, and some releases of Python fail now and then where threads do so at once
+# (https://github.com/python/cpython/issues/106905: "AST constructor recursion depth mismatch").
+_ONE_AT_A_TIME = threading.Lock()
 _CHECKED_AT_ONCE = 8
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -238,11 +241,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     phrases = [f"{key} {_short(before.get(key))}, not {_short(now.get(key))}" for key in keys]
     return "; ".join(phrases[:3]) + (f"; and {len(phrases) - 3} other differences" if len(phrases) > 3 else "")
-
-
-# NumPy parses headers with `ast`, and some releases of Python fail now and then where threads do so at once
-# (https://github.com/python/cpython/issues/106905: "AST constructor recursion depth mismatch").
-_ONE_AT_A_TIME = threading.Lock()
 
 
 def record_of(folder: Path, index: tuple[int, int]) -> Path:

@@ -120,7 +120,7 @@ def train_observed(
         check_folder(folder)  # now, not after hours
     recipe.optimiser.check(device)
     first = distributed.rank() == 0
-    log = log or (logger(run_folder / "log.txt", quiet=progress is not None) if first else _silent)
+    log = log or logger(run_folder / "log.txt", quiet=progress is not None)
     d, o = recipe.dataset, recipe.optimiser
     taxonomy = Taxonomy(tables=[m.taxa for m in list_models() if isinstance(m, Model)])
     options = {"modalities": d.modalities} if d.modalities else {}
@@ -168,7 +168,3 @@ def _random(folder: Path, modalities: tuple[str, ...], recipe: ObservedRecipe) -
         create_published(folder, modalities, recipe.optimiser.seed, RANDOM[recipe.dataset.initial])
     distributed.wait()
     return Checkpoints.open(folder)
-
-
-def _silent(line: str) -> None:
-    pass

@@ -18,7 +18,7 @@ import shapely
 from sdm.errors import LayerError
 from sdm.layers.vector import read_features
 from sdm.training.labels import Places
-from sdm.training.tables import REMEDY
+from sdm.training.tables import REMEDY, in_one_line
 
 PACKED = "phylacine_current_ranges.npz"
 
@@ -133,7 +133,7 @@ def _packed(path: Path) -> dict[str, np.ndarray]:
         if z["packed"].shape != (len(z["species"]), -(-cells // 8)) or len(z["n_cells"]) != len(z["species"]):
             raise ValueError("its arrays do not fit together")
     except Exception as error:  # a damaged archive can fail in any way
-        raise LayerError(f"ranges {str(path)!r} cannot be read: {' '.join(str(error).split())[:120]}.") from error
+        raise LayerError(f"ranges {str(path)!r} cannot be read: {in_one_line(error)}.") from error
     return z
 
 
@@ -150,7 +150,7 @@ def _presence(path: Path) -> tuple[np.ndarray, tuple]:
         with rasterio.open(path) as file:
             values, t, crs = file.read(1, masked=True), file.transform, file.crs
     except rasterio.RasterioIOError as error:
-        raise LayerError(f"range raster {str(path)!r} cannot be read: {' '.join(str(error).split())[:120]}.") from error
+        raise LayerError(f"range raster {str(path)!r} cannot be read: {in_one_line(error)}.") from error
     if crs is None:
         raise LayerError(f"range raster {str(path)!r} has no CRS; assign one (for example with gdal_edit.py -a_srs).")
     if t.b or t.d:

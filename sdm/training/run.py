@@ -77,7 +77,7 @@ def run(
         )
     for folder in (run_folder, out):
         check_folder(folder)  # now, not after hours
-    log = logger(run_folder / "log.txt", quiet=progress is not None) if first else _silent
+    log = logger(run_folder / "log.txt", quiet=progress is not None)
     data = prepare(recipe, out, log, initial_inputs(recipe))
     identity = {"recipe": _digest(recipe), "data": data.fingerprint}
     _refuse_other(run_folder, metrics, identity, restart)
@@ -479,9 +479,11 @@ def _write_json(value: dict, path: Path) -> None:
 
 
 def logger(path: Path, quiet: bool) -> Log:
-    """A function that prints a line with the time, and keeps it in a file."""
+    """A function that prints a line with the time, and keeps it in a file; on the first process only."""
 
     def log(line: str) -> None:
+        if distributed.rank() != 0:
+            return
         stamped = f"{time.strftime('%H:%M:%S')} {line}"
         if not quiet or not line.startswith("step "):  # a terminal shows a bar instead
             print(stamped, flush=True)
@@ -490,7 +492,3 @@ def logger(path: Path, quiet: bool) -> Log:
             file.write(stamped + "\n")
 
     return log
-
-
-def _silent(line: str) -> None:
-    pass

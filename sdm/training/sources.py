@@ -30,7 +30,7 @@ from sdm.training.recipe import (
     SourceData,
     SurveysData,
 )
-from sdm.training.tables import Records, check_lonlat, read_records
+from sdm.training.tables import Records, check_lonlat, in_one_line, read_records
 
 MAX_BYTES = 8 << 30
 """Of an archive once unpacked: a far larger one is no training data."""
@@ -407,7 +407,7 @@ def _open_npz(path: str, keys: Sequence[str], optional: Sequence[str] = ()) -> d
                 raise LayerError(f"archive {path!r} lacks {', '.join(missing)}; it needs {', '.join(keys)}.")
             return {k: z[k] for k in (*keys, *optional) if k in z}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise LayerError(f"archive {path!r} cannot be read: {' '.join(str(error).split())[:120]}.") from error
+        raise LayerError(f"archive {path!r} cannot be read: {in_one_line(error)}.") from error
 
 
 def _box(lonlat: np.ndarray) -> tuple[float, float, float, float]:

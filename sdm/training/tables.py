@@ -105,18 +105,18 @@ def _table(path: Path, data: RecordsData) -> tuple[Any, np.ndarray]:
     import pandas
 
     if not path.is_file():
-        raise LayerError(f"data source {str(path)!r} does not exist; path = in the recipe names it.")
+        raise LayerError(f"data source {str(path)!r} does not exist; {REMEDY}.")
     text = path.name.lower().endswith(TEXT)
     if text:
         try:
             frame = pandas.read_csv(path, sep="\t" if ".tsv" in path.name.lower() else ",", low_memory=False)
         except Exception as error:  # a damaged file can fail in any way
-            raise LayerError(f"data source {str(path)!r} cannot be read as a table ({_line(error)}).") from error
+            raise LayerError(f"data source {str(path)!r} cannot be read as a table ({in_one_line(error)}).") from error
     elif path.suffix == ".parquet" and not _geo_parquet(path):
         try:
             frame = pandas.read_parquet(path)
         except Exception as error:
-            raise LayerError(f"data source {str(path)!r} cannot be read as Parquet ({_line(error)}).") from error
+            raise LayerError(f"data source {str(path)!r} cannot be read as Parquet ({in_one_line(error)}).") from error
     else:
         vector = read_features(path, "data source", REMEDY).to_crs(4326)
         if set(vector.geom_type.dropna()) - {"Point"}:
@@ -152,7 +152,7 @@ def _geo_parquet(path: Path) -> bool:
     try:
         return b"geo" in (pyarrow.parquet.read_schema(path).metadata or {})
     except Exception as error:
-        raise LayerError(f"data source {str(path)!r} cannot be read as Parquet ({_line(error)}).") from error
+        raise LayerError(f"data source {str(path)!r} cannot be read as Parquet ({in_one_line(error)}).") from error
 
 
 def _column(path: Path, frame: Any, key: str, given: str, usual: tuple[str, ...]) -> str:
@@ -218,5 +218,6 @@ def check_lonlat(lonlat: np.ndarray, path: str) -> None:
         )
 
 
-def _line(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
+    """What went wrong, for a message."""
     return (" ".join(str(error).split()) or type(error).__name__)[:120]

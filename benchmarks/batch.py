@@ -109,8 +109,8 @@ def batch_of(args: argparse.Namespace):
     import numpy as np
 
     import sdm
-    from sdm.batch import plan_batch
     from sdm.index import Index
+    from sdm.maps.batch import plan_batch
 
     names = [taxon.name for taxon in sdm.list_models()[0].taxa]
     random.Random(0).shuffle(names)
@@ -128,7 +128,7 @@ def child_batch(args: argparse.Namespace) -> dict:
     """A batch, from its plan to its published files."""
     started = time.process_time()
     batch = batch_of(args)
-    from sdm.batch import write_batch
+    from sdm.maps.batch import write_batch
 
     marks: dict[str, tuple[float, float]] = {}
 

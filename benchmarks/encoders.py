@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sdm.encoders.clip_text import TextTower
-from sdm.encoders.geoclip import GeoCLIPLocation
-from sdm.encoders.residual import ResidualNet
-from sdm.encoders.vit import VisionTower
-from sdm.media.photo import read_photos
-from sdm.published import Checkpoints, PublishedEncoders
-from sdm.published.encoders import tokenizer
+from sdm.models.encoders.clip_text import TextTower
+from sdm.models.encoders.geoclip import GeoCLIPLocation
+from sdm.models.encoders.residual import ResidualNet
+from sdm.models.encoders.vit import VisionTower
+from sdm.models.taxabind import Checkpoints, PublishedEncoders
+from sdm.models.taxabind.encoders import tokenizer
+from sdm.models.taxabind.photo import read_photos
 
 LINEAGE = "Animalia Chordata Aves Accipitriformes Accipitridae Haliaeetus"
 
@@ -140,7 +140,7 @@ def resident_input(encoders: PublishedEncoders, modality: str, tower: torch.nn.M
     """The same, preprocessed and on the device."""
     device = encoders.device
     if modality == "audio":
-        from sdm.encoders.clap import ClapFeatures
+        from sdm.models.encoders.clap import ClapFeatures
 
         return tuple(t.to(device) for t in ClapFeatures()(values[0]))
     if modality == "text":

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sdm.engine import embed_tile
+from sdm.engine.targets import score_of
+from sdm.engine.tile import embed_tile
 from sdm.index import build_index, plan_index
 from sdm.index.encoding import DTYPES, cosines
 from sdm.names import Resolution
-from sdm.request import score_of
 
 REGIONS = {
     # Name: bbox, resolution. Mountains, a coast, a plain, and detail much finer than the layers.

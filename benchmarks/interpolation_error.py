@@ -40,7 +40,8 @@ SPECIES = 60
 
 def main() -> None:
     """Map every region at every set of pitches and print the table."""
-    from sdm.model import MODALITIES, Model
+    from sdm.models.bundled import Model
+    from sdm.request.choices import MODALITIES
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="mammals-trees")
@@ -96,8 +97,8 @@ def plan_region(model, bbox: tuple[float, float, float, float], resolution: floa
 
 
 def plan_of(model, grid, vectors, step: int | None = None):
-    from sdm.engine import Plan, Target
-    from sdm.suitability import Probability
+    from sdm.engine.places import Plan, Target
+    from sdm.engine.suitability import Probability
 
     modalities = model_modalities()
     score = Probability(*model.calibration(modalities))
@@ -109,7 +110,7 @@ def species_vectors(model) -> dict[str, np.ndarray]:
     """Unit vectors of all the species that the model was trained on."""
     import torch
 
-    from sdm.score import normalise
+    from sdm.models.score import normalise
 
     vectors = {}
     with torch.inference_mode():
@@ -121,14 +122,14 @@ def species_vectors(model) -> dict[str, np.ndarray]:
 
 def model_modalities() -> tuple[str, ...]:
     """All of them."""
-    from sdm.model import MODALITIES
+    from sdm.request.choices import MODALITIES
 
     return MODALITIES
 
 
 def with_pitches(plan, pitches: list[float]):
     """The plan with other pitches for location, satellite and environment (degrees)."""
-    from sdm.model import MODALITIES
+    from sdm.request.choices import MODALITIES
 
     config = copy.deepcopy(plan.model.config)
     for modality, pitch in zip(MODALITIES, pitches, strict=True):
@@ -138,7 +139,7 @@ def with_pitches(plan, pitches: list[float]):
 
 def whole(plan) -> np.ndarray:
     """The map of a plan of one tile: (S, rows, columns)."""
-    from sdm.engine import score_tile
+    from sdm.engine.tile import score_tile
 
     return score_tile(plan, next(iter(plan.grid.tiles())))
 

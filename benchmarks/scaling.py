@@ -31,11 +31,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
-    from sdm import api
+    from sdm.maps.plan import plan
 
-    job = api.plan(
-        args.species, BOXES[args.megapixels], resolution=0.05, mask="none", device="cpu", max_pixels=10_000_000
-    )
+    job = plan(args.species, BOXES[args.megapixels], resolution=0.05, mask="none", device="cpu", max_pixels=10_000_000)
     print(f"{job.grid.pixels / 1e6:.2f} megapixels, {job.grid.tile_count} tiles; {len(os.sched_getaffinity(0))} cores")
     runs: list[dict] = []
     for round_ in range(args.repeat):
@@ -53,16 +51,17 @@ def main() -> None:
 
 def tiles(job, workers: int) -> dict:
     """Seconds of the tiles alone, on workers that have loaded everything, and the CPU seconds these took."""
-    from sdm import api
-    from sdm.cluster import local_cluster
+    from sdm.engine.cluster import local_cluster
+    from sdm.maps.report import describe
+    from sdm.maps.write import run_tiles
     from sdm.outputs import zarr_store
 
     with tempfile.TemporaryDirectory() as folder, local_cluster(workers) as client:
-        store, side, metadata = Path(folder) / "map.zarr", job.grid.tile_size, api.describe(job, 0)
+        store, side, metadata = Path(folder) / "map.zarr", job.grid.tile_size, describe(job, 0)
         zarr_store.create(store, job.grid.geobox, (side, side), metadata)
         client.run(warm_up, job.plan)
         before, start = sum(client.run(time.process_time).values()), time.perf_counter()
-        api.run_tiles(job.plan, [store], [metadata.variable], client=client)
+        run_tiles(job.plan, [store], [metadata.variable], client=client)
         seconds = time.perf_counter() - start
         cpu = sum(client.run(time.process_time).values()) - before
         digest = hashlib.sha256()
@@ -73,18 +72,18 @@ def tiles(job, workers: int) -> dict:
 
 def warm_up(plan) -> None:
     """Run on a worker: import the libraries, load the model, open the layers."""
-    from sdm.engine import score_tile
+    from sdm.engine.tile import score_tile
 
     score_tile(plan, next(iter(plan.grid.tiles())))
 
 
 def whole(job, workers: int) -> dict:
     """Seconds of `write_maps`: workers started and ended, imports, tiles, COG, Zarr, web map."""
-    from sdm import api
+    from sdm.maps.write import write_maps
 
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        (result,) = api.write_maps(job, folder, workers=workers)
+        (result,) = write_maps(job, folder, workers=workers)
         seconds = time.perf_counter() - start
     return {"whole_s": round(seconds, 2), "writing_s": result.report["timings"]["written_s"]}
 

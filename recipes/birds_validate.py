@@ -31,10 +31,11 @@ from birds_taxa import other_names, read_lists
 from birds_teacher import LAND_AREA, YEAR, Targets, Teacher, in_batches
 from validate_records import RADIUS_KM, against_land, near, random_land, thinned
 
+from sdm.engine.points import combine_scores, embed_places
 from sdm.errors import SpeciesNameError
 from sdm.layers.landmask import land_sample
-from sdm.model import MODALITIES, Model
-from sdm.points import combine_scores, embed_places
+from sdm.models.bundled import Model
+from sdm.request.choices import MODALITIES
 
 SUBSETS = {"location": ("location",), "location+environment": ("location", "environment"), "all": MODALITIES}
 SIZES = (0, 1e4, 1e5, 1e6, 1e7, np.inf)

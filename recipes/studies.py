@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdm.model import MODALITIES, all_subsets
+from sdm.models.config import all_subsets
+from sdm.request.choices import MODALITIES
 from sdm.training.binding import Binding, BindingObjective, Rates
 from sdm.training.objective import architecture_config
 from sdm.training.pairs import prepared_pairs, presence

@@ -18,7 +18,8 @@ from pathlib import Path
 from sdm.errors import SdmError
 from sdm.evaluation import datasets, tables
 from sdm.evaluation.species import Taxonomy
-from sdm.model import list_models, open_model
+from sdm.models.bundled import list_models
+from sdm.models.registry import open_model
 
 DEFAULTS = {
     "taxabench": datasets.MODALITIES,

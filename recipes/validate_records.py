@@ -24,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sdm.engine.points import combine_scores, embed_places
 from sdm.errors import SpeciesNameError
 from sdm.layers.landmask import LandMask
-from sdm.model import MODALITIES, Model
-from sdm.points import combine_scores, embed_places
+from sdm.models.bundled import Model
+from sdm.request.choices import MODALITIES
 from sdm.training.evaluate import auc
 from sdm.training.ranges import RangeRaster
 

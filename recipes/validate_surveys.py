@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sdm.engine.points import combine_scores, embed_places
 from sdm.errors import SpeciesNameError
-from sdm.model import Model, all_subsets, calibration_key
-from sdm.points import combine_scores, embed_places
+from sdm.models.bundled import Model
+from sdm.models.config import all_subsets, calibration_key
 from sdm.training.evaluate import auc
 
 

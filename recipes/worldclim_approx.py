@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sdm.files.paths import folder
 from sdm.layers.worldclim import APPROXIMATION, CHANNELS, SEA, Approximated
-from sdm.resources import folder
 
 ROWS_AT_ONCE = 90
 

@@ -6,35 +6,57 @@
     bear.rio.to_raster("bear.tif")
 
 Boxes are (west, south, east, north), positions (lon, lat), both in degrees. The pieces underneath:
-`sdm.grid`, `sdm.names`, `sdm.layers`, `sdm.encoders`, `sdm.model`, `sdm.score`, `sdm.engine`, `sdm.outputs`.
+`sdm.grid`, `sdm.names`, `sdm.layers`, `sdm.models`, `sdm.engine`, `sdm.outputs`.
 """
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from sdm._version import __version__
+
 __all__ = [
-    "BBox", "Index", "Job", "Model", "Region", "__version__", "build_index", "list_models", "map_batch", "map_species",
-    "plan", "plan_index", "write_maps",
-]  # fmt: skip
+    "BBox",
+    "Index",
+    "Job",
+    "Model",
+    "Region",
+    "__version__",
+    "build_index",
+    "list_models",
+    "map_batch",
+    "map_species",
+    "plan",
+    "plan_index",
+    "write_maps",
+]
 
 if TYPE_CHECKING:
-    from sdm.api import Job, map_species, plan, write_maps
-    from sdm.batch import map_batch
     from sdm.grid import BBox, Region
     from sdm.index import Index, build_index, plan_index
-    from sdm.model import Model, list_models
+    from sdm.maps.array import map_species
+    from sdm.maps.batch import map_batch
+    from sdm.maps.plan import Job, plan
+    from sdm.maps.write import write_maps
+    from sdm.models.bundled import Model, list_models
 
 _HOME = {
-    "BBox": "sdm.grid", "Region": "sdm.grid", "Model": "sdm.model", "list_models": "sdm.model",
-    "Job": "sdm.api", "map_species": "sdm.api", "plan": "sdm.api", "write_maps": "sdm.api", "map_batch": "sdm.batch",
-    "Index": "sdm.index", "build_index": "sdm.index", "plan_index": "sdm.index",
-}  # fmt: skip
+    "BBox": "sdm.grid",
+    "Region": "sdm.grid",
+    "Index": "sdm.index",
+    "build_index": "sdm.index",
+    "plan_index": "sdm.index",
+    "map_species": "sdm.maps.array",
+    "map_batch": "sdm.maps.batch",
+    "Job": "sdm.maps.plan",
+    "plan": "sdm.maps.plan",
+    "write_maps": "sdm.maps.write",
+    "Model": "sdm.models.bundled",
+    "list_models": "sdm.models.bundled",
+}
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # Looked up on first use: importing the package must not import torch, GDAL and Dask.
     if name in _HOME:
-        from importlib import import_module
-
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'sdm' has no attribute {name!r}")

@@ -63,3 +63,13 @@ class RegionIndexError(SdmError):
     """A region index cannot be read, was made with another model or other layers, or lacks what is asked."""
 
     exit_code = 4
+
+
+def quoted(value: object, limit: int = 60) -> str:
+    """Return `value` as Python would write it, shortened; terminal escapes never come out raw."""
+    if isinstance(value, str):
+        text = repr(value[:limit] + "…" if len(value) > limit else value)
+    else:
+        text = repr(value)[: limit + 2]
+    # repr leaves printable characters of all scripts; a terminal that cannot encode them copes on its own.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

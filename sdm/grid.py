@@ -14,7 +14,8 @@ import math
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyproj
@@ -180,7 +181,7 @@ class Region:
 
         Raises LayerError when the file cannot be read or has no CRS, BoxError when it holds no polygon.
         """
-        from sdm.layers.vector import read_polygons
+        from sdm.files.vectors import read_polygons
 
         return cls.from_geometry(read_polygons(path), str(path))
 
@@ -553,3 +554,22 @@ def _too_large(pixels: float, resolution: float, limit: int) -> TooLargeError:
         f"the map would have {pixels:.3g} pixels at resolution {resolution:g}, more than the limit of "
         f"{limit:,}; choose a coarser --resolution, a smaller box, or raise --max-pixels."
     )
+
+
+def region_of(region: Any) -> Region | None:
+    """A region from a vector file, a GeoDataFrame or a WGS84 geometry (lon, lat). Raises SdmError subclasses."""
+    if region is None or isinstance(region, Region):
+        return region
+    if isinstance(region, str | Path):
+        return Region.from_file(region)
+    import shapely
+
+    from sdm.files.vectors import united
+
+    if hasattr(region, "to_crs"):
+        if region.crs is None:
+            raise BoxError("the region has no CRS; set one, for example with set_crs(4326).")
+        return Region.from_geometry(united(region.geometry))
+    if not isinstance(region, shapely.Geometry):
+        raise RequestError(f"region {region!r} is not a file, a GeoDataFrame or a geometry.")
+    return Region.from_geometry(region)

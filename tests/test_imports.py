@@ -46,11 +46,11 @@ def test_importing_the_package_is_light():
 @pytest.mark.parametrize(
     ("statement", "never"),
     [
-        ("import sdm.errors, sdm.names, sdm.resources, sdm.season, sdm.habitat", {*HEAVY, "numpy"}),
+        ("import sdm.errors, sdm.names, sdm.files.paths, sdm.request.months, sdm.names.habitat", {*HEAVY, "numpy"}),
         ("import sdm.grid", {"torch", "rasterio", "xarray", "geopandas", "zarr", "folium", "typer"}),
         ("import sdm.model", {*HEAVY, "numpy"}),
         (
-            f"import {', '.join(modules('encoders'))}, sdm.score",
+            f"import {', '.join(modules('encoders'))}, sdm.models.score",
             {"rasterio", "dask", "geopandas", "xarray", "odc"},
         ),
         (f"import {', '.join(modules('layers'))}", {"torch", "dask", "xarray", "zarr", "folium", "typer"}),
@@ -146,7 +146,7 @@ def test_not_even_inside_a_function(package, never):
 def test_a_model_is_loaded_without_the_compiler_of_torch(name):
     """Torch imports it, a second and more, for arithmetic on the meta device, where a model awaits its weights."""
     code = (
-        f"import sys, torch; from sdm.model import Model; Model.open({name!r}).load();"
+        f"import sys, torch; from sdm.models.bundled import Model; Model.open({name!r}).load();"
         "print(*(m for m in ('torch._dynamo', 'sympy') if m in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdm.cluster import ClusterWarning
+from sdm.engine.cluster import ClusterWarning
 from sdm.errors import SdmError
 
 EPILOG = (
@@ -164,7 +164,7 @@ def say(text: str) -> None:
 
 def say_licence(model: Any) -> None:
     """Print the licence of a model to stderr where it binds what the user may do."""
-    from sdm.model import licence_note
+    from sdm.models.licence import licence_note
 
     if note := licence_note(model):
         say(note)

@@ -1,4 +1,4 @@
-"""`taxabind-map --species FILE`: a list of species, through `sdm.batch`."""
+"""`taxabind-map --species FILE`: a list of species, through `sdm.maps.batch`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def run_batch(
     quiet: bool,
 ) -> None:
     """Plan the batch and run it, or say what it would do; `options` as of `plan_batch`, `running` of `write_batch`."""
-    from sdm.api import parse_formats
-    from sdm.batch import plan_batch, write_batch
+    from sdm.maps.batch import plan_batch, write_batch
+    from sdm.request.choices import parse_formats
 
     wanted = parse_formats(formats or "zarr")
     batch = plan_batch(Path(path), bbox, region, **options)
@@ -72,7 +72,7 @@ def _print_estimate(e: dict[str, Any]) -> None:
         f"{e['crs']}, resolution {e['resolution']:g}; about {e['files_about']:,} files, at most "
         f"{e['bytes_at_most'] / 1e6:,.0f} MB and most often far less"
     )
-    from sdm.season import when
+    from sdm.request.months import when
 
     season = f" {when(e['month'])}" if e["month"] else ""
     print(f"model {e['model']} ({', '.join(e['modalities'])}){season} on {e['device']}")

@@ -69,7 +69,7 @@ def classify_command(
 
     from sdm.cli.inputs import month_of, open_with, place_embeddings
     from sdm.evaluation.species import Taxonomy, read_candidates
-    from sdm.model import list_models
+    from sdm.models.bundled import list_models
 
     # The bundled models' tables of names; a published model has none.
     tables = [m.taxa for m in list_models() if hasattr(m, "taxa")]
@@ -82,9 +82,9 @@ def classify_command(
 
     import numpy as np
 
-    from sdm.embeddings import mean_vector
     from sdm.evaluation.classification import classify
     from sdm.evaluation.encode import encode_items
+    from sdm.files.embeddings import mean_vector
 
     encoders = opened.load(device)
     added: dict[str, np.ndarray] = {}

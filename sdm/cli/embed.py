@@ -62,7 +62,7 @@ def embed_command(
     needed = [m for m, given in (("image", photos), ("audio", sounds), ("text", texts)) if given]
 
     from sdm.evaluation.tabular import read_places
-    from sdm.outputs.atomic import check_targets
+    from sdm.files.atomic import check_targets
 
     if out.suffix.lower() != ".parquet":
         raise RequestError(f"embeddings are written as Parquet; call the output {out.stem}.parquet, not {out.name!r}.")

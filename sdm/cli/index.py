@@ -138,7 +138,7 @@ def info_command(
 
 
 def _season(info: dict[str, Any]) -> str:
-    from sdm.season import when
+    from sdm.request.months import when
 
     return f" {when(info['month'])}" if info["month"] else ""
 

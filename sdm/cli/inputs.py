@@ -35,7 +35,7 @@ def sort_files(files: Sequence[str], photos: Sequence[str], sounds: Sequence[str
 
 def open_with(name: str, *modalities: str) -> Any:
     """The model, which must have all the modalities. Raises ModelError with one remedy."""
-    from sdm.model import open_model
+    from sdm.models.registry import open_model
 
     model = open_model(name)
     for modality in modalities:
@@ -51,9 +51,9 @@ def month_of(model: Any, month: str | None, modalities: Sequence[str]) -> int:
 
     0: the whole year. Raises RequestError.
     """
-    from sdm.inputs import check_month
-    from sdm.request import refuse_timeless
-    from sdm.season import month_name, parse_month
+    from sdm.engine.inputs import check_month
+    from sdm.engine.setup import refuse_timeless
+    from sdm.request.months import month_name, parse_month
 
     found = parse_month(month)
     if found and not modalities:
@@ -73,8 +73,8 @@ def place_embeddings(
     """
     import numpy as np
 
+    from sdm.engine.inputs import at_month
     from sdm.evaluation.encode import encode_items
-    from sdm.inputs import at_month
 
     found = {}
     if "location" in modalities:
@@ -92,7 +92,7 @@ def place_embeddings(
         found["satellite"] = np.concatenate(parts)
         rest.remove("satellite")
     if rest:
-        from sdm.points import embed_places
+        from sdm.engine.points import embed_places
 
         sampled = embed_places(model, lonlat[:, 0], lonlat[:, 1], device, rest)
         found |= {m: sampled[m] for m in rest}

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdm import __version__
+from sdm._version import __version__
 from sdm.cli.app import (
     EPILOG,
     Month,
@@ -313,10 +313,12 @@ def map_command(
         run_batch(species_file, bbox, region, out, format, command, {**options, **listed}, running, **show)
         return
     # After the cheap errors: this import brings numpy, GDAL and PROJ.
-    from sdm import api
+    from sdm.maps.plan import plan
+    from sdm.maps.write import write_maps
+    from sdm.request.choices import FORMATS, parse_formats
 
-    job = api.plan(species or (), bbox, region, **options, **query)
-    formats = api.parse_formats(format or api.FORMATS)
+    job = plan(species or (), bbox, region, **options, **query)
+    formats = parse_formats(format or FORMATS)
     if not quiet:
         for resolution_, notes in zip(job.resolutions, job.notes, strict=True):
             if resolution_.taxon.name.casefold() != resolution_.query.strip().casefold():
@@ -332,7 +334,7 @@ def map_command(
             _print_estimate(estimate)
         return
     with progress(enabled=not quiet) as tell:
-        results = api.write_maps(job, out, formats=formats, command=command, progress=tell, **running)
+        results = write_maps(job, out, formats=formats, command=command, progress=tell, **running)
     if json_output:
         reports = [r.report for r in results]
         print(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2, default=str))
@@ -344,7 +346,7 @@ def map_command(
 def _print_estimate(e: dict[str, Any]) -> None:
     print(f"{', '.join(e['species'])}: {e['columns']} x {e['rows']} = {e['pixels']:,} pixels in {e['tiles']} tiles")
     print(f"{e['crs']}, resolution {e['resolution']:g}; at most {e['bytes_at_most'] / 1e6:.0f} MB of outputs")
-    from sdm.season import when
+    from sdm.request.months import when
 
     season = f" {when(e['month'])}" if e["month"] else ""
     print(f"model {e['model']} ({', '.join(e['modalities'])}){season} on {e['device']}")

@@ -25,9 +25,10 @@ def print_models(asked: bool) -> None:
     """Print the bundled models, and whether the published ones are there, and stop, if asked."""
     if not asked:
         return
-    from sdm.model import licence_of, list_models
-    from sdm.published import Checkpoints
-    from sdm.published.layout import PARTS, megabytes
+    from sdm.models.bundled import list_models
+    from sdm.models.licence import licence_of
+    from sdm.models.taxabind import Checkpoints
+    from sdm.models.taxabind.layout import PARTS, megabytes
 
     for model in list_models():
         groups: dict[str, int] = {}
@@ -53,7 +54,7 @@ def search_names(text: str | None) -> None:
     """Print the species that match and stop; raises SpeciesNameError when none does."""
     if text is None:
         return
-    from sdm.model import list_models
+    from sdm.models.bundled import list_models
 
     found = False
     for model in list_models():
@@ -85,7 +86,7 @@ def show_command(
     json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say what a model holds: modalities, files, sizes, hashes, licence."""
-    from sdm.model import open_model
+    from sdm.models.registry import open_model
 
     opened = open_model(model, cache_dir=cache_dir, offline=True)
     facts: dict[str, Any] = {
@@ -115,9 +116,9 @@ def fetch_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Fetch a model's weights from the Hugging Face hub, and verify them. An interrupted fetch goes on where it was."""
-    from sdm.published.fetch import fetch
-    from sdm.published.layout import parse_uri
-    from sdm.published.verify import verify
+    from sdm.models.taxabind.fetch import fetch
+    from sdm.models.taxabind.layout import parse_uri
+    from sdm.models.taxabind.verify import verify
 
     if model == "taxabind":
         repository = revision = None
@@ -139,9 +140,9 @@ def verify_command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the exit code.")] = False,
 ) -> None:
     """Check every weight of a model: layout, shapes, numbers, SHA-256 against the published or first seen one."""
-    from sdm.model import open_model
-    from sdm.published.model import PublishedModel
-    from sdm.published.verify import verify
+    from sdm.models.registry import open_model
+    from sdm.models.taxabind.model import PublishedModel
+    from sdm.models.taxabind.verify import verify
 
     opened = open_model(model, cache_dir=cache_dir, offline=True)
     if isinstance(opened, PublishedModel):
@@ -156,7 +157,7 @@ def verify_command(
 
 def open_telling(model: str, cache_dir: str | None, offline: bool, quiet: bool) -> Any:
     """Open a model by name, folder or address, with progress on stderr while it is fetched."""
-    from sdm.model import open_model
+    from sdm.models.registry import open_model
 
     with _bytes(not quiet) as progress:
         return open_model(model, cache_dir=cache_dir, offline=offline, progress=progress)

@@ -59,7 +59,8 @@ def patch_command(
     """
     if recipe and dataset:
         raise RequestError("give --recipe or --dataset, not both.")
-    from sdm.model import local_device, parse_device
+    from sdm.models.device import local_device
+    from sdm.request.choices import parse_device
     from sdm.training.patched import judge_by_dataset, judge_by_recipe, patch
 
     wanted = [q.strip() for q in query.split(",")] if query else []

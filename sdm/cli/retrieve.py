@@ -14,7 +14,7 @@ from sdm.cli.app import EPILOG, say, sdm_app
 from sdm.errors import RequestError
 
 if TYPE_CHECKING:
-    from sdm.embeddings import Embeddings
+    from sdm.files.embeddings import Embeddings
 
 CARRIED = ("modality", "path", "text", "lon", "lat")
 """Columns of the targets that are handed on."""
@@ -41,9 +41,9 @@ def retrieve_command(
     """
     if out and out.suffix.lower() not in (".csv", ".json"):
         raise RequestError(f"output {out.name!r} must end in .csv or .json.")
-    from sdm.embeddings import mean_vector, read_embeddings
     from sdm.evaluation.ranking import nearest
-    from sdm.outputs.atomic import Staging, check_targets, disk_errors
+    from sdm.files.atomic import Staging, check_targets, disk_errors
+    from sdm.files.embeddings import mean_vector, read_embeddings
 
     if out:
         check_targets(out.parent, [out.name], overwrite=overwrite)

@@ -63,7 +63,8 @@ def train_command(
         raise RequestError(f"stage {stage!r} is not known; choose develop, ship or develop,ship.")
     import torch
 
-    from sdm.model import local_device, parse_device
+    from sdm.models.device import local_device
+    from sdm.request.choices import parse_device
     from sdm.training.distributed import joined, rank
     from sdm.training.run import run as run_recipe
 

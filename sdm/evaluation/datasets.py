@@ -45,10 +45,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
-from sdm.errors import RequestError, TooLargeError
+from sdm.errors import RequestError, TooLargeError, quoted
 from sdm.evaluation.species import Candidate, Taxonomy
 from sdm.evaluation.tabular import MAX_BYTES, coordinate, read_rows
-from sdm.names.text import shown
 
 MODALITIES = ("image", "satellite", "location", "environment", "audio")
 """Of an observation, beside the text of its species; the order in which tables list them."""
@@ -153,7 +152,7 @@ def isatnat(
         key = row["key"]
         match = _KEY.fullmatch(key)
         if not match or match[1] != row["inat_id"]:
-            raise RequestError(f"{where}: key {shown(key)} is not the observation's id, latitude and longitude.")
+            raise RequestError(f"{where}: key {quoted(key)} is not the observation's id, latitude and longitude.")
         ids.append(row["inat_id"])
         keys.append(key)
         lonlat.append((coordinate(row["lon"], 180, where), coordinate(row["lat"], 90, where)))
@@ -191,9 +190,9 @@ def _observations(
         where = f"{table}, line {line}"
         # The id becomes part of file names: digits only, so that it cannot lead out of the folder.
         if not _ID.fullmatch(row["id"]):
-            raise RequestError(f"{where}: id {shown(row['id'])} is not a whole number.")
+            raise RequestError(f"{where}: id {quoted(row['id'])} is not a whole number.")
         if not _FORMAT.fullmatch(row["sound_format"]):
-            raise RequestError(f"{where}: sound_format {shown(row['sound_format'])} is not an ending of a file.")
+            raise RequestError(f"{where}: sound_format {quoted(row['sound_format'])} is not an ending of a file.")
         if not row["scientific_name"].strip():
             raise RequestError(f"{where}: the scientific name is empty.")
         ids.append(row["id"])
@@ -366,7 +365,7 @@ def _challenge_class(file_name: str) -> str:
     parts = file_name.split("/") if isinstance(file_name, str) else []
     ranks = parts[1].split("_")[1:] if len(parts) == 3 else []
     if len(ranks) < 7 or not all(r.isprintable() for r in ranks):
-        raise RequestError(f"file name {shown(file_name)} does not name a class by its seven ranks.")
+        raise RequestError(f"file name {quoted(file_name)} does not name a class by its seven ranks.")
     return " ".join(ranks)
 
 
@@ -375,7 +374,7 @@ def _inside(folder: Path, relative: str) -> Path:
     posix, windows = PurePosixPath(relative), PureWindowsPath(relative)
     plain = not posix.is_absolute() and not windows.drive and not windows.root and "\0" not in relative
     if not plain or "\\" in relative or ".." in posix.parts:
-        raise RequestError(f"file name {shown(relative)} leads out of the dataset's folder.")
+        raise RequestError(f"file name {quoted(relative)} leads out of the dataset's folder.")
     return folder / posix
 
 

@@ -61,7 +61,7 @@ def read_crop(path: str | Path) -> np.ndarray:
     """A picture of a place from a file -> (256, 256, 3) uint8, squashed to that size if it has another."""
     from PIL import Image
 
-    from sdm.media.photo import open_photo
+    from sdm.models.taxabind.photo import open_photo
 
     image = open_photo(path)
     if image.size != (CROP, CROP):
@@ -76,13 +76,13 @@ def read_values(modality: str, items: Sequence[Any] | np.ndarray, preprocess: st
 
 def _batches(modality: str, items: Any, batch: int, preprocess: str) -> Iterator[Any]:
     if modality == "image":
-        from sdm.media.photo import read_photos
+        from sdm.models.taxabind.photo import read_photos
 
         yield from read_photos(items, preprocess, batch)
     elif modality == "satellite":
         yield from map(np.stack, _read_ahead(read_crop, items, batch))
     elif modality == "audio":
-        from sdm.media.sound import read_sound
+        from sdm.models.taxabind.sound import read_sound
 
         yield from _read_ahead(read_sound, items, batch)
     else:

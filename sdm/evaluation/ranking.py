@@ -110,11 +110,11 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, device: str = "cpu
 def combine(embeddings: list[np.ndarray]) -> np.ndarray:
     """Element-wise sum of unit embeddings, renormalised: each (N, dim) -> (N, dim) float32.
 
-    How TaxaBind adds modalities (arXiv 2411.00683, section 3); see `sdm.score.combine`.
+    How TaxaBind adds modalities (arXiv 2411.00683, section 3); see `sdm.models.score.combine`.
     """
     import torch
 
-    from sdm.score import combine as add
+    from sdm.models.score import combine as add
 
     with torch.inference_mode():
         return add([torch.from_numpy(np.ascontiguousarray(e)) for e in embeddings]).numpy()

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from sdm.embeddings import read_embeddings
 from sdm.errors import ModelError, RequestError
 from sdm.evaluation.classification import accuracies
 from sdm.evaluation.datasets import Dataset
 from sdm.evaluation.encode import Encoders, encode_items
 from sdm.evaluation.retrieval import retrievals
-from sdm.outputs.atomic import Staging, disk_errors
+from sdm.files.atomic import Staging, disk_errors
+from sdm.files.embeddings import read_embeddings
 from sdm.outputs.embeddings import write_embeddings
 
 PUBLISHED_TOP1 = {

@@ -33,20 +33,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from sdm import __version__
-from sdm.cluster import active_client, open_client, processors
-from sdm.engine import Places, embed_tile, shown
+from sdm._version import __version__
+from sdm.engine.cluster import active_client, open_client, processors
+from sdm.engine.inputs import layer_fingerprints
+from sdm.engine.places import Places
+from sdm.engine.setup import places_of
+from sdm.engine.targets import score_of
+from sdm.engine.tasks import run_tasks
+from sdm.engine.tile import embed_tile, mappable
 from sdm.errors import OutputError, RegionIndexError, RequestError
-from sdm.grid import WGS84, BBox, Grid, Tile
-from sdm.index import store
-from sdm.index.encoding import DTYPES, cosines, encode
-from sdm.index.reader import Index
-from sdm.inputs import layer_fingerprints
-from sdm.layers import ATTRIBUTION
-from sdm.model import Model, credits_of, local_device
-from sdm.names import Resolution
-from sdm.outputs.atomic import check_folder, disk_errors, flush, flush_folder
-from sdm.outputs.ledger import (
+from sdm.files.atomic import check_folder, disk_errors, flush, flush_folder
+from sdm.files.workspace import (
     differences,
     files_are_whole,
     read_record,
@@ -55,10 +52,17 @@ from sdm.outputs.ledger import (
     write_record,
     write_whole,
 )
+from sdm.grid import WGS84, BBox, Grid, Tile
+from sdm.index import store
+from sdm.index.encoding import DTYPES, cosines, encode
+from sdm.index.reader import Index
+from sdm.layers import ATTRIBUTION
+from sdm.models.bundled import Model
+from sdm.models.device import local_device
+from sdm.models.licence import credits_of
+from sdm.names import Resolution
 from sdm.outputs.metadata import MapMetadata
-from sdm.request import places_of, score_of
-from sdm.schedule import run_tasks
-from sdm.season import WHOLE_YEAR, month_name, when
+from sdm.request.months import WHOLE_YEAR, month_name, when
 
 if TYPE_CHECKING:
     import geopandas
@@ -218,7 +222,7 @@ class _Task:
 def build_tile(tile: Tile, task: _Task) -> None:
     """Encode one tile and write its chunks, then its record."""
     job, places = task.job, task.job.places
-    held, land = shown(places, tile, [(job.mask, None), ("land", None)], *places.lonlat(*places.pixels(tile)))
+    held, land = mappable(places, tile, [(job.mask, None), ("land", None)], *places.lonlat(*places.pixels(tile)))
     old = None if task.reuse is None else _old_pixels(task.reuse, job.grid, tile)
     parts = (None, *store.held(job.identity))
     arrays, values = {}, {}

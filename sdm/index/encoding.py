@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdm.engine import one_torch_thread
+from sdm.engine.encode import one_torch_thread
 
 DTYPES = {"int8": np.dtype("int8"), "float16": np.dtype("float16")}
 """How the numbers of an embedding can be stored."""

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdm.cluster import processors
-from sdm.engine import Places, Target
+from sdm.engine.cluster import processors
+from sdm.engine.inputs import check_month, layer_fingerprints
+from sdm.engine.places import Places, Target
+from sdm.engine.targets import score_of, target_of
 from sdm.errors import BoxError, RegionIndexError, RequestError, TooLargeError
 from sdm.grid import BBox, Grid, Region, Tile, make_grid, parse_crs
 from sdm.index import store
 from sdm.index.encoding import cosines, decode
-from sdm.inputs import check_month, layer_fingerprints
 from sdm.layers.landmask import KINDS
-from sdm.model import Model, list_models, parse_device, parse_modalities
+from sdm.models.bundled import Model, list_models
 from sdm.names import Resolution
-from sdm.request import score_of, target_of
-from sdm.season import month_name, parse_month, when
+from sdm.request.choices import parse_device, parse_modalities
+from sdm.request.months import month_name, parse_month, when
 
 if TYPE_CHECKING:
     import xarray as xr

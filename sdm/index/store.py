@@ -34,9 +34,9 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 from sdm.errors import RegionIndexError, SdmError
 from sdm.grid import Grid, parse_crs
 from sdm.index.encoding import DTYPES
-from sdm.model import MODALITIES
 from sdm.outputs.metadata import MapMetadata
 from sdm.outputs.zarr_store import root_attributes, variable_attributes, write_grid
+from sdm.request.choices import MODALITIES
 
 FORMAT = "taxabind-map-index/1"
 ATTRIBUTE = "region_index"

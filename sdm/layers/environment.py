@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from sdm.errors import LayerError
+from sdm.files.paths import folder
 from sdm.layers.raster import RasterLayer, Source, interpolate
-from sdm.resources import folder
 
 BUNDLED = ("bioclim.tif", "elevation.tif", "relief.tif", "landcover.tif", "surroundings.tif")
 

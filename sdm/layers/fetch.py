@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from sdm import __version__
+from sdm._version import __version__
 from sdm.errors import LayerError
-from sdm.resources import replace_file
+from sdm.files.paths import replace_file
 
 USER_AGENT = f"taxabind-map/{__version__} (species distribution maps)"
 CONNECTIONS = 4

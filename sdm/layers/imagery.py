@@ -21,10 +21,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 import numpy as np
 
 from sdm.errors import LayerError, TooLargeError
-from sdm.layers import fingerprint
+from sdm.files import fingerprint
+from sdm.files.paths import cache_folder
 from sdm.layers.crop import Place, draw, fit
 from sdm.layers.fetch import Fetcher, Unusable, require_web, shown
-from sdm.resources import cache_folder
 
 if TYPE_CHECKING:
     from sdm.layers.mosaic import Mosaic

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from sdm.files.paths import folder
 from sdm.layers.raster import RasterLayer
-from sdm.resources import folder
 
 SEA, LAND, LAKE = 0, 1, 2
 KINDS = ("land", "sea", "none", "auto")

@@ -20,7 +20,7 @@ import pyproj
 import shapely
 
 from sdm.errors import LayerError
-from sdm.layers import fingerprint
+from sdm.files import fingerprint
 from sdm.layers.crop import Patch, cells_per_pixel
 from sdm.layers.fetch import CONNECT_SECONDS, READ_SECONDS, USER_AGENT, Fetcher, Unusable, shown
 from sdm.layers.raster import CACHE_MB

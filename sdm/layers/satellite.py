@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from sdm.errors import LayerError
+from sdm.files.paths import folder
 from sdm.layers.raster import RasterLayer
-from sdm.resources import folder
 
 
 class Satellite:

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import numpy as np
 
 from sdm.errors import LayerError
-from sdm.layers import fingerprint
+from sdm.files import fingerprint
 from sdm.layers.crop import Patch
 from sdm.layers.fetch import CONNECTIONS, Fetcher, Unusable, require_web, shown
 

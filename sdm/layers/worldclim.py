@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 from sdm.errors import LayerError
-from sdm.layers import fingerprint
+from sdm.files import fingerprint
+from sdm.files.paths import cache_folder, folder, replace_file
 from sdm.layers.landmask import LandMask
 from sdm.layers.raster import RasterLayer
-from sdm.resources import cache_folder, folder, replace_file
 
 CHANNELS = ("elevation", *(f"bio{k}" for k in range(1, 20)))
 PUBLISHED_SHAPE = (2160, 4320, 20)

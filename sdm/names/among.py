@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from sdm.errors import SpeciesNameError
+from sdm.errors import SpeciesNameError, quoted
 from sdm.names.resolve import MAX_LISTED, AmbiguousNameError, HomonymError, UnknownNameError, find, nearest
 from sdm.names.table import TaxonTable
 from sdm.names.taxa import MAX_BYTES, Resolution, Taxon
-from sdm.names.text import clean, fold, shown
+from sdm.names.text import clean, fold
 
 
 def binomial(query: str) -> str | None:
@@ -92,7 +92,7 @@ def _agreeing(query: str, found: dict[str, Resolution], meant: list[tuple[Taxon,
         return found
     names = _labels(meant[:MAX_LISTED]) + (", …" if len(meant) > MAX_LISTED else "")
     raise AmbiguousNameError(
-        f"{shown(clean(query))} may mean several: {names}. Give the scientific name of the one you mean, or choose a "
+        f"{quoted(clean(query))} may mean several: {names}. Give the scientific name of the one you mean, or choose a "
         "model with --model.",
         [taxon for taxon, _ in meant],
     )
@@ -114,7 +114,7 @@ def _unknown(
     extent = ", ".join(f"{count:,} {group.removesuffix('s')}s" for group, count in groups.most_common())
     nearby = f"the nearest names are: {_labels(near[:5])}" if near else "none is spelled like it"
     return UnknownNameError(
-        f"Unknown species {shown(text)}: the bundled models know {extent}; {nearby}. Look for names with --search.",
+        f"Unknown species {quoted(text)}: the bundled models know {extent}; {nearby}. Look for names with --search.",
         [taxon for taxon, _ in near[:5]],
     )
 

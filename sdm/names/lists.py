@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdm.errors import RequestError, SpeciesNameError, TooLargeError
-from sdm.names.text import MAX_QUERY, shown
+from sdm.errors import RequestError, SpeciesNameError, TooLargeError, quoted
+from sdm.names.text import MAX_QUERY
 
 COLUMNS = (
     "species", "scientificname", "acceptedscientificname", "acceptednameusage", "binomial", "binomialname", "latinname",
@@ -52,16 +52,16 @@ def read_names(path: str | Path, column: str | None = None) -> tuple[list[Asked]
     readers = {".csv": _csv, ".tsv": _csv, ".txt": _text, ".parquet": _parquet, ".pq": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise RequestError(f"species list {shown(str(path), 120)} must end in .csv, .tsv, .txt or .parquet.")
+        raise RequestError(f"species list {quoted(str(path), 120)} must end in .csv, .tsv, .txt or .parquet.")
     if reader is _text and column is not None:
-        raise RequestError(f"species list {shown(str(path), 120)} is text without columns; leave the column out.")
+        raise RequestError(f"species list {quoted(str(path), 120)} is text without columns; leave the column out.")
     try:
         size = path.stat().st_size
         if not path.is_file():
-            raise RequestError(f"species list {shown(str(path), 120)} is not a file.")
+            raise RequestError(f"species list {quoted(str(path), 120)} is not a file.")
         if size > MAX_BYTES:
             raise TooLargeError(
-                f"species list {shown(str(path), 120)} has {size:,} bytes, more than {MAX_BYTES:,}; keep only the "
+                f"species list {quoted(str(path), 120)} has {size:,} bytes, more than {MAX_BYTES:,}; keep only the "
                 "column with the names."
             )
         notes: list[str] = []
@@ -69,7 +69,7 @@ def read_names(path: str | Path, column: str | None = None) -> tuple[list[Asked]
         return distinct(rows, path), notes
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise RequestError(f"species list {shown(str(path), 120)} cannot be read: {reason}.") from None
+        raise RequestError(f"species list {quoted(str(path), 120)} cannot be read: {reason}.") from None
 
 
 def distinct(rows: Iterable[tuple[int, str]], source: object = "the list") -> list[Asked]:
@@ -100,7 +100,7 @@ def _decoded(path: Path, notes: list[str]) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if b"\x00" in data:
-            raise RequestError(f"species list {shown(str(path), 120)} is not text (it holds null bytes).") from None
+            raise RequestError(f"species list {quoted(str(path), 120)} is not text (it holds null bytes).") from None
         notes.append(f"{path.name} is not UTF-8 (byte {error.start}); it was read as Windows-1252.")
         return data.decode("cp1252", "replace")
 
@@ -133,7 +133,7 @@ def _csv(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple[int
                     _with_genus(row[at], row[genus] if genus is not None and len(row) > genus else ""),
                 )
     except csv.Error as error:
-        raise RequestError(f"species list {shown(str(path), 120)}, line {reader.line_num}: {error}.") from None
+        raise RequestError(f"species list {quoted(str(path), 120)}, line {reader.line_num}: {error}.") from None
 
 
 def _parquet(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple[int, str]]:
@@ -161,18 +161,18 @@ def _parquet(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple
                     yield row, _with_genus(text, above)
     except pyarrow.ArrowException as error:
         reason = " ".join(str(error).split())[:200]
-        raise RequestError(f"species list {shown(str(path), 120)} cannot be read as Parquet: {reason}.") from None
+        raise RequestError(f"species list {quoted(str(path), 120)} cannot be read as Parquet: {reason}.") from None
 
 
 def _column(header: list[str], asked: str | None, path: Path, *, single_is_data: bool) -> tuple[int | None, int | None]:
     """(Index of the column with the names, index of a column of genera or None); (None, None): no header."""
     keys = [_key(name) for name in header]
-    listed = ", ".join(shown(name.strip(), 40) for name in header[:20])
+    listed = ", ".join(quoted(name.strip(), 40) for name in header[:20])
     if asked is not None:
         exact = [i for i, name in enumerate(header) if name.strip() == asked.strip()]
         found = exact or [i for i, key in enumerate(keys) if key == _key(asked)]
         if not found:
-            raise RequestError(f"species list {shown(str(path), 120)} has no column {shown(asked)}; it has {listed}.")
+            raise RequestError(f"species list {quoted(str(path), 120)} has no column {quoted(asked)}; it has {listed}.")
         at = found[0]
     else:
         usual = [keys.index(name) for name in COLUMNS if name in keys]
@@ -182,7 +182,7 @@ def _column(header: list[str], asked: str | None, path: Path, *, single_is_data:
             return (None, None) if single_is_data else (0, None)
         else:
             raise RequestError(
-                f"species list {shown(str(path), 120)} has the columns {listed}; say with --species-column which one "
+                f"species list {quoted(str(path), 120)} has the columns {listed}; say with --species-column which one "
                 "holds the names."
             )
     return at, keys.index("genus") if "genus" in keys and keys[at] in (

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from sdm.errors import SpeciesNameError
+from sdm.errors import SpeciesNameError, quoted
 from sdm.names.taxa import RANKS, Resolution, Taxon
-from sdm.names.text import clean, common_key, common_keys, fold, shown, stem
+from sdm.names.text import clean, common_key, common_keys, fold, stem
 
 if TYPE_CHECKING:
     from sdm.names.table import TaxonTable
@@ -82,7 +82,7 @@ def find(table: TaxonTable, query: str) -> Resolution:
     lineage, rest = _split_lineage(table, tokens)
     if sign is not None and len(lineage) + 2 <= sign < len(tokens):
         raise SpeciesNameError(
-            f"{shown(text)} is a cross of two species; give the name of one of them, or the hybrid's own name."
+            f"{quoted(text)} is a cross of two species; give the name of one of them, or the hybrid's own name."
         )
     found = _scientific(table, text, rest, notes) or _common(table, text, tokens, notes)
     if found is None:
@@ -152,13 +152,13 @@ def _other_spelling(table: TaxonTable, text: str, words: list[str], notes: list[
     hits = table.synonym_index.get(f"{genus} {epithet}", [])
     if hits:
         taxon = _only(text, hits, "is an older name of several species")
-        notes.append(f"{shown(given)} is another name of {taxon.name}; the map shows {taxon.name}.")
+        notes.append(f"{quoted(given)} is another name of {taxon.name}; the map shows {taxon.name}.")
         return taxon, "synonym"
     if re.fullmatch(r"[a-z]\.?", genus) and len(epithet) > 2:
         hits = [t for t in table if t.name[0].lower() == genus[0] and t.name.split(" ")[1] == epithet]
         if hits:
             taxon = _only(text, hits, "fits several species")
-            notes.append(f"{shown(' '.join(words[:2]))} was read as {taxon.name}.")
+            notes.append(f"{quoted(' '.join(words[:2]))} was read as {taxon.name}.")
             return taxon, "scientific name"
     same = [
         t
@@ -168,7 +168,7 @@ def _other_spelling(table: TaxonTable, text: str, words: list[str], notes: list[
         if stem(t.name.split(" ")[1]) == stem(epithet)
     ]
     if len(same) == 1 and len(stem(epithet)) > 2:
-        notes.append(f"{shown(given)} was read as {same[0].name}, the spelling this model uses.")
+        notes.append(f"{quoted(given)} was read as {same[0].name}, the spelling this model uses.")
         return same[0], "scientific name"
     return None
 
@@ -185,7 +185,7 @@ def _group(table: TaxonTable, text: str, name: str, notes: list[str]) -> tuple[T
         if species:
             listed = ", ".join(t.name for t in species[:MAX_LISTED])
             notes.append(
-                f"{shown(text)} is read as the {taxon.rank} {taxon.name}; it is also a common name of {listed}."
+                f"{quoted(text)} is read as the {taxon.rank} {taxon.name}; it is also a common name of {listed}."
             )
         if taxon.rank == "genus":
             notes += _homonyms(table, taxon)
@@ -194,13 +194,13 @@ def _group(table: TaxonTable, text: str, name: str, notes: list[str]) -> tuple[T
     if hits:
         taxon = _only(text, hits, "is an older name of several groups")
         notes.append(
-            f"{shown(text)} is another name of, or lies within, the {taxon.rank} {taxon.name}; the map "
+            f"{quoted(text)} is another name of, or lies within, the {taxon.rank} {taxon.name}; the map "
             f"shows the {taxon.rank} {taxon.name}."
         )
         return taxon, True, taxon.rank
     if table.higher_names.get(name) in {"kingdom", "phylum"}:
         raise SpeciesNameError(
-            f"{shown(text)} is a {table.higher_names[name]}, too broad for a map; give a species, genus, "
+            f"{quoted(text)} is a {table.higher_names[name]}, too broad for a map; give a species, genus, "
             "family, order or class."
         )
     return None
@@ -217,7 +217,7 @@ def _common(table: TaxonTable, text: str, tokens: list[str], notes: list[str]) -
             groups = [t for t in hits if t.rank != "species"]
             if len(species) == 1:
                 if groups:
-                    notes.append(f"{shown(text)} is also the name of the {groups[0].rank} {groups[0].name}.")
+                    notes.append(f"{quoted(text)} is also the name of the {groups[0].rank} {groups[0].name}.")
                 taxon = species[0]
             else:
                 # Several species, or several groups: one group that holds them all is still an answer.
@@ -244,7 +244,7 @@ def _others_of_the_kind(table: TaxonTable, text: str, key: str, taxon: Taxon) ->
     if len(others) >= ((KIND if own else 3) if species else own + 2):
         _only(text, [taxon, *others], "is the name of a kind")
     listed = ", ".join(t.label for t in others[:MAX_LISTED])
-    return [f"{shown(text)} is also said of {listed}."] if species else []
+    return [f"{quoted(text)} is also said of {listed}."] if species else []
 
 
 def _reject_bracketed(table: TaxonTable, text: str, taxon: Taxon) -> None:
@@ -261,7 +261,7 @@ def _fallback(
 ) -> tuple[Taxon, bool, str]:
     """Answer with the nearest group for a name that is new but has a known place; else raise."""
     if fold(words[-1]).endswith(_PATHOGENS):
-        raise UnknownNameError(f"Unknown species {shown(text)}.", words=" ".join(words))
+        raise UnknownNameError(f"Unknown species {quoted(text)}.", words=" ".join(words))
     genus = fold(words[0])
     epithet = fold(words[1]) if len(words) > 1 else ""
     open_name = len(words) > 1 and _bare(words[1]) in _OPEN
@@ -270,13 +270,13 @@ def _fallback(
     if groups and len(words) > 1:
         taxon = _only(text, groups, "names several genera")
         if open_name:
-            notes.append(f"{shown(words[1])} marks an uncertain species; the map shows the genus {taxon.name}.")
+            notes.append(f"{quoted(words[1])} marks an uncertain species; the map shows the genus {taxon.name}.")
         if open_name or _is_authorship(words[1:], text):
             notes += _homonyms(table, taxon)
             return taxon, True, "genus"
         _reject_slip(table, text, taxon, epithet)
         _reject_homonym(table, text, taxon.lineage, lineage, taxon)
-        notes.append(f"{shown(given)} is not in the model; the map shows the genus {taxon.name}.")
+        notes.append(f"{quoted(given)} is not in the model; the map shows the genus {taxon.name}.")
         notes += _same_epithet(table, taxon.lineage, epithet)
         return taxon, False, "genus"
     place = table.places.get(genus) or table.place_families.get(genus)
@@ -287,7 +287,7 @@ def _fallback(
             taxon = table.group(place[:depth]) if depth < len(place) else None
             if taxon:
                 _reject_homonym(table, text, place, lineage, taxon)
-                notes.append(f"{shown(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}.")
+                notes.append(f"{quoted(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}.")
                 notes += _same_epithet(table, place, epithet)
                 return taxon, False, taxon.rank
     # A full lineage names its own place. Not where the last words are a slip for something known, and not before a
@@ -296,9 +296,9 @@ def _fallback(
     binomial = len(words) == 1 and words[0].islower()
     for name in reversed(lineage) if lineage and not binomial and not table.nearest(given_words, 5) else ():
         for taxon in table.group_index.get(fold(name), []):
-            notes.append(f"{shown(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}.")
+            notes.append(f"{quoted(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}.")
             return taxon, False, taxon.rank
-    raise UnknownNameError(f"Unknown species {shown(text)}.", words=given_words)
+    raise UnknownNameError(f"Unknown species {quoted(text)}.", words=given_words)
 
 
 def _homonyms(table: TaxonTable, genus: Taxon) -> list[str]:
@@ -315,7 +315,7 @@ def _reject_homonym(table: TaxonTable, text: str, place: tuple[str, ...], given:
     others = table.homonyms.get(genus.lower())
     if others and not {name.lower() for name in place} & set(map(fold, given)):
         raise HomonymError(
-            f"Unknown species {shown(text)}: {genus} is a genus of {family}, which this model knows, and of "
+            f"Unknown species {quoted(text)}: {genus} is a genus of {family}, which this model knows, and of "
             f"{', '.join(others)}. Ask for '{shown_as.rank} {shown_as.name}' if the first is meant.",
             shown_as,
         )
@@ -331,7 +331,7 @@ def _reject_slip(table: TaxonTable, text: str, genus: Taxon, epithet: str) -> No
             scored.append((ratio, taxon))
     close = [taxon for _, taxon in sorted(scored, key=lambda pair: -pair[0])]
     if close:
-        raise UnknownNameError(f"Unknown species {shown(text)}.", close[:5])
+        raise UnknownNameError(f"Unknown species {quoted(text)}.", close[:5])
 
 
 def _one_letter(a: str, b: str) -> bool:
@@ -351,7 +351,7 @@ def _reject_wrong_genus(table: TaxonTable, text: str, genus: str, epithet: str) 
         and difflib.SequenceMatcher(None, genus, t.genus.lower(), autojunk=False).ratio() >= SLIP
     ]
     if close:
-        raise UnknownNameError(f"Unknown species {shown(text)}.", close[:5])
+        raise UnknownNameError(f"Unknown species {quoted(text)}.", close[:5])
 
 
 def _same_epithet(table: TaxonTable, place: tuple[str, ...], epithet: str) -> list[str]:
@@ -384,13 +384,13 @@ def _tail(table: TaxonTable, text: str, taxon: Taxon, tail: list[str], notes: li
             infra = fold(first)
         elif text in {text.lower(), text.upper()}:
             notes.append(
-                f"What follows '{taxon.name}' ({shown(' '.join(tail))}) was ignored; the map shows the whole species."
+                f"What follows '{taxon.name}' ({quoted(' '.join(tail))}) was ignored; the map shows the whole species."
             )
     elif not infra and (_bare(first) in _OPEN or first.startswith("'")):
         notes.append(f"What follows '{taxon.name}' was ignored; the map shows the whole species.")
     if infra:
         notes.append(
-            f"{shown(infra)} names a subspecies, variety or form; the map shows the whole species {taxon.name}."
+            f"{quoted(infra)} names a subspecies, variety or form; the map shows the whole species {taxon.name}."
         )
     raised = table.by_name.get(f"{taxon.genus.lower()} {fold(infra or first)}")
     if raised and raised is not taxon:
@@ -425,26 +425,26 @@ def _only(text: str, hits: list[Taxon], rule: str) -> Taxon:
     if len(hits) == 1:
         return hits[0]
     listed = ", ".join(t.label for t in hits[:MAX_LISTED]) + (", …" if len(hits) > MAX_LISTED else "")
-    raise AmbiguousNameError(f"{shown(text)} {rule}: {listed}. Give the scientific name of the one you mean.", hits)
+    raise AmbiguousNameError(f"{quoted(text)} {rule}: {listed}. Give the scientific name of the one you mean.", hits)
 
 
 def _unknown(table: TaxonTable, text: str, near: list[Taxon]) -> UnknownNameError:
     """Return the error for a name the model does not know, with the nearest names."""
     if near:
         return UnknownNameError(
-            f"Unknown species {shown(text)}; the nearest names this model knows are: "
+            f"Unknown species {quoted(text)}; the nearest names this model knows are: "
             f"{', '.join(t.label for t in near)}. Use one of them, or look for others with --search.",
             near,
         )
     return UnknownNameError(
-        f"Unknown species {shown(text)}; this model knows {len(table)} species and none is spelled like it. "
+        f"Unknown species {quoted(text)}; this model knows {len(table)} species and none is spelled like it. "
         "Look for a name with --search."
     )
 
 
 def _two_species(text: str, one: Taxon, other: Taxon) -> SpeciesNameError:
     """Return the error for a query that names two species."""
-    return SpeciesNameError(f"{shown(text)} holds two species, {one.name} and {other.name}; give one name at a time.")
+    return SpeciesNameError(f"{quoted(text)} holds two species, {one.name} and {other.name}; give one name at a time.")
 
 
 def _pair(genus: str, epithet: str) -> str:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdm.errors import ModelError
-from sdm.names.text import shown
+from sdm.errors import ModelError, quoted
 
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "species")
 
@@ -45,7 +44,7 @@ class Taxon:
     def at(self, rank: str) -> str:
         """Return the name at `rank`, '' below the taxon's own rank. Raises ValueError for an unknown rank."""
         if rank not in RANKS:
-            raise ValueError(f"rank must be one of {', '.join(RANKS)}, not {shown(rank)}")
+            raise ValueError(f"rank must be one of {', '.join(RANKS)}, not {quoted(rank)}")
         index = RANKS.index(rank)
         return self.lineage[index] if index < len(self.lineage) else ""
 
@@ -126,14 +125,14 @@ def read_species(path: Path) -> list[Taxon]:
     for line, row in _rows(path, _REQUIRED):
         name = row["species"]
         if not _BINOMIAL.fullmatch(name) or name.split(" ")[0] != row["genus"]:
-            raise ModelError(f"{path}, line {line}: {shown(name)} is not a species name of its genus.")
+            raise ModelError(f"{path}, line {line}: {quoted(name)} is not a species name of its genus.")
         if name in seen:
-            raise ModelError(f"{path}, line {line}: {shown(name)} appears twice.")
+            raise ModelError(f"{path}, line {line}: {quoted(name)} appears twice.")
         seen.add(name)
         lineage = tuple(row[rank] for rank in RANKS)
         if lineage[:-1] not in sound:
             if not all(map(_NAME.fullmatch, lineage[:-1])):
-                raise ModelError(f"{path}, line {line}: a rank above {shown(name)} is missing or malformed.")
+                raise ModelError(f"{path}, line {line}: a rank above {quoted(name)} is missing or malformed.")
             sound.add(lineage[:-1])
         try:
             cells = int(row["cells"]) if row.get("cells") else None
@@ -168,7 +167,7 @@ def read_places(path: Path) -> dict[str, tuple[str, ...]]:
         # Genera of a family share the rest of their lineage: check that once.
         fresh = lineage if lineage[:5] not in sound else lineage[5:]
         if not all(map(_NAME.fullmatch, fresh)):
-            raise ModelError(f"{path}, line {line}: a rank of genus {shown(row['genus'])} is malformed.")
+            raise ModelError(f"{path}, line {line}: a rank of genus {quoted(row['genus'])} is malformed.")
         sound.add(lineage[:5])
         places[lineage[5].lower()] = lineage
     return places
@@ -188,7 +187,7 @@ def read_homonyms(path: Path) -> dict[str, tuple[str, ...]]:
     places: dict[str, tuple[str, ...]] = {}
     for line, row in _rows(path, frozenset({"genus", "kingdom", "class", "family"})):
         if not all(map(_NAME.fullmatch, filter(None, row.values()))) or not row["genus"] or not row["kingdom"]:
-            raise ModelError(f"{path}, line {line}: a name of the homonym {shown(row['genus'])} is malformed.")
+            raise ModelError(f"{path}, line {line}: a name of the homonym {quoted(row['genus'])} is malformed.")
         above = row["class"] or row["kingdom"]
         genus = row["genus"].lower()
         places[genus] = (*places.get(genus, ()), f"{row['family']} ({above})" if row["family"] else above)

@@ -6,22 +6,12 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from sdm.errors import SpeciesNameError
+from sdm.errors import SpeciesNameError, quoted
 
 MAX_QUERY = 200
 
 _QUOTES = str.maketrans(dict.fromkeys("‘’‛ʼ`´′", "'") | dict.fromkeys("“”„«»", '"') | dict.fromkeys("‐‒–—−", "-"))
 _IRREGULAR = {"mice": "mouse", "geese": "goose", "oxen": "ox", "wolves": "wolf", "calves": "calf"}
-
-
-def shown(value: object, limit: int = 60) -> str:
-    """Return `value` as Python would write it, shortened; terminal escapes never come out raw."""
-    if isinstance(value, str):
-        text = repr(value[:limit] + "…" if len(value) > limit else value)
-    else:
-        text = repr(value)[: limit + 2]
-    # repr leaves printable characters of all scripts; a terminal that cannot encode them copes on its own.
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def clean(query: str) -> str:
@@ -31,14 +21,14 @@ def clean(query: str) -> str:
     characters, path separators.
     """
     if not isinstance(query, str):
-        raise SpeciesNameError(f"A species name must be text, not {type(query).__name__}: {shown(query)}.")
+        raise SpeciesNameError(f"A species name must be text, not {type(query).__name__}: {quoted(query)}.")
     if len(query) > MAX_QUERY:
         raise SpeciesNameError(
-            f"The species name {shown(query)} has {len(query)} characters; the limit is {MAX_QUERY}."
+            f"The species name {quoted(query)} has {len(query)} characters; the limit is {MAX_QUERY}."
         )
     text = unicodedata.normalize("NFKC", query.strip())
     if not text:
-        raise SpeciesNameError(f"The species name {shown(query)} is empty; give a name such as 'Ursus arctos'.")
+        raise SpeciesNameError(f"The species name {quoted(query)} is empty; give a name such as 'Ursus arctos'.")
     kept = []
     for char in text:
         category = unicodedata.category(char)
@@ -46,7 +36,7 @@ def clean(query: str) -> str:
             kept.append(" ")
         elif category in {"Cc", "Cs", "Co", "Cn"}:
             raise SpeciesNameError(
-                f"The species name {shown(query)} holds a control or unassigned character "
+                f"The species name {quoted(query)} holds a control or unassigned character "
                 f"(U+{ord(char):04X}); remove it."
             )
         elif category != "Cf":  # soft hyphens, zero-width spaces and marks of direction say nothing here
@@ -54,18 +44,18 @@ def clean(query: str) -> str:
     text = "".join(kept).translate(_QUOTES)
     if "/" in text or "\\" in text:
         raise SpeciesNameError(
-            f"The species name {shown(query)} holds a path separator; give a name such as 'Ursus arctos'."
+            f"The species name {quoted(query)} holds a path separator; give a name such as 'Ursus arctos'."
         )
     text = " ".join(text.replace("_", " ").split()).strip('" ,;')
     if text.startswith("'") or text.count("'") == 1:  # not the last of 'October Glory'
         text = text.strip("' ,;")
     if not any(c.isalpha() for c in text):
         raise SpeciesNameError(
-            f"The species name {shown(query)} has no letters; give a name such as 'Ursus arctos' "
+            f"The species name {quoted(query)} has no letters; give a name such as 'Ursus arctos' "
             "(database ids are not names)."
         )
     if len(text) > MAX_QUERY:  # NFKC can make one character many
-        raise SpeciesNameError(f"The species name {shown(query)} is longer than {MAX_QUERY} characters.")
+        raise SpeciesNameError(f"The species name {quoted(query)} is longer than {MAX_QUERY} characters.")
     return text
 
 

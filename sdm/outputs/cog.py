@@ -15,7 +15,7 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from sdm.errors import OutputError
-from sdm.outputs.atomic import disk_errors
+from sdm.files.atomic import disk_errors
 from sdm.outputs.blocks import Source, iter_blocks
 from sdm.outputs.metadata import MapMetadata, one_line
 from sdm.outputs.statistics import Accumulator, Summary

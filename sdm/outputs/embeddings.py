@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sdm.embeddings import VECTOR, unit_vectors
 from sdm.errors import RequestError
-from sdm.outputs.atomic import Staging, disk_errors
+from sdm.files.atomic import Staging, disk_errors
+from sdm.files.embeddings import VECTOR, unit_vectors
 
 COLUMNS = ("id", "modality", "path", "text", "lon", "lat")
 """Before the vectors; lon and lat are WGS84 degrees. All but id and modality may be missing."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from sdm.outputs.atomic import disk_errors
+from sdm.files.atomic import disk_errors
 from sdm.outputs.escape import html_text, relative_link, script_value
 from sdm.outputs.metadata import one_line
 from sdm.outputs.style import RAMP

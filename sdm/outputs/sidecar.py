@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdm.outputs.atomic import disk_errors
+from sdm.files.atomic import disk_errors
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

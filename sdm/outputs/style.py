@@ -10,7 +10,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import numpy.typing as npt
 
-from sdm.outputs.atomic import disk_errors
+from sdm.files.atomic import disk_errors
 from sdm.outputs.metadata import MapMetadata
 
 RAMP = (

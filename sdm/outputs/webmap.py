@@ -18,7 +18,7 @@ from folium.map import Layer
 from jinja2 import Template
 from odc.geo.geobox import GeoBox
 
-from sdm.outputs.atomic import disk_errors
+from sdm.files.atomic import disk_errors
 from sdm.outputs.basemap import land_and_borders
 from sdm.outputs.escape import html_text, relative_link, script_value
 from sdm.outputs.metadata import MapMetadata, one_line

@@ -17,7 +17,7 @@ import zarr
 from odc.geo.geobox import GeoBox
 
 from sdm.errors import OutputError
-from sdm.outputs.atomic import disk_errors
+from sdm.files.atomic import disk_errors
 from sdm.outputs.metadata import MapMetadata, one_line
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from sdm.cluster import processors
+from sdm.engine.cluster import processors
 from sdm.index.encoding import cosines
 
 PART = 1 << 16

@@ -12,27 +12,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdm import __version__, api
-from sdm.cluster import processors
-from sdm.engine import Target, to_dask
+from sdm._version import __version__
+from sdm.engine.cluster import processors
+from sdm.engine.graph import to_dask
+from sdm.engine.inputs import at_month, environment_of, satellite_of
+from sdm.engine.places import Target
+from sdm.engine.targets import target_of
 from sdm.errors import RegionIndexError, RequestError, SpeciesNameError
+from sdm.files.vectors import countries
 from sdm.grid import Tile
-from sdm.habitat import mask_for
 from sdm.index.encoding import DTYPES
-from sdm.inputs import at_month, environment_of, satellite_of
 from sdm.layers import ATTRIBUTION
 from sdm.layers.landmask import LandMask
-from sdm.layers.vector import countries
-from sdm.model import Model, credits_of
+from sdm.maps.plan import Job, plan
+from sdm.maps.report import describe
+from sdm.models.bundled import Model
+from sdm.models.licence import credits_of
 from sdm.names import Resolution, Taxon
+from sdm.names.habitat import mask_for
 from sdm.names.text import fold
 from sdm.outputs.basemap import land_and_borders
 from sdm.outputs.cog import write_cog
 from sdm.outputs.overlay import LEVELS, levels, palette
 from sdm.outputs.style import RAMP
 from sdm.outputs.webmap import viewport
-from sdm.request import target_of
-from sdm.season import when
+from sdm.request.months import when
 from sdm.serve.frame import detail, locate, picture_frame, tile_frame
 from sdm.serve.products import Cache, Packed
 
@@ -171,7 +175,7 @@ class Explorer:
             return []
         return [{**_named(taxon), "matched": _matched(taxon, text)} for taxon in found]
 
-    def job(self, name: str) -> api.Job:
+    def job(self, name: str) -> Job:
         """What a name stands for and how it is mapped. Raises SpeciesNameError."""
         return self._jobs.get(name, lambda: self._plan(name))
 
@@ -235,7 +239,7 @@ class Explorer:
             out[here] = self._chunk(job, i, j)[rows[here] - i * size, cols[here] - j * size]
         return out
 
-    def _chunk(self, job: api.Job, i: int, j: int) -> np.ndarray:
+    def _chunk(self, job: Job, i: int, j: int) -> np.ndarray:
         """Levels of one tile of the grid."""
         target, taxon = job.plan.targets[0], job.resolutions[0].taxon
 
@@ -253,10 +257,10 @@ class Explorer:
         job = self.job(name)
         path = folder / f"{job.slugs[0]}.tif"
         array = xr.DataArray(to_dask(job.plan)[0], dims=("y", "x"))  # tile by tile, whatever the size
-        write_cog(path, array, self.grid.geobox, api.describe(job, 0, shlex.join(["sdm", "serve", self.index.url])))
+        write_cog(path, array, self.grid.geobox, describe(job, 0, shlex.join(["sdm", "serve", self.index.url])))
         return path
 
-    def _plan(self, name: str) -> api.Job:
+    def _plan(self, name: str) -> Job:
         resolution = self.model.taxa.resolve(name)
         mask, held = mask_for(resolution.taxon), self.index.mask
         notes: tuple[str, ...] = ()
@@ -264,7 +268,7 @@ class Explorer:
             if mask != "none":
                 raise RequestError(f"{resolution.taxon.name} is mapped on {mask}, and this index holds {held} only.")
             mask, notes = held, (f"This index holds {held} only: the map leaves out what lies beyond.",)
-        job = api.plan(
+        job = plan(
             name, index=self.index, resolved=(self.model, [resolution]), mask=mask, device="cpu",
             max_pixels=self.grid.pixels,
         )  # fmt: skip

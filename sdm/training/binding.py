@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sdm.errors import RequestError
-from sdm.score import normalise
+from sdm.models.score import normalise
 from sdm.training import contrastive, distributed
 from sdm.training.loss import BlockLabels, RangeLoss
 from sdm.training.pairs import BALANCES, Pairs

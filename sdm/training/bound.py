@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sdm.errors import RequestError
-from sdm.model import MODALITIES, Model
-from sdm.score import normalise
+from sdm.models.bundled import Model
+from sdm.models.score import normalise
+from sdm.request.choices import MODALITIES
 from sdm.training.binding import BindingObjective, Rates
 from sdm.training.objective import architecture_config, start_from
 from sdm.training.pairs import prepared_pairs

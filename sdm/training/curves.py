@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
-from sdm.resources import replace_file
+from sdm.files.paths import replace_file
 
 
 def columns(rows: list[dict[str, float]]) -> list[str]:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from sdm.errors import ModelError
-from sdm.model import MODALITIES, Model, build
-from sdm.score import normalise
+from sdm.models.bundled import Model, build
+from sdm.models.score import normalise
+from sdm.request.choices import MODALITIES
 from sdm.training import distributed
 from sdm.training.loss import BlockLabels, RangeLoss
 from sdm.training.prepare import Prepared

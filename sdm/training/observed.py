@@ -19,11 +19,11 @@ import torch
 from sdm.errors import OutputError, RequestError
 from sdm.evaluation import datasets
 from sdm.evaluation.species import Taxonomy
-from sdm.layers.fingerprint import of_files
-from sdm.model import Model, list_models
-from sdm.outputs.atomic import check_folder
-from sdm.published.checkpoints import Checkpoints
-from sdm.published.write import FULL, SMALL, create_published
+from sdm.files.atomic import check_folder
+from sdm.files.fingerprint import of_files
+from sdm.models.bundled import Model, list_models
+from sdm.models.taxabind.checkpoints import Checkpoints
+from sdm.models.taxabind.write import FULL, SMALL, create_published
 from sdm.training import distributed
 from sdm.training.binding import Binding, BindingObjective, Rates
 from sdm.training.pairs import DatasetPairs

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sdm.errors import OutputError, RequestError
-from sdm.outputs.atomic import check_folder
+from sdm.files.atomic import check_folder
 from sdm.training.pairs import DatasetPairs, halves
 from sdm.training.patching import MODES, Search, States, average, write_report
 from sdm.training.towers import BundledSpace, Space, complete, open_space, read_states
@@ -100,7 +100,7 @@ def patch(
 def judge_by_recipe(path: str | Path, query: Sequence[str], log: Log) -> Callable[[Space], Judges]:
     """By mean AP in what a recipe holds out: half of the blocks to choose by, the other half to report on."""
     from sdm.layers.environment import Input
-    from sdm.model import MODALITIES, parse_modalities
+    from sdm.request.choices import MODALITIES, parse_modalities
     from sdm.training.prepare import prepare
     from sdm.training.recipe import Recipe
     from sdm.training.run import split, test_places
@@ -135,7 +135,7 @@ def judge_by_dataset(
     half of the observations, the other half to report on. At most `limit` observations each."""
     from sdm.evaluation import datasets
     from sdm.evaluation.species import Taxonomy
-    from sdm.model import Model, list_models
+    from sdm.models.bundled import Model, list_models
 
     if kind not in DATASETS:
         raise RequestError(f"dataset {kind!r} is not known; choose {', '.join(DATASETS)}.")

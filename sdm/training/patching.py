@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from sdm.errors import ModelError, RequestError
-from sdm.resources import replace_file
+from sdm.files.paths import replace_file
 
 State = Mapping[str, Tensor]
 """Weights and buffers of one encoder, by name."""

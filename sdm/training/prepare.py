@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sdm.encoders.text import FIRST_RANK, tokens
 from sdm.errors import LayerError, RequestError
+from sdm.files.fingerprint import of_files, of_parts
+from sdm.files.paths import folder as resource_folder
 from sdm.layers.environment import Environment, Input
-from sdm.layers.fingerprint import of_files, of_parts
 from sdm.layers.satellite import Satellite
+from sdm.models.encoders.text import FIRST_RANK, tokens
 from sdm.names import RANKS, TaxonTable
-from sdm.resources import folder as resource_folder
 from sdm.training.labels import Block, Places
 from sdm.training.recipe import Recipe
 from sdm.training.sources import Source, open_sources

@@ -16,7 +16,7 @@ import pyproj
 import shapely
 
 from sdm.errors import LayerError
-from sdm.layers.vector import read_features
+from sdm.files.vectors import read_features
 from sdm.training.labels import Places
 from sdm.training.tables import REMEDY, in_one_line
 

@@ -132,7 +132,7 @@ class Data:
 
 @dataclass(frozen=True)
 class LocationSize:
-    """Of `sdm.encoders.location`."""
+    """Of `sdm.models.encoders.location`."""
 
     sigmas: tuple[float, ...] = (1.0, 4.0, 10.0)
     features: int = 128
@@ -145,7 +145,7 @@ class LocationSize:
 
 @dataclass(frozen=True)
 class SatelliteSize:
-    """Of `sdm.encoders.satellite`; a crop has `size` x `size` pixels of `pixel` degrees."""
+    """Of `sdm.models.encoders.satellite`; a crop has `size` x `size` pixels of `pixel` degrees."""
 
     size: int = 16
     pixel: float = 1 / 15
@@ -156,7 +156,7 @@ class SatelliteSize:
 
 @dataclass(frozen=True)
 class EnvironmentSize:
-    """Of `sdm.encoders.environment`."""
+    """Of `sdm.models.encoders.environment`."""
 
     width: int = 256
     depth: int = 2

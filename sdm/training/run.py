@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdm import __version__
+from sdm._version import __version__
 from sdm.errors import ModelError, OutputError, RequestError
+from sdm.files.atomic import check_folder
+from sdm.files.paths import replace_file
 from sdm.layers.environment import Input
 from sdm.layers.landmask import LandMask
-from sdm.model import FORMAT, MODALITIES, Model, all_subsets, calibration_key
-from sdm.outputs.atomic import check_folder
-from sdm.resources import replace_file
-from sdm.score import combine, cosine
+from sdm.models.bundled import Model
+from sdm.models.config import FORMAT, all_subsets, calibration_key
+from sdm.models.score import combine, cosine
+from sdm.request.choices import MODALITIES
 from sdm.training import distributed
 from sdm.training.bound import BoundObjective
 from sdm.training.edges import edge_auc, near_range_edges

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sdm.coverage import DEGREES, Coverage
 from sdm.errors import LayerError, SpeciesNameError, TooLargeError
 from sdm.layers.landmask import LandMask
+from sdm.models.coverage import DEGREES, Coverage
 from sdm.names import TaxonTable
 from sdm.names.resolve import find
 from sdm.training.labels import Block, PackedLabels, Places, SparseLabels

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdm.errors import LayerError
-from sdm.layers.vector import read_features
-from sdm.names.text import shown
+from sdm.errors import LayerError, quoted
+from sdm.files.vectors import read_features
 
 if TYPE_CHECKING:
     from sdm.training.recipe import RecordsData
@@ -183,7 +182,7 @@ def _numbers(path: Path, frame: Any, column: str) -> np.ndarray:
     odd = np.flatnonzero(np.isnan(values) & given.notna().to_numpy())
     if odd.size and any(str(given.iloc[k]).strip() for k in odd):
         cell = next(c for c in given.iloc[odd] if str(c).strip())
-        raise LayerError(f"data source {str(path)!r}: column {column!r} holds {shown(str(cell))}, which is no number.")
+        raise LayerError(f"data source {str(path)!r}: column {column!r} holds {quoted(str(cell))}, which is no number.")
     return values
 
 

@@ -1,7 +1,7 @@
 """Towers that share a space, as something to train: opened from a folder, and written back as they were found.
 
 Two kinds: this project's own architecture (a model folder, see `sdm.model`) and the published TaxaBind one (see
-`sdm.published`). Both embed raw values with gradients, and both end as what `open_model` opens.
+`sdm.models.taxabind`). Both embed raw values with gradients, and both end as what `open_model` opens.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdm import __version__
+from sdm._version import __version__
 from sdm.errors import ModelError, RequestError
-from sdm.model import Model, build, is_published, open_model
-from sdm.outputs.atomic import Staging
-from sdm.published.checkpoints import Checkpoints
-from sdm.published.encoders import PublishedEncoders
-from sdm.published.write import write_published
+from sdm.files.atomic import Staging
+from sdm.models.bundled import Model, build
+from sdm.models.registry import is_published, open_model
+from sdm.models.taxabind.checkpoints import Checkpoints
+from sdm.models.taxabind.encoders import PublishedEncoders
+from sdm.models.taxabind.write import write_published
 from sdm.training.patching import FROZEN, State, States
 
 COMPANIONS = ("groups.csv", "genera.csv", "homonyms.csv", "NOTICE.md")
@@ -130,11 +131,11 @@ class BundledSpace(Space):
 class PublishedSpace(Space):
     """The published architecture, as many modalities as have weights; values as `PublishedEncoders.encode` takes them.
 
-    Random weights to start from: `sdm.published.write.create_published`.
+    Random weights to start from: `sdm.models.taxabind.write.create_published`.
     """
 
     def __init__(self, checkpoints: Checkpoints, modalities: Iterable[str] | None = None) -> None:
-        from sdm.published.checkpoints import plan_of
+        from sdm.models.taxabind.checkpoints import plan_of
 
         towers = {}
         for modality in modalities or checkpoints.modalities:

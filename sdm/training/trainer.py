@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from sdm.errors import RequestError
-from sdm.resources import replace_file
+from sdm.files.paths import replace_file
 from sdm.training import distributed
 from sdm.training.curves import draw_curves, write_curves
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from sdm.errors import RequestError
 from sdm.evaluation.classification import accuracy
 from sdm.evaluation.retrieval import Retrieval, retrieve
-from sdm.model import MODALITIES, all_subsets, calibration_key
-from sdm.score import combine, normalise
+from sdm.models.config import all_subsets, calibration_key
+from sdm.models.score import combine, normalise
+from sdm.request.choices import MODALITIES
 from sdm.training.evaluate import auc, fit_calibration
 from sdm.training.pairs import DatasetPairs, presence
 from sdm.training.patching import State, average_precisions

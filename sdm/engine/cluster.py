@@ -1,0 +1,346 @@
+"""The Dask cluster tasks run on: one at an address, worker processes of this machine, or the caller's own Client.
+
+Who opens closes: `open_client` closes the client or the workers it started, and never touches a cluster or a
+client that was there before. No client is made Dask's default here, so only our tasks go to the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdm._version import __version__
+from sdm.errors import ClusterError, RequestError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+CONNECT_S = 10
+"""Seconds a scheduler may take to answer."""
+MOST = 1024
+"""Threads or workers one may ask for."""
+WORKER_MEMORY = 1 << 30
+"""Bytes a worker needs at least: the libraries and the model take about 600 MB."""
+OURS = "taxabind-map"
+"""Name of the clusters that `local_cluster` starts."""
+SHARED_SOFTWARE = ("dask", "distributed", "cloudpickle", "msgpack", "numpy", "torch", "rasterio", "zarr", "numcodecs")
+"""Packages whose versions should be the same everywhere: they decide whether tasks arrive, and their last bits."""
+
+
+class ClusterWarning(UserWarning):
+    """Something about a cluster that the user should know and that does not stop the work."""
+
+
+@contextmanager
+def open_client(
+    *, threads: int | None = None, workers: int | None = None, scheduler_address: str | Path | None = None
+) -> Iterator[Client | None]:
+    """The Dask client to run tasks with; None means threads of this process.
+
+    `scheduler_address`: a running scheduler, "tcp://host:port", "tls://host:port" or the path of its
+    scheduler file (.json). `workers`: so many worker processes on this machine, of `threads` threads each
+    (see `local_cluster`). `threads` alone: this process. Nothing given: the caller's active Client, if there
+    is one, else this process.
+
+    Raises RequestError for values that make no sense, ClusterError when nothing answers.
+    """
+    for name, value in (("threads", threads), ("workers", workers)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise RequestError(f"{name} {value!r} must be a whole number.")
+        if not 1 <= value <= MOST:
+            raise RequestError(f"{name} {value} is outside 1..{MOST}.")
+    if scheduler_address is not None:
+        if workers is not None or threads is not None:
+            raise RequestError(
+                "scheduler_address uses a running cluster, whose workers and threads are set already; "
+                "give it without workers and threads."
+            )
+        with _connected(scheduler_address) as client:
+            yield client
+    elif workers is not None:
+        with local_cluster(workers, threads) as client:
+            yield client
+    elif threads is not None:
+        yield None
+    else:
+        client = active_client()
+        if client is not None:
+            _check_software(client)
+        yield client
+
+
+def active_client() -> Client | None:
+    """The `dask.distributed.Client` the caller has made, or None. Raises RequestError for an asynchronous one."""
+    if "distributed" not in sys.modules:  # nobody can have made one
+        return None
+    from distributed import Client, get_worker
+
+    try:
+        # A task that waits for tasks on its own cluster can wait for ever: it works with its own threads.
+        get_worker()
+        return None
+    except ValueError:
+        pass
+    try:
+        client = Client.current()
+    except ValueError:
+        return None
+    if client.asynchronous:
+        raise RequestError("the active Dask Client is asynchronous; make one with asynchronous=False.")
+    return client
+
+
+@contextmanager
+def local_cluster(
+    workers: int | None = None, threads: int | None = None, gpus: Sequence[str] | None = None
+) -> Iterator[Client]:
+    """A client of worker processes on this machine; they end with the block, whatever ends it.
+
+    `gpus`: identifiers as in CUDA_VISIBLE_DEVICES; by default those this process may use. With GPUs, worker k
+    sees only the k-th of them (counted round) and offers the Dask resource "GPU": 1. `workers`: by default one
+    per GPU, else one per processor. `threads`: tiles at once in each; by default 1, and 2 with a GPU, so that
+    one reads its layers while the other is on the device.
+
+    Each worker computes on one thread per tile, may use its share of the memory, and is replaced when it
+    dies. All listen on the loopback device only, with certificates made for this cluster: other users of the
+    machine cannot reach it. There is no dashboard. In a script, call it below `if __name__ == "__main__":`,
+    as always when Python starts processes.
+    """
+    gpus = visible_gpus() if gpus is None else tuple(gpus)
+    workers = workers or len(gpus) or processors()
+    threads = threads or (2 if gpus else 1)
+    from distributed import Client, Nanny, Scheduler, Security, SpecCluster
+    from distributed.system import MEMORY_LIMIT
+
+    memory = MEMORY_LIMIT // workers
+    if memory < WORKER_MEMORY:
+        raise RequestError(
+            f"workers {workers} would have {memory / 1e9:.1f} GB of memory each and need about "
+            f"{WORKER_MEMORY / 1e9:.1f}; give at most {max(1, MEMORY_LIMIT // WORKER_MEMORY)}."
+        )
+    import dask
+
+    security = Security.temporary()
+    # The pages of Dask's web servers stay off, and no port but a free one of the loopback device is taken.
+    http = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    common = {"host": "127.0.0.1", "protocol": "tls://", "security": security, **http}
+    config = {
+        "distributed.worker.http.routes": [],
+        # Results are small, so there is nothing to spill, and a worker that pauses would pause for ever. One that
+        # grows too large is ended and its tile tried elsewhere.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.terminate": 0.95,
+    }
+    environment = {k: os.environ.get(k) for k in dask.config.get("distributed.nanny.pre-spawn-environ", {})}
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="taxabind-map-", ignore_cleanup_errors=True))
+        nannies = {}
+        for k in range(workers):
+            options = {
+                **common, "nthreads": threads, "memory_limit": memory, "local_directory": scratch, "config": config,
+                "silence_logs": logging.CRITICAL,
+            }  # fmt: skip
+            if gpus:
+                options |= {"env": {"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]}, "resources": {"GPU": 1}}
+            nannies[k] = {"cls": Nanny, "options": options}
+        try:
+            with _signals_wait(), dask.config.set({"distributed.scheduler.http.routes": []}):
+                scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "local_directory": scratch}}
+                cluster = SpecCluster(
+                    workers=nannies, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL, name=OURS
+                )
+                stack.enter_context(cluster)  # before a signal that waited can strike
+        except (RuntimeError, OSError, TimeoutError) as error:
+            raise ClusterError(
+                f"the worker processes could not be started ({_short(error)}); in a Python script, call from below "
+                '`if __name__ == "__main__":`.'
+            ) from error
+        finally:
+            # Dask sets the threads of numerical libraries for its workers in this process's environment.
+            for name, value in environment.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+        yield stack.enter_context(Client(cluster, set_as_default=False))
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back; threads and processes started meanwhile never see SIGINT.
+
+    A cluster interrupted halfway up cannot be closed. And Ctrl-C in a terminal reaches every process of the
+    group: what it means is for the parent to say; a worker that ended by itself would be started again.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # it unblocks SIGINT in the thread that starts it
+    came: list[int] = []
+    # Threads, and the processes they start, inherit the mask; the handlers are for signals other threads take.
+    before = {n: signal.signal(n, lambda number, frame: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Identifiers of the CUDA devices this process may use, as for CUDA_VISIBLE_DEVICES."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = [n.strip() for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n.strip()]
+    return tuple(named[:count] or map(str, range(count)))
+
+
+def processors() -> int:
+    """Processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
+@contextmanager
+def _connected(address: str | Path) -> Iterator[Client]:
+    from distributed import Client
+
+    target = _target(address)
+    # Dask logs failed attempts and tells of mismatched versions in a table: we tell of both in one sentence.
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        # Before the client, which waits for ever for one that accepts and says nothing. In a thread, since
+        # the caller may be inside an event loop.
+        with ThreadPoolExecutor(1) as pool:
+            kind = pool.submit(asyncio.run, _kind_of(target)).result()
+        if kind != "Scheduler":
+            raise ClusterError(f"{target} is a Dask {kind}; give the address of the scheduler.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            client = Client(target, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, TimeoutError) as error:
+        raise ClusterError(
+            f"no Dask scheduler answers at {target} within {CONNECT_S} seconds; check the address, that the scheduler "
+            "runs, and that this machine may reach it."
+        ) from error
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        hint = " and set the certificates in Dask's configuration (distributed.comm.tls)" * target.startswith("tls")
+        raise ClusterError(f"cannot speak to a Dask scheduler at {target}: {_short(error)}; check it{hint}.") from error
+    finally:
+        logger.setLevel(level)
+    with client:
+        _check_software(client)
+        yield client
+
+
+async def _kind_of(target: str) -> str:
+    """ "Scheduler", "Worker" or "Nanny": what answers at an address."""
+    from distributed import Security
+    from distributed.core import rpc
+
+    async def ask() -> str:
+        arguments = Security().get_connection_args("client")
+        async with rpc(target, timeout=CONNECT_S, connection_args=arguments) as there:
+            return str((await there.identity()).get("type"))[:20]
+
+    return await asyncio.wait_for(ask(), CONNECT_S + 1)
+
+
+def _target(address: str | Path) -> str:
+    """The address a scheduler listens on, from itself or from a scheduler file. Raises RequestError."""
+    text = str(address).strip()
+    if re.fullmatch(r"(tcp|tls|ucx|ws|wss)://[\w.\-\[\]:]+", text) or re.fullmatch(r"[\w.\-]+:\d{1,5}", text):
+        return text if "://" in text else f"tcp://{text}"
+    if "://" in text or not text.endswith(".json"):
+        raise RequestError(
+            f"scheduler address {text[:120]!r} is not known; give tcp://HOST:PORT, tls://HOST:PORT or the path of a "
+            "scheduler file ending in .json."
+        )
+    path = Path(text)
+    try:
+        if path.stat().st_size > 1 << 20:
+            raise ValueError("too large")
+        found = json.loads(path.read_text(encoding="utf-8"))["address"]
+        if not isinstance(found, str) or "://" not in found:
+            raise ValueError("its address is not one")
+    except FileNotFoundError:
+        raise RequestError(
+            f"scheduler file {text!r} does not exist; start the scheduler with `dask scheduler --scheduler-file`."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RequestError(f"scheduler file {text!r} cannot be used: {_short(error)}.") from None
+    return _target(found)
+
+
+def _check_software(client: Client) -> None:
+    """Refuse workers without this package; warn of other versions that differ, in one sentence each.
+
+    Raises ClusterError. (A worker that got a task it cannot read would end without a word.)
+    """
+    for address, there in client.run(_version, on_error="return").items():
+        if there != __version__:
+            has = f"version {there}" if isinstance(there, str) else "none"
+            raise ClusterError(
+                f"worker {address} has {has} of taxabind-map; install version {__version__} on every worker and the "
+                "scheduler."
+            )
+    found = client.get_versions(packages=list(SHARED_SOFTWARE))
+    own = _versions(found["client"])
+    different: dict[str, str] = {}
+    for address, there in found["workers"].items():
+        for package, version in _versions(there).items():
+            if version != own[package]:
+                different[package] = f"{package} {own[package]} here, {version or 'none'} on {address}"
+    scheduler = _versions(found["scheduler"])
+    for package in ("python", "dask", "distributed", "cloudpickle", "msgpack"):
+        if scheduler[package] != own[package]:
+            different[package] = f"{package} {own[package]} here, {scheduler[package] or 'none'} on the scheduler"
+    if different:
+        warnings.warn(
+            f"versions differ: {'; '.join(different.values())}. Tasks may fail or differ in their last bits: install "
+            "the same versions everywhere.",
+            ClusterWarning,
+            stacklevel=4,
+        )
+
+
+def _version() -> str:
+    return __version__
+
+
+def _versions(entry: dict) -> dict[str, str | None]:
+    packages = (entry or {}).get("packages", {})
+    versions = {name: packages.get(name) for name in SHARED_SOFTWARE}
+    # 3.11.7.final.0: within 3.11 there is nothing to tell.
+    return versions | {"python": ".".join(str(packages.get("python") or "").split(".")[:2])}
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,103 @@
+"""Places through the encoders of a model, batch by batch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from sdm.engine.inputs import Inputs, at_month, open_inputs
+from sdm.models.device import local_device
+from sdm.models.registry import AnyModel
+
+SAMPLED_AT_ONCE = 32768
+"""Places whose layers are read together: enough that windows are read once, few enough for any tile size."""
+
+
+def embed_positions(
+    model: AnyModel, modalities: Sequence[str], lon: np.ndarray, lat: np.ndarray, *,
+    environment: Sequence[str] = (), satellite: str | None = None, device: str = "cpu", month: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Unit summed embeddings (N, dim) float32 at positions (N,), (N,) degrees, and which are known (N,).
+
+    Each is encoded just there, nothing is interpolated. `month`: 1 to 12, of a seasonal model.
+    """
+    import torch
+
+    from sdm.models.score import normalise
+
+    out, known = np.empty((lon.size, model.dim), dtype=np.float32), np.zeros(lon.size, dtype=bool)
+    inputs, here = open_inputs(model, modalities, environment, satellite), local_device(device)
+    with torch.inference_mode(), one_torch_thread(here):
+        for part, total, ok in embed_batches(model, inputs, here, modalities, lon, lat, month):
+            out[part] = normalise(total)[: ok.size].cpu().numpy()
+            known[part] = ok
+    return out, known
+
+
+def embed_batches(model: AnyModel, inputs: Inputs, device: str, modalities, lon, lat, month: int):
+    """Sum of the unit embeddings of some modalities (or none) at places (N,), (N,), batch by batch.
+
+    Yields (slice of the places, (batch, dim) tensor, known (places of the batch,)); rows of the
+    tensor beyond the slice are padding. The tensor is the caller's to change.
+    """
+    import torch
+
+    encoders = model.load(device)
+    batch = model.batch(modalities, encoders.device.type)
+    chunk = max(batch, min(SAMPLED_AT_ONCE, 64 * batch))
+    for first in range(0, lon.size, chunk):
+        count = min(chunk, lon.size - first)
+        padding = (0, -count % batch)
+        x, y = (np.pad(a[first : first + count], padding, mode="edge") for a in (lon, lat))
+        known = np.isfinite(x)
+        if not known.all():
+            x, y = np.where(known, x, 0.0), np.where(known, y, 0.0)
+        values = []
+        for modality in modalities:
+            read, ok = inputs.read[modality](x, y)
+            values.append(at_month(model, read, month) if modality == "location" else read)
+            known = known & ok
+        for start in range(0, count, batch):
+            stop = min(start + batch, count)
+            total = torch.zeros((batch, model.dim), device=encoders.device)
+            for modality, read in zip(modalities, values, strict=True):
+                total += encoders.encode(modality, read[start : start + batch])
+            yield slice(first + start, first + stop), total, known[start:stop]
+
+
+class one_torch_thread:
+    """Run torch's CPU operations on one thread while any tile is being encoded.
+
+    Tiles are the unit of parallel work; and a convolution split over another number of threads may
+    round differently, which would make a map depend on the machine's processors.
+    """
+
+    _lock = threading.Lock()
+    _inside = 0
+    _before = 1
+
+    def __init__(self, device: str) -> None:
+        self.active = device == "cpu"
+
+    def __enter__(self) -> None:
+        import torch
+
+        cls = type(self)
+        if self.active:
+            with cls._lock:
+                if cls._inside == 0:
+                    cls._before = torch.get_num_threads()
+                cls._inside += 1
+                torch.set_num_threads(1)  # the count is kept per thread: each tile's thread sets its own
+
+    def __exit__(self, *exc: object) -> None:
+        import torch
+
+        cls = type(self)
+        if self.active:
+            with cls._lock:
+                cls._inside -= 1
+                if cls._inside == 0:
+                    torch.set_num_threads(cls._before)

@@ -1,0 +1,176 @@
+"""What is computed: which places are encoded, how, and what they are compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from sdm.engine.inputs import Inputs, check_month, open_inputs
+from sdm.engine.suitability import Suitability
+from sdm.errors import RequestError
+from sdm.grid import Grid, Tile
+from sdm.models.device import local_device
+from sdm.models.registry import AnyModel
+
+KM_PER_DEGREE = 111.195
+
+
+Extent = tuple[float, float, float, float]
+"""(west, south, east, north), degrees."""
+
+
+class Source(Protocol):
+    """Where the embeddings of places lie ready: a window of a region index. Thread-safe; travels to workers."""
+
+    digest: str
+    note: str
+    """For the user of a map."""
+    info: dict
+    """For its report, as JSON values."""
+
+    def embeddings(self, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
+        """Of all pixels of a tile that are held, as `embed_tile` returns them."""
+        ...
+
+    def encoded(self, tile: Tile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same as it is stored: codes (N, dim) of any number type, scales (N,) float32, pixels (N,)."""
+        ...
+
+    def values(self, targets: Sequence[Target], tile: Tile) -> np.ndarray:
+        """As `score_tile` returns them, but for the region."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Which places are encoded, and how: all that does not depend on the species.
+
+    Small enough to send to a worker: no weights, no open files.
+    """
+
+    model: AnyModel
+    grid: Grid
+    modalities: tuple[str, ...]
+    device: str = "cpu"
+    """auto, cpu, cuda or cuda:N, of the process that computes (`here`)."""
+    environment: tuple[str, ...] = ()
+    satellite: str | None = None
+    step: int | None = None
+    """Encode every step-th pixel in all modalities; None: by each modality's pitch."""
+    satellite_step: int | None = None
+    """The same for imagery alone."""
+    month: int = 0
+    """Of a seasonal model: 1 to 12; 0: the whole year."""
+    source: Source | None = None
+    """Take the embeddings from here, and encode nothing."""
+
+    def __post_init__(self) -> None:
+        if not self.modalities:
+            raise RequestError("no modality is left to map with.")
+        check_month(self.model, self.month)
+        for step in (self.step, self.satellite_step):
+            if step is not None and not 1 <= step <= 64:
+                raise RequestError(f"step {step} is outside 1..64 pixels.")
+        if self.step is not None and self.satellite_step is not None:
+            raise RequestError("a step of all modalities and one of imagery are given; give one of them.")
+
+    @cached_property
+    def strides(self) -> dict[str, int]:
+        """Pixels between encoded places, per modality."""
+        if self.step is not None:
+            return dict.fromkeys(self.modalities, self.step)
+        pixel = self.grid.resolution
+        if not self.grid.is_geographic:
+            pixel = pixel * self.grid.metres_per_unit / (KM_PER_DEGREE * 1000.0)
+        strides = {m: max(1, int(self.model.pitch(m) / pixel + 1e-6)) for m in self.modalities}
+        if self.environment and "environment" in strides:
+            # The user's rasters may hold detail that the corners of a lattice cell do not tell.
+            strides["environment"] = 1
+        if self.satellite_step is not None and "satellite" in strides:
+            strides["satellite"] = self.satellite_step
+        return strides
+
+    @property
+    def inputs(self) -> Inputs:
+        """The layers, open in this process."""
+        return open_inputs(self.model, self.modalities, self.environment, self.satellite)
+
+    @property
+    def here(self) -> str:
+        """The torch device in this process: a client without a GPU may send tasks to workers with one."""
+        return local_device(self.device)
+
+    @cached_property
+    def anchor(self) -> tuple[int, int]:
+        """Pixels from a node shared by all lattices, north-west of the map, to its first pixel: (rows, columns).
+
+        Pixel edges lie on whole multiples of the resolution (`make_grid`), so nodes are common to all maps
+        of one CRS and resolution: a larger box holds the very pixels of a smaller one.
+        """
+        period = math.lcm(*self.strides.values())
+        a = self.grid.geobox.affine
+        return round(a.f / a.e) % period, round(a.c / a.a) % period
+
+    def lonlat(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`Grid.lonlat` of pixels numbered from the anchor: (lon, lat) degrees, each (len(rows), len(cols))."""
+        return self.grid.lonlat(rows - self.anchor[0], cols - self.anchor[1])
+
+    def pixels(self, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column numbers of a tile's pixels, counted from the anchor."""
+        first_row, first_col = self.anchor
+        return (
+            np.arange(tile.rows.start, tile.rows.stop) + first_row,
+            np.arange(tile.cols.start, tile.cols.stop) + first_col,
+        )
+
+    @property
+    def blended(self) -> tuple[str, ...]:
+        """The modalities whose embeddings are interpolated; the others are encoded where a place is scored."""
+        return tuple(m for m in self.modalities if m != "environment" and self.strides[m] > 1 and not self.step)
+
+    @property
+    def lattice(self) -> int:
+        """Pixels between the places that are scored first."""
+        return self.step or self.strides.get("environment", 1)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is mapped: a vector of the space, where it may be shown, and what a cosine with it means."""
+
+    vector: np.ndarray
+    """(dim,) float32 unit vector."""
+    score: Suitability
+    mask: str = "none"
+    """"land", "sea" or "none"."""
+    extent: Extent | None = None
+    """Outside it nothing is known of the species."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Places):
+    """Everything a tile task needs to map some species."""
+
+    targets: tuple[Target, ...]
+
+    @cached_property
+    def species(self) -> np.ndarray:
+        """The vectors of the targets: (S, dim) float32."""
+        return np.stack([t.vector for t in self.targets])
+
+    @cached_property
+    def habitats(self) -> tuple[list[tuple[str, Extent | None]], list[int]]:
+        """The different (mask, extent) pairs of the targets, and which of them each target has."""
+        asked = [(t.mask, t.extent) for t in self.targets]
+        number = {habitat: k for k, habitat in enumerate(dict.fromkeys(asked))}
+        return list(number), [number[habitat] for habitat in asked]
+
+    def values(self, cosines: np.ndarray, offsets: float = 0.0) -> np.ndarray:
+        """Cosines (S, ...), moved by `offsets` times each score's margin -> values (S, ...) float32."""
+        pairs = zip(self.targets, cosines, strict=True)
+        return np.stack([t.score.values(c + offsets * t.score.margin) for t, c in pairs])

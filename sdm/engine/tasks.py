@@ -1,0 +1,280 @@
+"""Running tasks: on threads of this process, or on the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import socket
+import threading
+import time
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdm._version import __version__
+from sdm.engine.cluster import OURS, ClusterWarning, open_client, processors
+from sdm.errors import ClusterError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+IN_FLIGHT = 1000
+"""Tasks given to a cluster ahead of time, at least: bounds the scheduler's memory, yet shows an adaptive
+cluster that there is work."""
+PER_THREAD = 4
+"""Tasks given ahead per thread of the cluster, where that is more."""
+WITHOUT_WORKERS_S = 60.0
+"""Seconds without any worker after which workers of this machine are given up, or the user is told to wait."""
+LEAVE_S = 120.0
+"""Seconds to wait, after a failure, for tasks under way on the workers."""
+ANSWER_S = 10.0
+"""Seconds within which a scheduler answers, or is held for lost."""
+
+
+def run_tasks(
+    function: Callable[..., Any],
+    items: Sequence[Any],
+    shared: tuple[Any, ...] = (),
+    *,
+    threads: int | None = None,
+    workers: int | None = None,
+    scheduler_address: str | Path | None = None,
+    client: Client | None = None,
+    folder: Path | None = None,
+    done: Callable[[Any], None] = lambda result: None,
+) -> None:
+    """Call `function(item, *shared)` for every item, one Dask task each, side by side.
+
+    Where: on `client` if given, else as `sdm.engine.cluster.open_client` decides from `threads`, `workers` and
+    `scheduler_address`; by default threads of this process, one per processor. `shared` goes to each worker
+    process once. `folder` (absolute): where tasks write; a worker that does not see it ends the run.
+    `done(result)` is called in this process as results arrive, in any order: keep results small.
+
+    Whatever a task raises is raised here. A lost worker's tasks run again on another; ClusterError when one
+    task has lost several. When this returns or raises, no task of it runs on.
+    """
+    place = open_client(threads=threads, workers=workers, scheduler_address=scheduler_address)
+    with nullcontext(client) if client is not None else place as where:
+        if where is None:
+            _on_threads(function, items, shared, threads or processors(), done)
+        else:
+            _on_cluster(where, function, items, shared, folder, done)
+
+
+def _on_threads(function, items, shared, threads: int, done) -> None:
+    import dask
+    from dask.callbacks import Callback
+
+    # One object that Dask does not look into: `shared` may hold thousands of arrays.
+    call = dask.delayed(partial(_call, function, shared), pure=False, traverse=False)
+    # Named in order: Dask runs ties by name, so the map fills from the north-west.
+    tasks = [call(item, dask_key_name=f"task-{n:08d}") for n, item in enumerate(items)]
+
+    def after(key, result, dsk, state, worker_id) -> None:
+        done(result)
+
+    # Leaving the pool waits for tasks under way: after a failure none may write into a folder being removed.
+    with ThreadPoolExecutor(threads) as pool, Callback(posttask=after):
+        dask.compute(*tasks, scheduler="threads", pool=pool, optimize_graph=False)
+
+
+def _call(function, shared, item):
+    return function(item, *shared)
+
+
+def _on_cluster(client: Client, function, items, shared, folder: Path | None, done) -> None:
+    import cloudpickle
+    from distributed import as_completed
+
+    run = uuid.uuid4().hex
+    with _marker(folder, run) as marker:
+        content = pickle.dumps((__version__, marker, cloudpickle.dumps((function, shared))))
+        with warnings.catch_warnings():
+            # Dask warns of a large graph above 10 MB: this goes to each worker once, not with each task.
+            warnings.simplefilter("ignore", UserWarning)
+            # A task, not scattered data: Dask makes it again when the worker that holds it is lost.
+            common = client.submit(bytes, content, key=f"shared-{run}", pure=False)
+        if client.nthreads():
+            # On every worker from the start: Dask would send all tasks of a short list to the one that has it.
+            with suppress(OSError, KeyError, ValueError):
+                client.replicate([common])
+        waiting = iter(enumerate(items))
+        completed = as_completed(loop=client.loop)
+        flying: dict[Any, Any] = {}
+        ahead = 0
+        try:
+            while True:
+                # Topped up when half of them are done, so that each message to the scheduler carries many.
+                if len(flying) <= ahead // 2:
+                    ahead = max(IN_FLIGHT, PER_THREAD * sum(client.nthreads().values()))
+                    batch = list(islice(waiting, ahead - len(flying)))
+                    keys = [(f"task-{run}", n) for n, _ in batch]
+                    todo = [item for _, item in batch]
+                    futures = client.map(_task, todo, key=keys, pure=False, run=run, common=common) if batch else []
+                    flying.update(zip(futures, todo, strict=True))
+                    completed.update(futures)
+                if not flying:
+                    break
+                for result in _results(client, _next_batch(client, completed), flying):
+                    done(result)
+        except (KeyboardInterrupt, SystemExit):
+            if getattr(client.cluster, "name", None) == OURS:
+                client.cluster.close()  # whoever interrupts does not want to wait for the tiles under way
+            raise
+        finally:
+            _leave_all(client, run, [*flying, common])
+
+
+def _next_batch(client: Client, completed) -> list:
+    """Futures that are done; waits for the first. Gives up workers of this machine that do not come back."""
+    since, told = time.monotonic(), False
+    while not completed.has_ready():
+        time.sleep(0.01)
+        if time.monotonic() - since > WITHOUT_WORKERS_S and not told and client.status == "running":
+            since = time.monotonic()
+            if client.nthreads():
+                continue
+            if getattr(client.cluster, "name", None) == OURS:
+                raise ClusterError("all worker processes have ended and cannot be started again; give fewer workers.")
+            warnings.warn("the cluster has no worker; waiting for one.", ClusterWarning, stacklevel=5)
+            told = True
+    return completed.next_batch(block=False)
+
+
+def _results(client: Client, futures: list, flying: dict) -> list:
+    """Results of finished futures, taken out of `flying`; raises what the first failed one raised."""
+    from distributed import KilledWorker
+
+    items = {f: flying.pop(f) for f in futures}
+    for future, item in items.items():
+        if future.status in ("cancelled", "lost"):
+            raise _lost(client, _name(item))
+        if future.status == "error":
+            error = future.exception()
+            if isinstance(error, KilledWorker):
+                raise ClusterError(
+                    f"{_name(item)}: {error.allowed_failures + 1} workers died, one after another, while they computed "
+                    "it, most likely for want of memory; give each worker more memory, or tiles fewer pixels "
+                    "(tile_size). Their logs say more."
+                ) from error
+            if _is_missing(error):
+                raise ClusterError(
+                    f"the cluster has no taxabind-map; install version {__version__} on the scheduler and every worker."
+                ) from error
+            raise error
+    try:
+        return client.gather(futures)
+    except (OSError, CancelledError):  # of the connection: what tasks raised was raised above
+        raise _lost(client, "some tasks") from None
+
+
+def _is_missing(error: BaseException) -> bool:
+    """Whether a worker, or the scheduler, could not read a task for want of this package."""
+    on_worker = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "sdm"
+    return on_worker or (isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error))
+
+
+def _lost(client: Client, what: str) -> ClusterError:
+    if _answers(client):  # the scheduler is there, and has given the task up with its worker
+        return ClusterError(
+            f"{what}: lost with the worker that computed it, most likely for want of memory; give each worker more "
+            "memory, or tiles fewer pixels (tile_size)."
+        )
+    return ClusterError(
+        f"the connection to the Dask scheduler at {client.scheduler.address} was lost before {what} had ended; start "
+        "again when it is back."
+    )
+
+
+def _answers(client: Client) -> bool:
+    """Whether the scheduler answers a question now: the client's own state tells of a lost one only a while later."""
+    with suppress(OSError, TimeoutError, CancelledError):
+        return client.status == "running" and bool(client.sync(client.scheduler.identity, callback_timeout=ANSWER_S))
+    return False
+
+
+def _name(item: Any) -> str:
+    return f"tile {item.index}" if hasattr(item, "index") and not callable(item.index) else f"task {str(item)[:80]!r}"
+
+
+@contextmanager
+def _marker(folder: Path | None, run: str) -> Iterator[str | None]:
+    """A file by which a worker tells that it sees the folder, by its absolute path; None: no folder."""
+    if folder is None:
+        yield None
+        return
+    path = Path(folder).absolute() / f".workers-{run}"
+    path.touch()
+    try:
+        yield str(path)
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _leave_all(client: Client, run: str, futures: list) -> None:
+    """Cancel what is left of a run, and wait until no worker computes a task of it any more."""
+    # Cancelling alone does not stop what has begun: it would go on writing into a folder being removed.
+    if client.status == "running":
+        with suppress(OSError, TimeoutError, ValueError):
+            client.cancel(futures)
+            client.run(_leave, run, on_error="ignore")
+
+
+# On a worker -------------------------------------------------------------------------------------
+
+
+class _Run:
+    """What a worker process keeps of one `run_tasks`: the function, its arguments, the tasks under way."""
+
+    def __init__(self, common: bytes) -> None:
+        version, marker, content = pickle.loads(common)
+        if version != __version__:
+            raise ClusterError(
+                f"worker {socket.gethostname()} has taxabind-map {__version__} and the client {version}; install the "
+                "same version everywhere."
+            )
+        if marker is not None and not Path(marker).is_file():
+            raise ClusterError(
+                f"worker {socket.gethostname()} does not see the output folder {Path(marker).parent}; workers write "
+                "the tiles, so it must lie on a file system that all machines share under the same path."
+            )
+        self.function, self.shared = pickle.loads(content)
+        self.under_way = 0
+
+
+_runs: dict[str, _Run] = {}
+_left: deque[str] = deque(maxlen=100)
+_lock = threading.Lock()
+
+
+def _task(item: Any, run: str, common: bytes) -> Any:
+    with _lock:
+        if run in _left:
+            raise ClusterError("a task of a run that has ended.")
+        if run not in _runs:
+            _runs[run] = _Run(common)
+        mine = _runs[run]
+        mine.under_way += 1
+    try:
+        return mine.function(item, *mine.shared)
+    finally:
+        with _lock:
+            mine.under_way -= 1
+
+
+async def _leave(run: str) -> None:
+    # On the worker's event loop, which must stay free: it tells the scheduler that the worker lives.
+    with _lock:
+        _left.append(run)
+        mine = _runs.pop(run, None)
+    end = time.monotonic() + LEAVE_S
+    while mine is not None and mine.under_way and time.monotonic() < end:
+        await asyncio.sleep(0.02)

@@ -1,0 +1,1 @@
+"""Files of the user's and ours: where they are, how they are read, and how they get their final names."""

@@ -1,0 +1,1 @@
+"""Maps: planned, computed, described and written; one, some, or a list of thousands (`batch`)."""

@@ -1,0 +1,113 @@
+"""After the tiles: pictures, the map of the sum, and the files of single species."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdm.files import workspace as ledger
+from sdm.maps.batch import tiles
+from sdm.maps.batch.texts import ENCODING, PAGE, PICTURES, RICHNESS, SPECIES
+from sdm.maps.batch.tiles import Work
+from sdm.maps.report import describe, outlines_around
+from sdm.outputs import cube, gallery
+from sdm.outputs.overlay import png
+
+
+def drawings(work: Work) -> list[int | str]:
+    """All that `draw` has to draw, what takes longest first."""
+    return ["tif", "html", *range(-(-len(work.batch.stems) // tiles.PICTURED))]
+
+
+def draw(what: int | str, work: Work, highest: float) -> dict[str, Any]:
+    """The pictures of a group of species; or of the map of the sum the GeoTIFF, whose statistics are returned,
+    or the web map. `highest`: the highest sum.
+    """
+    if isinstance(what, int):
+        write_pictures(what, work)
+        return {}
+    return write_richness(what, work, highest)
+
+
+def write_richness(suffix: str, work: Work, highest: float) -> dict[str, Any]:
+    """The map of the sum as GeoTIFF with its style, whose statistics are returned, or as web map."""
+    from sdm.outputs.cog import write_cog
+    from sdm.outputs.style import write_qml
+    from sdm.outputs.webmap import write_html
+
+    geobox = work.plan.grid.geobox
+    layer = cube.Layer(work.store, work.richness.variable)
+    meta = replace(work.richness, valid_range=(0.0, highest if highest > 0.0 else 1.0))
+    part = work.tmp / f"{RICHNESS}.{suffix}"
+    statistics: dict[str, Any] = {}
+    if suffix == "tif":
+        statistics = write_cog(part, layer, geobox, meta).to_dict()
+        write_qml(work.new / f"{RICHNESS}.qml", meta)
+    else:
+        links = {"GeoTIFF": f"{RICHNESS}.tif", "all species": PAGE, "report": ledger.REPORT}
+        write_html(part, layer, meta, _countries_of(work), links, geobox=geobox)
+    part.replace(work.new / part.name)
+    # A sum weighted by area is no area here.
+    return {k: v for k, v in statistics.items() if k not in ("expected_area_km2", "histogram", "histogram_range")}
+
+
+def write_pictures(group: int, work: Work) -> None:
+    """Pictures of one group of species, for the page, from the parts that the tiles left in their records."""
+    grid = work.plan.grid
+    step = gallery.stride(grid.shape)
+    stems = work.batch.stems[group * tiles.PICTURED : (group + 1) * tiles.PICTURED]
+    pictures = np.zeros((len(stems), *(-(-length // step) for length in grid.shape)), dtype=np.uint8)
+    name = f"value_pictures_{group}"
+    for tile in grid.tiles():
+        record = ledger.read_record(ledger.record_of(work.tiles, tile.index), (name,))
+        if name in record:  # else nothing is modelled there, or no n-th pixel lies in the tile
+            top, left = -(-tile.rows.start // step), -(-tile.cols.start // step)
+            bottom, right = (-(-part.stop // step) for part in (tile.rows, tile.cols))
+            shape = (len(stems), bottom - top, right - left)
+            decoded = np.frombuffer(cube.codec().decode(record[name].tobytes()), dtype=np.uint8)
+            pictures[:, top:bottom, left:right] = decoded.reshape(shape)
+    for stem, picture in zip(stems, pictures, strict=True):
+        (work.new / PICTURES / f"{stem}.png").write_bytes(png(picture))
+
+
+def write_species(k: int, work: Work, suffixes: Sequence[str]) -> None:
+    """GeoTIFF, style and web map of one species; what an earlier run has made is kept."""
+    from sdm.files.atomic import flush
+    from sdm.outputs.cog import write_cog
+    from sdm.outputs.style import write_qml
+    from sdm.outputs.webmap import write_html
+
+    stem, folder = work.batch.stems[k], work.new / SPECIES
+    missing = [s for s in suffixes if not (folder / f"{stem}.{s}").exists()]
+    if not missing:
+        return
+    described = describe(work.batch.job, k, work.command)
+    description = f"{described.description} {ENCODING} Rounded to 1/8192."
+    meta = replace(described, variable=work.metadata.variable, description=description)
+    layer = cube.Layer(work.store, meta.variable, k)
+    for suffix in missing:
+        part = work.tmp / f"{stem}.{suffix}"
+        if suffix == "tif":
+            write_cog(part, layer, work.plan.grid.geobox, meta)
+        elif suffix == "qml":
+            write_qml(part, meta)
+        else:
+            links = {"GeoTIFF": f"{stem}.tif"} if "tif" in suffixes else {}
+            write_html(part, layer, meta, _countries_of(work), links, geobox=work.plan.grid.geobox)
+        flush(part)  # a later run takes what has its name for complete
+        part.replace(folder / part.name)
+
+
+_outlines: dict[Path, Any] = {}
+
+
+def _countries_of(work: Work) -> Any:
+    """Country outlines of a batch, read once per process."""
+    if work.store not in _outlines:
+        _outlines.clear()
+        _outlines[work.store] = outlines_around(work.plan.grid)
+    return _outlines[work.store]

@@ -1,0 +1,93 @@
+"""What the outputs of a batch say about themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sdm.engine.targets import score_of
+from sdm.maps.batch.plan import Batch
+from sdm.maps.report import common_tags, credits_of, season_of
+from sdm.names import Resolution
+from sdm.outputs.metadata import MapMetadata
+
+STORE, RICHNESS, PICTURES, SPECIES, SUMMARY, PAGE = (
+    "probability.zarr", "richness", "gallery", "species", "summary.csv", "index.html",
+)  # fmt: skip
+"""Names of the outputs; those of the richness map have suffixes, pictures and species files lie in folders."""
+
+
+ENCODING = (
+    "The environment was encoded at every pixel. A map of a single species interpolates it where the answer is "
+    "settled; the two differ by less than 0.02."
+)
+
+
+def cube_metadata(batch: Batch, command: str) -> MapMetadata:
+    """Of the variable (species, y, x)."""
+    job, plan = batch.job, batch.job.plan
+    means = score_of(plan.model, plan.modalities)
+    return MapMetadata(
+        title=f"Probability of the ranges of {len(job.resolutions):,} species{season_of(plan)}",
+        quantity=f"Probability that the place lies in the species' range{season_of(plan)}",
+        description=(
+            f"For each species and pixel the probability that it lies in the range, sigmoid({means.scale:.3f} * cosine "
+            f"{means.bias:+.3f}) in the embedding space of the model {plan.model.name!r}, rounded to 1/8192. "
+            f"{ENCODING} Not an abundance, not a habitat quality; {means.ranges}. "
+            "NaN: not modelled."
+        ),
+        variable=plan.targets[0].score.name,
+        valid_range=plan.targets[0].score.valid_range,
+        tags=_tags(batch, command),
+        attribution=credits_of(plan),
+        month=plan.month,
+    )
+
+
+def richness_metadata(batch: Batch, command: str) -> MapMetadata:
+    """Of the sum over the species, (y, x)."""
+    count, plan = len(batch.job.resolutions), batch.job.plan
+    return MapMetadata(
+        title=f"Richness of {count:,} species{season_of(plan)}",
+        quantity=f"Expected number, of {count:,} species, whose range holds the place{season_of(plan)}",
+        description=(
+            f"Sum of the probabilities of {count:,} species that the pixel lies in their range: the expected number of "
+            "them whose range holds it. Only the species of the list count; one that is not modelled at a pixel adds "
+            "nothing. NaN: none of them is modelled there."
+        ),
+        variable=RICHNESS,
+        unit="species",
+        valid_range=(0.0, float(count)),
+        tags=_tags(batch, command),
+        attribution=credits_of(plan),
+        month=plan.month,
+    )
+
+
+def _tags(batch: Batch, command: str) -> dict[str, str]:
+    """Provenance common to all maps of a batch."""
+    return common_tags(batch.job, command) | {"species_count": str(len(batch.job.resolutions))}
+
+
+def labels(batch: Batch) -> dict[str, tuple[list[Any], str]]:
+    """The coordinates along the species dimension: name to (values, long name)."""
+    rows, targets = batch.first_rows, batch.job.plan.targets
+    taxa = [row.resolution.taxon for row in rows]
+    return {
+        "species": ([t.name for t in taxa], "scientific name of what is mapped"),
+        "query": ([row.asked.query for row in rows], "name that was asked for"),
+        "rank": ([t.rank for t in taxa], "rank of what is mapped"),
+        "common_name": ([t.common[0] if t.common else "" for t in taxa], "common name"),
+        "family": ([t.at("family") or "" for t in taxa], "family"),
+        "resolved_by": ([row.resolution.how for row in rows], "how the name was resolved"),
+        "known": ([np.int8(row.resolution.known) for row in rows], "1: learned by the model, 0: a group stands in"),
+        "mask": ([t.mask for t in targets], "where it may be shown: land, sea or everywhere (none)"),
+    }
+
+
+def confidence(resolution: Resolution) -> str:
+    """What stands behind a map: "species" or "group" the model has learned, or the group that stands in."""
+    if resolution.known:
+        return "species" if resolution.taxon.rank == "species" else "group"
+    return f"stand-in: {resolution.taxon.rank}"

@@ -1,0 +1,260 @@
+"""One tile of a batch: its embeddings compared with all species; chunks, statistics and pictures written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdm.engine.compare import score_embeddings
+from sdm.engine.places import Plan
+from sdm.engine.tile import mappable, stored_tile
+from sdm.files import workspace as ledger
+from sdm.grid import Tile
+from sdm.maps.batch.plan import Batch
+from sdm.maps.batch.texts import STORE, cube_metadata, labels, richness_metadata
+from sdm.outputs import cube, gallery
+from sdm.outputs.metadata import MapMetadata
+from sdm.outputs.overlay import levels
+from sdm.outputs.statistics import PixelArea
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+PICTURED = 512
+"""Species whose pictures are drawn together, at most: 30 MB."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the tasks of a batch need; small, and the same for all."""
+
+    plan: Plan
+    batch: Batch
+    store: Path
+    tiles: Path
+    tmp: Path
+    new: Path
+    command: str
+
+    @classmethod
+    def of(cls, batch: Batch, space: ledger.Workspace, command: str) -> Work:
+        """For a batch in a workspace."""
+        # Absolute: a worker has its own working folder.
+        new, tmp, tiles = (path.absolute() for path in (space.new, space.tmp, space.tiles))
+        return cls(batch.job.plan, batch, new / STORE, tiles, tmp, new, command)
+
+    @property
+    def mask(self) -> str:
+        """What all species have in common: pixels of the other kind need no embedding."""
+        masks = {target.mask for target in self.plan.targets}
+        return masks.pop() if len(masks) == 1 else "none"
+
+    @property
+    def metadata(self) -> MapMetadata:
+        """Of the variable (species, y, x)."""
+        return cube_metadata(self.batch, self.command)
+
+    @property
+    def richness(self) -> MapMetadata:
+        """Of the sum over the species."""
+        return richness_metadata(self.batch, self.command)
+
+    def create_store(self) -> None:
+        """Make the empty store; it appears whole or not at all."""
+        grid = self.plan.grid
+        part = self.tmp / STORE
+        cube.create(part, grid.geobox, grid.tile_size, labels(self.batch), self.metadata, self.richness)
+        part.rename(self.store)
+
+
+def map_tile(tile: Tile, work: Work) -> str:
+    """Compute a tile for all species, write its chunks and then its record; returns the device."""
+    plan = work.plan
+    device = plan.here
+    codes, scales, pixels = stored_tile(plan, tile, work.mask)
+    habitats, of = _habitats(work, tile, pixels)
+    statistics = _Statistics(habitats, of, work.batch.threshold)
+    chunks, pictures = _Chunks(work, tile, habitats, of), _Pictures(work, tile, habitats, of)
+    scored = score_embeddings(codes, plan.targets, device, cube.STEP / 2, scales) if pixels.size else ()
+    for k, row in scored:
+        # Most species are absent from most tiles, and None: all that is theirs is there before the loop.
+        if row is not None and habitats[of[k]].place(row, chunks.layer(k)):
+            statistics.add(k)
+            pictures.add(k, chunks.layer(k))
+            chunks.present(k)
+        chunks.passed(k)
+        pictures.passed(k)
+    total = np.full(tile.shape[0] * tile.shape[1], np.nan)
+    for habitat in habitats:
+        before = total[habitat.pixels]
+        total[habitat.pixels] = np.where(np.isnan(before), 0.0, before) + habitat.total
+    highest = -np.inf if np.isnan(total).all() else np.float32(np.nanmax(total))
+    if np.isfinite(highest):
+        chunks.write(work.richness.variable, tile.index, total.astype(np.float32).reshape(tile.shape))
+    values = statistics.values | pictures.encoded
+    values |= {"device": np.array(device.partition(":")[0]), "highest": np.array(highest)}
+    ledger.write_record(ledger.record_of(work.tiles, tile.index), work.tmp, chunks.files, values)
+    return device
+
+
+class _Habitat:
+    """The pixels of a tile where some of the species may be shown, and their true areas.
+
+    `pixels`: flat indices into the tile of all embeddings (N,); `shown`: boolean (N,); `area`: km2 (N,).
+    """
+
+    def __init__(self, pixels: np.ndarray, shown: np.ndarray, area: np.ndarray, shape: tuple[int, int]) -> None:
+        self.kept = None if shown.all() else np.flatnonzero(shown)
+        self.pixels, self.area = pixels[shown], area[shown]
+        self.size = self.pixels.size
+        self.total = np.zeros(self.size)  # float64: sums of multiples of 1/8192 are exact
+        self.absent = np.full(shape, np.nan, dtype=np.float32)
+        """The layer of a species that is 0 everywhere."""
+        self.absent.ravel()[self.pixels] = 0.0
+        # Where in a row, with a NaN added at its end, the value of each pixel of the tile is found.
+        self.source = np.full(shape, self.size)
+        self.source.ravel()[self.pixels] = np.arange(self.size)
+        self.row = np.full(self.size + 1, np.nan, dtype=np.float32)
+
+    def place(self, scored: np.ndarray, layer: np.ndarray) -> bool:
+        """Round the values (N,) of a species, keep them in `row`, and write them to their pixels of `layer`.
+
+        Returns False, and writes nothing, when all are 0 or there are none.
+        """
+        row = self.row[:-1]
+        row[...] = scored if self.kept is None else scored.take(self.kept)
+        cube.round_(row)
+        if not row.any():
+            return False
+        if self.size == layer.size:
+            layer[...] = row.reshape(layer.shape)
+        else:
+            np.take(self.row, self.source, out=layer, mode="clip")
+        return True
+
+
+class _Statistics:
+    """Of each species over a tile: `values`, arrays with an entry per species; areas in km2."""
+
+    def __init__(self, habitats: Sequence[_Habitat], of: Sequence[int], threshold: float) -> None:
+        self.habitats, self.of, self.threshold = habitats, of, np.float32(threshold)
+        size = np.array([habitat.size for habitat in habitats])[of]
+        area = np.array([habitat.area.sum() for habitat in habitats])[of]
+        self.values = {"count": size.astype(np.float64), "modelled": area}
+        self.values |= {name: np.zeros(len(of)) for name in ("sum", "expected", "above", "hit")}
+        self.values |= {"min": np.where(size > 0, 0.0, np.inf), "max": np.where(size > 0, 0.0, -np.inf)}
+
+    def add(self, k: int) -> None:
+        """Put in species k, whose values its habitat holds, and add them to the habitat's total."""
+        values, habitat = self.values, self.habitats[self.of[k]]
+        row = habitat.row[:-1]
+        wide = row.astype(np.float64)
+        habitat.total += wide
+        values["min"][k], values["max"][k] = row.min(), row.max()
+        values["sum"][k], values["expected"][k] = wide.sum(), _dot(wide, habitat.area)
+        if values["max"][k] >= self.threshold:
+            above = np.where(row >= self.threshold, habitat.area, 0.0)
+            values["above"][k], values["hit"][k] = above.sum(), _dot(wide, above)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    # Not `@`: its library starts threads of its own, which spin while the tiles' threads need the processors.
+    return float(np.einsum("i,i->", a, b))
+
+
+class _Chunks:
+    """The layers of a tile, written as chunks of `cube.SPECIES` species each; `files` lists what was written."""
+
+    def __init__(self, work: Work, tile: Tile, habitats: Sequence[_Habitat], of: Sequence[int]) -> None:
+        self.work, self.tile, self.habitats, self.of = work, tile, habitats, of
+        self.count = min(cube.SPECIES, len(of))
+        self.block = np.empty((self.count, *tile.shape), dtype=np.float32)
+        self.here = np.zeros(self.count, dtype=bool)
+        grid = work.plan.grid
+        self.side = tuple(min(grid.tile_size, length) for length in grid.shape)
+        self.empty: dict[tuple[int, ...], bytes] = {}
+        self.files: list[tuple[str, int, int]] = []
+
+    def layer(self, k: int) -> np.ndarray:
+        """Where the layer of species k goes."""
+        return self.block[k % self.count]
+
+    def present(self, k: int) -> None:
+        """The layer of species k has been written."""
+        self.here[k % self.count] = True
+
+    def passed(self, k: int) -> None:
+        """All of species k is known: write its chunk, if it is the last one in it."""
+        last = k % self.count
+        if last < self.count - 1 and k < len(self.of) - 1:
+            return
+        kinds, any_here = tuple(self.of[k - last : k + 1]), self.here.any()
+        if any(self.habitats[h].size for h in kinds):
+            encoded = None if any_here else self.empty.get(kinds)
+            if encoded is None:
+                for at, h in enumerate(kinds):
+                    if not self.here[at]:
+                        self.block[at] = self.habitats[h].absent
+                encoded = cube.encode_chunk(self.block[: last + 1], (self.count, *self.side))
+            if not any_here:
+                self.empty[kinds] = encoded
+            self._put(self.work.metadata.variable, (k // self.count, *self.tile.index), encoded)
+        self.here[:] = False
+
+    def write(self, variable: str, index: tuple[int, ...], layer: np.ndarray) -> None:
+        """Write a chunk of one layer (rows, columns)."""
+        self._put(variable, index, cube.encode_chunk(layer, self.side))
+
+    def _put(self, variable: str, index: tuple[int, ...], encoded: bytes) -> None:
+        self.files.append(cube.write_chunk(self.work.store, variable, index, encoded, self.work.tmp))
+
+
+class _Pictures:
+    """A tile's part of the pictures: every n-th pixel of each species' layer; `encoded`, in groups of species."""
+
+    def __init__(self, work: Work, tile: Tile, habitats: Sequence[_Habitat], of: Sequence[int]) -> None:
+        self.step, self.range, self.of = gallery.stride(work.plan.grid.shape), work.metadata.valid_range, of
+        # Counted from the first pixel of the map: the pictures do not depend on the tiles.
+        self.rows, self.cols = (slice(-part.start % self.step, None, self.step) for part in (tile.rows, tile.cols))
+        self.absent = np.stack([self._picture(habitat.absent) for habitat in habitats])
+        self.encoded: dict[str, np.ndarray] = {}
+        self._begin(0)
+
+    def add(self, k: int, layer: np.ndarray) -> None:
+        """Take in the layer of species k."""
+        self.group[k % PICTURED] = self._picture(layer)
+
+    def passed(self, k: int) -> None:
+        """All of species k is known: pack its group, if it is the last one in it."""
+        if k % PICTURED < PICTURED - 1 and k < len(self.of) - 1:
+            return
+        if self.group.size:  # else no n-th pixel lies in the tile
+            packed = cube.codec().encode(self.group)
+            self.encoded[f"pictures_{k // PICTURED}"] = np.frombuffer(packed, dtype=np.uint8)
+        self._begin(k + 1)
+
+    def _begin(self, k: int) -> None:
+        self.group = self.absent[self.of[k : k + PICTURED]]
+
+    def _picture(self, layer: np.ndarray) -> np.ndarray:
+        return levels(layer[self.rows, self.cols], self.range)
+
+
+def _habitats(work: Work, tile: Tile, pixels: np.ndarray) -> tuple[list[_Habitat], list[int]]:
+    """The different habitats of the targets within a tile, and which one each target has."""
+    plan = work.plan
+    different, of = plan.habitats
+    lon, lat = plan.lonlat(*plan.pixels(tile))
+    places = mappable(plan, tile, different, lon, lat).reshape(len(different), -1)[:, pixels]
+    area = np.broadcast_to(_areas(plan.grid.geobox).block(tile.rows, tile.cols) / 1e6, tile.shape).ravel()[pixels]
+    return [_Habitat(pixels, p, area, tile.shape) for p in places], of
+
+
+@lru_cache(maxsize=2)
+def _areas(geobox: GeoBox) -> PixelArea:
+    return PixelArea(geobox)

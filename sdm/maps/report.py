@@ -1,0 +1,158 @@
+"""What the outputs of a map say about it: description, tags, and the report beside it."""
+
+from __future__ import annotations
+
+import platform
+import time
+from typing import Any
+
+from sdm._version import __version__
+from sdm.engine.places import Places
+from sdm.grid import Grid
+from sdm.layers import ATTRIBUTION
+from sdm.maps.plan import Job
+from sdm.models.licence import credits_of as model_credits
+from sdm.request.months import WHOLE_YEAR, when
+
+
+def describe(job: Job, k: int, command: str = ""):
+    """The metadata of the k-th map of a job, for every output format."""
+    from sdm.outputs.metadata import MapMetadata
+
+    r, p = job.resolutions[k], job.plan
+    taxon = r.taxon
+    label = taxon.name if taxon.rank == "species" else f"the {taxon.rank} {taxon.name}"
+    score = p.targets[k].score
+    season = season_of(p)
+    if taxon.rank == "query":
+        label, about = f"the query {taxon.name}", f"Places for the query {taxon.name}"
+    else:
+        about = f"{'Known' if r.known else 'Approximate'} range of {label}"
+    description = (
+        f"{about}{season}: for each pixel {score.explanation} Computed in the embedding space of the model "
+        f"{p.model.name!r}. NaN: not modelled. " + " ".join(job.notes[k])
+    )
+    tags = {
+        "species": taxon.name,
+        "score": score.name,
+        "query": r.query,
+        "resolved_by": r.how,
+        "rank": taxon.rank,
+        "common_name": taxon.common[0] if taxon.common else "",
+        "mask": p.targets[k].mask,
+        "notes": " ".join(job.notes[k]),
+        **common_tags(job, command),
+    }
+    title = taxon.name + (f" ({taxon.common[0]})" if taxon.common else "") + (season if p.month else "")
+    return MapMetadata(
+        title=title,
+        quantity=score.phrase.format(label) + season,
+        description=description.strip(),
+        variable=score.name,
+        valid_range=score.valid_range,
+        tags={key: value for key, value in tags.items() if value},
+        attribution=credits_of(p),
+        month=p.month,
+    )
+
+
+def season_of(places: Places) -> str:
+    """ " in May", " at any time of the year", or "" where the model does not tell months apart."""
+    return f" {when(places.month)}" if places.model.seasonal else ""
+
+
+def credits_of(places: Places) -> tuple[str, ...]:
+    """A line per source of a map: its layers, and its model."""
+    layers = places.inputs.attribution if places.source is None else ATTRIBUTION
+    return (*layers, *model_credits(places.model))
+
+
+def common_tags(job: Job, command: str) -> dict[str, str]:
+    """Provenance that all maps of a job share."""
+    p = job.plan
+    west, south, east, north = job.grid.bbox
+    return {
+        "model": p.model.name,
+        "model_version": p.model.version,
+        "model_hash": p.model.digest,
+        "modalities": ",".join(p.modalities),
+        "month": str(p.month or WHOLE_YEAR) if p.model.seasonal else "",
+        "index": "" if p.source is None else p.source.digest,
+        "bbox": f"{west:g} {south:g} {east:g} {north:g}",
+        "software": f"taxabind-map {__version__}",
+        "licence": p.model.licence,
+        "command": command,
+    }
+
+
+def report_of(
+    job: Job, k: int, quantity: str, files: dict, statistics: dict, timings: dict, device: str, command: str
+) -> dict[str, Any]:
+    """The content of the `.json` sidecar."""
+    r = job.resolutions[k]
+    common = provenance(job, device, command)
+    common["layers"]["mask"] = job.plan.targets[k].mask
+    return {
+        "species": r.taxon.name,
+        "query": r.query,
+        "resolved": {
+            "rank": r.taxon.rank, "by": r.how, "known": r.known, "lineage": list(r.taxon.lineage),
+            "common_names": list(r.taxon.common), "synonyms": list(r.taxon.synonyms),
+        },
+        "notes": list(job.notes[k]),
+        "quantity": quantity,
+        "score": job.plan.targets[k].score.report,
+        **common,
+        "statistics": statistics,
+        "timings": timings,
+        "files": files,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }  # fmt: skip
+
+
+def provenance(job: Job, device: str, command: str) -> dict[str, Any]:
+    """What all maps of a job come from: request, model, layers, grid, device, versions."""
+    import importlib.metadata as installed
+
+    p, grid = job.plan, job.grid
+    packages = ("numpy", "torch", "rasterio", "xarray", "zarr", "dask", "odc-geo")
+    return {
+        "request": job.request,
+        "command": command,
+        "model": {
+            "name": p.model.name, "version": p.model.version, "hash": p.model.digest,
+            "licence": p.model.licence,
+        },
+        "modalities": list(p.modalities),
+        "month": p.month or (WHOLE_YEAR if p.model.seasonal else None),
+        "index": None if p.source is None else p.source.info,
+        "layers": {
+            "environment": job.request.get("environment") or "bundled",
+            "satellite": job.request.get("satellite") or "bundled",
+            "notes": [] if p.source is not None else p.inputs.sentences,
+            "attribution": list(credits_of(p)),
+        },
+        "grid": {
+            "crs": grid.crs, "resolution": grid.resolution, "rows": grid.shape[0], "columns": grid.shape[1],
+            "transform": list(grid.geobox.affine)[:6], "bounds": list(grid.geobox.boundingbox.bbox),
+            "bbox_asked": list(grid.bbox), "tile_size": grid.tile_size, "tiles": grid.tile_count,
+            "pixels_between_encoded_places": p.strides,
+        },
+        "device": device,
+        "versions": {
+            "taxabind-map": __version__, "python": platform.python_version(),
+            **{n: installed.version(n) for n in packages},
+        },
+    }  # fmt: skip
+
+
+def outlines_around(grid: Grid):
+    """Country outlines around the map, WGS84; beyond 180 degrees both ends of the world are needed."""
+    from sdm.files.vectors import countries
+
+    west, south, east, north = grid.bbox
+    pad = 0.6 * max(east - west, north - south, 2.0)
+    low, high = west - pad, east + pad
+    if low < -180.0 or high > 180.0:
+        low, high = -180.0, 180.0
+    return countries((low, max(south - pad, -90.0), high, min(north + pad, 90.0)))

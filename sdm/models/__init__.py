@@ -1,0 +1,1 @@
+"""Models: the encoders of places and species, their names and their calibration."""

@@ -1,0 +1,26 @@
+"""Environment encoder: climate, terrain and land cover, as a vector."""
+
+from torch import Tensor, nn
+
+from sdm.models.encoders.blocks import PlainResidual
+
+
+class EnvironmentEncoder(nn.Module):
+    """A residual network over the standardised environment vector.
+
+    This one runs at every pixel, so it is the price of a map: ReLU, no normalisation layers.
+    """
+
+    def __init__(self, dim: int, inputs: int, width: int, depth: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(inputs, width),
+            nn.ReLU(inplace=True),
+            *[PlainResidual(width, dropout) for _ in range(depth)],
+            nn.ReLU(inplace=True),
+            nn.Linear(width, dim),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs) standardised -> (B, dim)."""
+        return self.net(x)

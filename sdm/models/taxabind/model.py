@@ -1,0 +1,163 @@
+"""The published TaxaBind space as a model: names and words, photos and sounds in; places scored by it.
+
+It has the members that `sdm.model.Model` has, so that the engine, the index and the outputs need not
+know which of the two they work with. The difference that matters: this space knows any species that
+can be named, shown or heard, but its cosines are not calibrated.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdm.errors import SpeciesNameError
+from sdm.models.taxabind.checkpoints import Checkpoints
+from sdm.names import Resolution, Taxon, TaxonTable, taxonomic_string
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sdm.models.taxabind.encoders import PublishedEncoders
+
+PLACES = ("location", "satellite", "environment")
+"""The modalities of a place, in the order in which their embeddings are added."""
+CROP_DEGREES = 0.023
+"""A satellite crop is 2.56 km wide: encoding one more often than that sees the same ground twice."""
+LINEAGE = 7
+"""Words of a taxonomic string down to the species: six ranks above it, genus and epithet make the last two."""
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """The six published encoders, or as many as are there.
+
+    Cheap to open, compare and send to a worker; weights are read there, when first needed.
+    """
+
+    checkpoints: Checkpoints
+    tables: tuple[Path, ...] = field(default=(), repr=False)
+    """Folders with a `taxa.csv`, which give a name its full lineage."""
+    name: str = "taxabind"
+    title: str = "TaxaBind (arXiv 2411.00683), published checkpoints"
+    version: str = ""
+    licence: str = "MIT (image, text); none stated (satellite, location, environment, audio)"
+    calibrated: bool = False
+    seasonal: bool = False
+    domain: tuple[float, float] = (-90.0, 90.0)
+
+    def __getstate__(self) -> dict:
+        return {k: v for k, v in self.__dict__.items() if k != "taxa"}
+
+    @property
+    def folder(self) -> Path:
+        """Where the weights were found."""
+        return self.checkpoints.root
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the files in use, first 16 hex digits."""
+        return self.checkpoints.digest
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """All whose weights are there: location, satellite, environment, image, text, audio."""
+        order = (*PLACES, "image", "text", "audio")
+        return tuple(m for m in order if m in self.checkpoints.modalities)
+
+    @property
+    def place_modalities(self) -> tuple[str, ...]:
+        """Those of a place."""
+        return tuple(m for m in PLACES if m in self.checkpoints.modalities)
+
+    @property
+    def dim(self) -> int:
+        """Length of the embeddings."""
+        return self.checkpoints.dim
+
+    @cached_property
+    def taxa(self) -> TaxonTable:
+        """Names with their lineage. The space knows many more: see `resolve`."""
+        return TaxonTable.load_all(self.tables)
+
+    def pitch(self, modality: str) -> float:
+        """Degrees between the places at which a modality is encoded; 0: at every pixel."""
+        return CROP_DEGREES if modality == "satellite" else 0.0
+
+    @property
+    def coverage(self) -> None:
+        """Where it had anything to learn from: it does not say."""
+        return None
+
+    def extent(self, group: str) -> None:
+        """Nothing limits where a species may be shown."""
+        return
+
+    def files(self) -> list[dict[str, Any]]:
+        """Path and bytes of the files in use."""
+        return [{"path": str(p), "bytes": p.stat().st_size} for f in self.checkpoints.found for p in f.files]
+
+    def batch(self, modalities: Sequence[str], device: str) -> int:
+        """Places per forward pass: a vision transformer's take much memory and time, padding included."""
+        sizes = {"cpu": 16, "cuda": 512} if "satellite" in modalities else {"cpu": 512, "cuda": 16384}
+        return sizes[device]
+
+    def load(self, device: str = "cpu") -> PublishedEncoders:
+        """The encoders on a device, shared by all callers in this process."""
+        from sdm.models.taxabind.encoders import PublishedEncoders
+
+        key = (self.digest, device)
+        with _lock:
+            if key not in _cache:
+                _cache[key] = PublishedEncoders(self.checkpoints, device)
+            return _cache[key]
+
+    def resolve(self, query: str) -> Resolution:
+        """What a name stands for, with its lineage from the tables.
+
+        A species that the tables lack takes the lineage of its genus; a full taxonomic string (kingdom to
+        species, as "Animalia Chordata Aves Accipitriformes Accipitridae Haliaeetus leucocephalus") is taken as
+        it is. Raises SpeciesNameError for a name without a lineage.
+        """
+        words = query.split()
+        if len(words) == LINEAGE and all(w.isalpha() for w in words):
+            name = " ".join(words[-2:])
+            return Resolution(query, Taxon("species", name, (*words[:5], words[5], name)), True, "full lineage")
+        try:
+            found = self.taxa.resolve(query)
+        except SpeciesNameError as error:
+            raise SpeciesNameError(
+                f"{error} For a species outside the tables of names give its full lineage, kingdom to species, or use "
+                "--text."
+            ) from None
+        if found.known or found.taxon.rank != "genus" or len(words) < 2:
+            return found
+        taxon = found.taxon
+        name = f"{taxon.name} {words[1].lower()}"
+        note = f"{name} is not in the tables of names; its lineage is taken from its genus."
+        return Resolution(
+            query, Taxon("species", name, (*taxon.lineage, name), group=taxon.group), True, "genus", (note,)
+        )
+
+    def species_embedding(self, resolution: Resolution) -> np.ndarray:
+        """Unit embedding (dim,) float32 of a resolved name: of its bare taxonomic string."""
+        return self.embed("text", [taxonomic_string(resolution.taxon)])[0]
+
+    def embed(self, modality: str, values: object) -> np.ndarray:
+        """Unit embeddings (N, dim) float32 of N values of a modality, computed on the CPU."""
+        return self.load("cpu").encode(modality, values).numpy()
+
+
+_cache: dict[tuple[str, str], PublishedEncoders] = {}
+_lock = threading.Lock()
+
+
+def open_published(
+    folder: str | Path | None, tables: Iterable[Path], cache_dir: str | Path | None = None
+) -> PublishedModel:
+    """The published model below a folder, or from the Hugging Face cache. Raises ModelError."""
+    # A damaged part is told of when it is asked for: the others may be all that is needed.
+    return PublishedModel(Checkpoints.open(folder, cache_dir), tuple(tables))

@@ -1,0 +1,1 @@
+"""Occurrence records."""

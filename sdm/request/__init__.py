@@ -1,1 +1,33 @@
-"""What a user asks for, checked once. Only the standard library is imported here."""
+"""What a user asks for, checked once. Only the standard library is imported here.
+
+`parts` has the options in groups, frozen dataclasses; `options` how an option is declared and what follows from it;
+`box` the box in degrees, `months` the month, `choices` the words that options may be.
+"""
+
+from sdm.request.box import BBox
+from sdm.request.parts import (
+    Area,
+    Delivery,
+    Execution,
+    IndexRequest,
+    ListOptions,
+    MapRequest,
+    ModelRef,
+    Query,
+    Sampling,
+    Storage,
+)
+
+__all__ = [
+    "Area",
+    "BBox",
+    "Delivery",
+    "Execution",
+    "IndexRequest",
+    "ListOptions",
+    "MapRequest",
+    "ModelRef",
+    "Query",
+    "Sampling",
+    "Storage",
+]

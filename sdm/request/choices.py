@@ -1,4 +1,4 @@
-"""Options that are one or several of some words: modalities, formats, device."""
+"""Options whose values are words: modalities, formats, masks, scores, devices."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from sdm.errors import RequestError
 
 MODALITIES = ("location", "satellite", "environment")
 """In the order in which their embeddings are added."""
+FORMATS = ("cog", "zarr", "html")
+MASKS = ("land", "sea", "none")
+"""Which pixels are kept: land without lakes, sea with lakes, or both."""
+MASKS_OF_A_MAP = (*MASKS, "auto")
+"""auto: by the habitat of the species."""
+SCORES = ("auto", "probability", "relative", "cosine")
+"""What a map shows; auto: probability where the model is calibrated, else relative."""
+ENCODINGS = ("int8", "float16")
+"""How an index stores the numbers of an embedding."""
 
 
-def parse_modalities(text: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
+def parse_modalities(text: str | Sequence[str]) -> tuple[str, ...]:
     """ "location,environment" -> ("location", "environment"), in canonical order.
 
     Raises RequestError for an unknown, repeated or empty list.
@@ -26,10 +35,21 @@ def parse_modalities(text: str | list[str] | tuple[str, ...]) -> tuple[str, ...]
     return tuple(m for m in MODALITIES if m in names)
 
 
+def parse_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
+    """ "cog,html" -> ("cog", "html"), in canonical order. Raises RequestError for an unknown or empty list."""
+    names = [f.strip().lower() for f in (formats.split(",") if isinstance(formats, str) else formats)]
+    for name in names:
+        if name not in FORMATS:
+            raise RequestError(f"format {name!r} is not known; choose any of {', '.join(FORMATS)}.")
+    if not names:
+        raise RequestError(f"no format given; choose any of {', '.join(FORMATS)}.")
+    return tuple(f for f in FORMATS if f in names)
+
+
 def parse_device(device: str) -> str:
     """A device by name: auto, cpu, cuda or cuda:N. Raises RequestError for anything else.
 
-    Whether it exists is for the process to say that computes: see `local_device`.
+    Whether it exists is for the process to say that computes: see `sdm.models.device.local_device`.
     """
     if device in ("auto", "cpu", "cuda"):
         return device
@@ -39,15 +59,8 @@ def parse_device(device: str) -> str:
     return device
 
 
-FORMATS = ("cog", "zarr", "html")
-
-
-def parse_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
-    """ "cog,html" -> ("cog", "html"); raises RequestError for anything else than cog, zarr and html."""
-    names = [f.strip().lower() for f in (formats.split(",") if isinstance(formats, str) else formats)]
-    for name in names:
-        if name not in FORMATS:
-            raise RequestError(f"format {name!r} is not known; choose any of {', '.join(FORMATS)}.")
-    if not names:
-        raise RequestError(f"no format given; choose any of {', '.join(FORMATS)}.")
-    return tuple(f for f in FORMATS if f in names)
+def parse_word(name: str, value: str, words: Sequence[str]) -> str:
+    """One of some words. Raises RequestError for any other value of the option `name`."""
+    if value not in words:
+        raise RequestError(f"{name} {str(value)[:40]!r} is not known; choose one of {', '.join(words)}.")
+    return value

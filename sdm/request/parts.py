@@ -1,0 +1,349 @@
+"""The options of a map, an index and a run, in groups; all of them by the names that users give them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from sdm.errors import RequestError, SpeciesNameError
+from sdm.request.box import BBox
+from sdm.request.choices import (
+    ENCODINGS,
+    FORMATS,
+    MASKS,
+    MASKS_OF_A_MAP,
+    SCORES,
+    parse_device,
+    parse_formats,
+    parse_modalities,
+    parse_word,
+)
+from sdm.request.months import parse_month
+from sdm.request.options import Composed, Option, Options, several, whole_number
+
+EVIDENCE = "What else to ask with (needs --model taxabind)"
+LIST = "A list of species"
+STEPS = (1, 64)
+"""Pixels between encoded places: least and most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Area(Options):
+    """Where, in which pixels."""
+
+    bbox: Annotated[
+        Any,
+        Option(
+            "Box in degrees; west > east crosses the antimeridian.",
+            panel="Where",
+            metavar="WEST SOUTH EAST NORTH",
+            kind=tuple[float, float, float, float],
+        ),
+    ] = None
+    """A `BBox`, or None. Given as (west, south, east, north) in degrees."""
+    region: Annotated[
+        Any,
+        Option("Vector file: its extent is mapped, its outside masked.", panel="Where", metavar="FILE", kind=str),
+    ] = None
+    """A vector file, a GeoDataFrame, or a WGS84 geometry (lon, lat)."""
+    crs: Annotated[str | int | None, Option("CRS of the map. Default: EPSG:4326.", panel="Where", kind=str)] = None
+    resolution: Annotated[
+        float | None,
+        Option("Pixel side in CRS units. Default: the finest round number near a megapixel.", panel="Where"),
+    ] = None
+    tile_size: Annotated[
+        int,
+        Option("Side of a tile in pixels; also the Zarr chunk. With --index it is the index's.", panel="Running"),
+    ] = 256
+    max_pixels: Annotated[int, Option("Refuse larger maps.", panel="Running", low=1)] = 100_000_000
+
+    def __post_init__(self) -> None:
+        whole_number("tile_size", self.tile_size)
+        whole_number("max_pixels", self.max_pixels)
+        self._set(bbox=None if self.bbox is None else BBox.of(self.bbox))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Options):
+    """What is encoded of a place, how densely, from which layers."""
+
+    modalities: Annotated[
+        Any, Option("Any of location, satellite, environment. Default: all.", panel="Model", kind=str)
+    ] = None
+    """A tuple of modalities; None: all that can be had."""
+    month: Annotated[
+        Any,
+        Option(
+            "Month, of a seasonal model: 5, May. Default: the whole year, any time of it.",
+            panel="Model",
+            metavar="1..12|NAME",
+            kind=str,
+        ),
+    ] = None
+    """1 to 12; None: the whole year."""
+    satellite: Annotated[
+        str | None, Option("RGB raster in place of the bundled mosaic.", panel="Model", metavar="FILE")
+    ] = None
+    environment: Annotated[
+        tuple[str, ...],
+        Option(
+            "Rasters in place of bundled variables (bio1, elevation, ...). Repeatable.",
+            panel="Model",
+            metavar="FILE|FOLDER",
+        ),
+    ] = ()
+    step: Annotated[
+        int | None,
+        Option(
+            "Encode every n-th pixel in all modalities (1: every pixel). Default: each at the model's pitch.",
+            panel="Model",
+        ),
+    ] = None
+    satellite_step: Annotated[
+        int | None, Option("Encode imagery at every n-th pixel, and interpolate between.", panel="Model")
+    ] = None
+
+    def __post_init__(self) -> None:
+        for name in ("step", "satellite_step"):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), *STEPS, " pixels")
+        if self.step is not None and self.satellite_step is not None:
+            raise RequestError("a step of all modalities and one of imagery are given; give one of them.")
+        self._set(
+            modalities=None if self.modalities is None else parse_modalities(self.modalities),
+            month=parse_month(self.month) or None,
+            satellite=None if self.satellite is None else str(self.satellite),
+            environment=several(self.environment),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query(Options):
+    """What is mapped, and what its pixels show."""
+
+    species: Annotated[tuple[str, ...], Option("Scientific or common names, each in quotes.", argument=True)] = ()
+    photo: Annotated[
+        tuple[str, ...],
+        Option(
+            "A photo of it; several are averaged. Added to the name, if one is given.", panel=EVIDENCE, metavar="FILE"
+        ),
+    ] = ()
+    audio: Annotated[tuple[str, ...], Option("A recording of it. Repeatable.", panel=EVIDENCE, metavar="FILE")] = ()
+    text: Annotated[
+        tuple[str, ...],
+        Option('Free text, such as "alpine meadow with grazing ungulates". Repeatable.', panel=EVIDENCE),
+    ] = ()
+    embedding: Annotated[
+        str | None,
+        Option(
+            "Vectors of the model: .npy, .npz, .pt, .safetensors, .parquet; FILE#key.", panel=EVIDENCE, metavar="FILE"
+        ),
+    ] = None
+    mask: Annotated[str, Option("land, sea, none, or auto (by the species' habitat).", panel="Where")] = "auto"
+    score: Annotated[
+        str,
+        Option(
+            "probability, relative (share of the world's land that scores lower), cosine, or auto: the first the "
+            "model allows.",
+            panel="Model",
+        ),
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        try:
+            species = (self.species,) if isinstance(self.species, str) else tuple(self.species)
+        except TypeError:
+            raise RequestError(f"species {self.species!r} is not a list.") from None
+        if not all(isinstance(name, str) for name in species):
+            raise SpeciesNameError(f"species {list(species)!r} must be names, given as text.")
+        self._set(
+            species=species,
+            photo=several(self.photo),
+            audio=several(self.audio),
+            text=several(self.text),
+            embedding=None if self.embedding is None else str(self.embedding),
+        )
+        if any(not text.strip() for text in self.text):
+            raise RequestError("an empty text says nothing of a species; give words, or leave --text out.")
+        parse_word("mask", self.mask, MASKS_OF_A_MAP)
+        parse_word("score", self.score, SCORES)
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """What is asked with beside a name, in words: "photo bear.jpg", "text 'alpine meadow'"."""
+        words = [f"photo {Path(p).name}" for p in self.photo] + [f"sound {Path(p).name}" for p in self.audio]
+        words += [f"text {t.strip()!r}" for t in self.text]
+        return (*words, *((f"vector {Path(self.embedding).name}",) if self.embedding else ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRef(Options):
+    """Which model."""
+
+    model: Annotated[
+        Any,
+        Option("Default: the bundled model that knows the species.", panel="Model", metavar="NAME|FOLDER", kind=str),
+    ] = None
+    """Name, folder or hf:// address, or an opened model; None: the bundled one that knows the species."""
+    cache_dir: Annotated[str | None, Option("Where fetched models are kept.", panel="Model", metavar="DIR")] = None
+    offline: Annotated[bool, Option("Fetch no model; use what is there.", panel="Model", flags=("--offline",))] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapRequest(Composed):
+    """A map, or several of one area."""
+
+    query: Query = Query()
+    area: Area = Area()
+    sampling: Sampling = Sampling()
+    model: ModelRef = ModelRef()
+    index: Any = None
+    """A region index, its path or its URL, that holds the embeddings of the area."""
+
+    parts: ClassVar[dict[str, type[Options]]] = {
+        "query": Query,
+        "area": Area,
+        "sampling": Sampling,
+        "model": ModelRef,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution(Options):
+    """Where tiles are computed."""
+
+    device: Annotated[str, Option("auto, cpu, cuda or cuda:N.", panel="Running")] = "auto"
+    threads: Annotated[
+        int | None,
+        Option(
+            "Tiles at once, on threads of this process (default: one per processor); with --workers, in each worker.",
+            panel="Running",
+            low=1,
+            high=1024,
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        Option(
+            "Worker processes on this machine, one tile at once in each; one per GPU if there are any. "
+            "Default: none, threads of this process.",
+            panel="Running",
+            low=1,
+            high=1024,
+        ),
+    ] = None
+    scheduler_address: Annotated[
+        str | Path | None,
+        Option(
+            "Compute on a running Dask cluster: tcp://HOST:PORT, tls://HOST:PORT or its scheduler file.",
+            panel="Running",
+            metavar="ADDRESS|FILE.json",
+            kind=str,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        parse_device(self.device)
+        for name in ("threads", "workers"):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), 1, 1024)
+        if self.scheduler_address is not None and (self.workers is not None or self.threads is not None):
+            raise RequestError(
+                "scheduler_address uses a running cluster, whose workers and threads are set already; "
+                "give it without workers and threads."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery(Options):
+    """Where outputs go, and which."""
+
+    out: Annotated[str | Path, Option("Output folder.", panel="Output", metavar="DIR", kind=str)] = "maps"
+    formats: Annotated[
+        Any,
+        Option(
+            "Any of cog, zarr, html; default all three. With --species: zarr always, and by default alone.",
+            panel="Output",
+            flags=("--format",),
+            kind=str,
+        ),
+    ] = None
+    """A tuple of formats; None: those usual for what is written."""
+    overwrite: Annotated[
+        bool,
+        Option(
+            "Replace existing outputs, and unfinished ones of another request.",
+            panel="Output",
+            flags=("--overwrite",),
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        self._set(formats=parse_formats(self.formats) if self.formats else None)
+
+    def formats_or(self, usual: Sequence[str] = FORMATS) -> tuple[str, ...]:
+        """The formats asked for, or the usual ones."""
+        return tuple(usual) if self.formats is None else self.formats
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(Options):
+    """A list of species in a file, and what is said of its maps."""
+
+    column: Annotated[
+        str | None,
+        Option(
+            "Its column with the names. Default: found by the usual names.",
+            panel=LIST,
+            metavar="NAME",
+            flags=("--species-column",),
+        ),
+    ] = None
+    strict: Annotated[
+        bool,
+        Option("A name that cannot be mapped is an error, not skipped.", panel=LIST, flags=("--strict",)),
+    ] = False
+    threshold: Annotated[float, Option("Areas in its summary are those above this value.", panel=LIST)] = 0.5
+
+    def __post_init__(self) -> None:
+        try:
+            self._set(threshold=float(self.threshold))
+        except (TypeError, ValueError):
+            raise RequestError(f"threshold {str(self.threshold)[:40]!r} is not a number.") from None
+        if not 0.0 < self.threshold < 1.0:
+            raise RequestError(f"threshold {self.threshold:g} must lie between 0 and 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage(Options):
+    """What an index holds of each pixel."""
+
+    mask: Annotated[
+        str,
+        Option("Pixels to encode: land, sea, or none for both. Species that live elsewhere cannot be mapped with it."),
+    ] = "land"
+    encoding: Annotated[str, Option("int8, or float16: about three times as large, and nearly exact.")] = "int8"
+    each: Annotated[bool, Option("Store the embedding of each modality too.", flags=("--each",))] = False
+
+    def __post_init__(self) -> None:
+        parse_word("mask", self.mask, MASKS)
+        parse_word("encoding", self.encoding, ENCODINGS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexRequest(Composed):
+    """A region index."""
+
+    area: Area = Area(max_pixels=1_000_000_000)
+    sampling: Sampling = Sampling()
+    model: ModelRef = ModelRef()
+    storage: Storage = Storage()
+
+    parts: ClassVar[dict[str, type[Options]]] = {
+        "area": Area,
+        "sampling": Sampling,
+        "model": ModelRef,
+        "storage": Storage,
+    }

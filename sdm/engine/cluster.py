@@ -24,14 +24,13 @@ from typing import TYPE_CHECKING
 
 from sdm._version import __version__
 from sdm.errors import ClusterError, RequestError
+from sdm.request import Execution
 
 if TYPE_CHECKING:
     from distributed import Client
 
 CONNECT_S = 10
 """Seconds a scheduler may take to answer."""
-MOST = 1024
-"""Threads or workers one may ask for."""
 WORKER_MEMORY = 1 << 30
 """Bytes a worker needs at least: the libraries and the model take about 600 MB."""
 OURS = "taxabind-map"
@@ -45,43 +44,28 @@ class ClusterWarning(UserWarning):
 
 
 @contextmanager
-def open_client(
-    *, threads: int | None = None, workers: int | None = None, scheduler_address: str | Path | None = None
-) -> Iterator[Client | None]:
+def open_client(execution: Execution) -> Iterator[Client | None]:
     """The Dask client to run tasks with; None means threads of this process.
 
-    `scheduler_address`: a running scheduler, "tcp://host:port", "tls://host:port" or the path of its
-    scheduler file (.json). `workers`: so many worker processes on this machine, of `threads` threads each
-    (see `local_cluster`). `threads` alone: this process. Nothing given: the caller's active Client, if there
-    is one, else this process.
+    With a scheduler address, that of a running cluster; with workers, that of new worker processes on this machine
+    (see `local_cluster`). Threads alone mean this process. With nothing given, it is the caller's active Client, if
+    there is one.
 
-    Raises RequestError for values that make no sense, ClusterError when nothing answers.
+    Raises RequestError for a scheduler file that cannot be used, ClusterError when nothing answers.
     """
-    for name, value in (("threads", threads), ("workers", workers)):
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise RequestError(f"{name} {value!r} must be a whole number.")
-        if not 1 <= value <= MOST:
-            raise RequestError(f"{name} {value} is outside 1..{MOST}.")
-    if scheduler_address is not None:
-        if workers is not None or threads is not None:
-            raise RequestError(
-                "scheduler_address uses a running cluster, whose workers and threads are set already; "
-                "give it without workers and threads."
-            )
-        with _connected(scheduler_address) as client:
+    if execution.scheduler_address is not None:
+        with _connected(execution.scheduler_address) as client:
             yield client
-    elif workers is not None:
-        with local_cluster(workers, threads) as client:
+    elif execution.workers is not None:
+        with local_cluster(execution.workers, execution.threads) as client:
             yield client
-    elif threads is not None:
+    elif execution.threads is not None:
         yield None
     else:
-        client = active_client()
-        if client is not None:
-            _check_software(client)
-        yield client
+        active = active_client()
+        if active is not None:
+            _check_software(active)
+        yield active
 
 
 def active_client() -> Client | None:

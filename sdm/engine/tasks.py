@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sdm._version import __version__
 from sdm.engine.cluster import OURS, ClusterWarning, open_client, processors
 from sdm.errors import ClusterError
+from sdm.request import Execution
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -43,29 +44,35 @@ def run_tasks(
     items: Sequence[Any],
     shared: tuple[Any, ...] = (),
     *,
-    threads: int | None = None,
-    workers: int | None = None,
-    scheduler_address: str | Path | None = None,
+    execution: Execution | None = None,
     client: Client | None = None,
     folder: Path | None = None,
     done: Callable[[Any], None] = lambda result: None,
 ) -> None:
     """Call `function(item, *shared)` for every item, one Dask task each, side by side.
 
-    Where: on `client` if given, else as `sdm.engine.cluster.open_client` decides from `threads`, `workers` and
-    `scheduler_address`; by default threads of this process, one per processor. `shared` goes to each worker
-    process once. `folder` (absolute): where tasks write; a worker that does not see it ends the run.
-    `done(result)` is called in this process as results arrive, in any order: keep results small.
+    Parameters
+    ----------
+    function : called in this process or on workers, so it must be a function of a module, or one that cloudpickle
+        can send.
+    items : one per task.
+    shared : further arguments, the same for all tasks; they go to each worker process once.
+    execution : where tasks run, and how many at once; by default on threads of this process, one per processor.
+    client : run on the cluster of this client instead.
+    folder : absolute path of where tasks write; a worker that does not see it ends the run.
+    done : called in this process with each result as it arrives, in any order: keep results small.
 
-    Whatever a task raises is raised here. A lost worker's tasks run again on another; ClusterError when one
-    task has lost several. When this returns or raises, no task of it runs on.
+    Raises
+    ------
+    Whatever a task raises. A lost worker's tasks run again on another; ClusterError when one task has lost several.
+    When this returns or raises, no task of it is running any more.
     """
-    place = open_client(threads=threads, workers=workers, scheduler_address=scheduler_address)
-    with nullcontext(client) if client is not None else place as where:
-        if where is None:
-            _on_threads(function, items, shared, threads or processors(), done)
+    execution = execution or Execution()
+    with nullcontext(client) if client is not None else open_client(execution) as cluster:
+        if cluster is None:
+            _on_threads(function, items, shared, execution.threads or processors(), done)
         else:
-            _on_cluster(where, function, items, shared, folder, done)
+            _on_cluster(cluster, function, items, shared, folder, done)
 
 
 def _on_threads(function, items, shared, threads: int, done) -> None:

@@ -34,7 +34,7 @@ import numpy as np
 import zarr
 
 from sdm._version import __version__
-from sdm.engine.cluster import active_client, open_client, processors
+from sdm.engine.cluster import active_client, processors
 from sdm.engine.inputs import layer_fingerprints
 from sdm.engine.places import Places
 from sdm.engine.setup import places_of
@@ -62,6 +62,7 @@ from sdm.models.device import local_device
 from sdm.models.licence import credits_of
 from sdm.names import Resolution
 from sdm.outputs.metadata import MapMetadata
+from sdm.request import Execution
 from sdm.request.months import WHOLE_YEAR, month_name, when
 
 if TYPE_CHECKING:
@@ -202,8 +203,8 @@ def build_index(
 
         where = folder.partial.absolute()
         task = _Task(job, where / "index.zarr", where / "tiles", where / "tmp", reuse)
-        with open_client(threads=threads, workers=workers, scheduler_address=scheduler_address) as client:
-            run_tasks(build_tile, todo, (task,), threads=threads, client=client, folder=where, done=done)
+        execution = Execution(threads=threads, workers=workers, scheduler_address=scheduler_address)
+        run_tasks(build_tile, todo, (task,), execution=execution, folder=where, done=done)
         folder.publish(job, tiles)
     return Index.open(out)
 

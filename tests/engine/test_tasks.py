@@ -30,6 +30,7 @@ from sdm.errors import ClusterError, RequestError
 from sdm.maps import write
 from sdm.models.bundled import Model
 from sdm.models.device import local_device
+from sdm.request import Execution
 from sdm.request.choices import parse_device
 
 # Workers need not be able to import this file.
@@ -79,7 +80,7 @@ def test_threads_do_every_item_once_and_no_more_at_once_than_asked(threads):
             running.discard(me)
         return item + offset
 
-    run_tasks(task, range(50), (100,), threads=threads, done=results.append)
+    run_tasks(task, range(50), (100,), execution=Execution(threads=threads), done=results.append)
     assert sorted(results) == list(range(100, 150))
     assert max(most) <= (threads or cluster.processors())
 
@@ -90,7 +91,8 @@ def test_shared_arguments_are_not_looked_into_by_dask():
             raise AssertionError("Dask took an argument for a collection")
 
     seen = []
-    run_tasks(lambda item, shared: seen.append(type(shared).__name__), [1, 2], (Untouchable(),), threads=1)
+    one = Execution(threads=1)
+    run_tasks(lambda item, shared: seen.append(type(shared).__name__), [1, 2], (Untouchable(),), execution=one)
     assert seen == ["Untouchable"] * 2
 
 
@@ -124,7 +126,7 @@ def test_nonsense_is_refused_before_anything_starts(options, words, tmp_path, mo
 def test_a_scheduler_file_that_is_none_is_refused(tmp_path, content):
     path = tmp_path / "scheduler.json"
     path.write_text(content)
-    with pytest.raises(RequestError), open_client(scheduler_address=path):
+    with pytest.raises(RequestError), open_client(Execution(scheduler_address=path)):
         pass
 
 
@@ -150,7 +152,7 @@ def test_nothing_answers_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatc
 def test_tls_without_certificates_is_one_sentence():
     with (
         pytest.raises(ClusterError, match=r"tls://127.0.0.1:1.*certificates"),
-        open_client(scheduler_address="tls://127.0.0.1:1"),
+        open_client(Execution(scheduler_address="tls://127.0.0.1:1")),
     ):
         pass
 
@@ -311,7 +313,7 @@ def test_a_cluster_by_address_gives_the_same_bytes_with_one_model_a_process(tmp_
 
     file = tmp_path / "scheduler.json"
     file.write_text(json.dumps({"type": "Scheduler", "address": scheduler.address}))
-    with open_client(scheduler_address=file) as found:
+    with open_client(Execution(scheduler_address=file)) as found:
         assert found.scheduler.address == scheduler.address
 
 
@@ -357,9 +359,12 @@ def test_what_tasks_share_travels_once_and_a_task_is_small(tmp_path, scheduler, 
 
     Noted.pickled = 0
     run_tasks(
-        _sleep_a_little, range(300), (planned, Noted(str(tmp_path / "notes"))), scheduler_address=scheduler.address,
+        _sleep_a_little,
+        range(300),
+        (planned, Noted(str(tmp_path / "notes"))),
+        execution=Execution(scheduler_address=scheduler.address),
         done=done,
-    )  # fmt: skip
+    )
     assert sorted(results) == list(range(300))
     assert Noted.pickled == 1
     unpickled = (tmp_path / "notes").read_text().split()
@@ -381,7 +386,7 @@ def _fails(item, path):
 def test_after_a_failure_no_task_runs_on_the_cluster(tmp_path, scheduler):
     path = tmp_path / "done"
     with pytest.raises(sdm.errors.LayerError, match="no such place"):
-        run_tasks(_fails, range(500), (str(path),), scheduler_address=scheduler.address)
+        run_tasks(_fails, range(500), (str(path),), execution=Execution(scheduler_address=scheduler.address))
     count = path.stat().st_size
     time.sleep(1.0)
     assert path.stat().st_size == count < 100
@@ -391,7 +396,7 @@ def test_after_a_failure_no_task_runs_on_the_cluster(tmp_path, scheduler):
 def test_a_worker_that_cannot_do_the_work_says_why(tmp_path, scheduler, monkeypatch):
     monkeypatch.setattr(schedule, "__version__", "0.0.9")  # as a worker finds that joins later
     with pytest.raises(ClusterError, match=r"taxabind-map .* and the client 0\.0\.9; install"):
-        run_tasks(_sleep_a_little, range(5), scheduler_address=scheduler.address)
+        run_tasks(_sleep_a_little, range(5), execution=Execution(scheduler_address=scheduler.address))
     monkeypatch.undo()
 
     # A folder of this machine alone: to a worker elsewhere, a path that does not exist.
@@ -436,7 +441,7 @@ def test_an_active_client_is_used_unless_threads_are_asked_for(running, schedule
         run_tasks(_pid, range(8), done=found.append)
         assert set(found) <= pids
         found.clear()
-        run_tasks(_pid, range(8), threads=2, done=found.append)
+        run_tasks(_pid, range(8), execution=Execution(threads=2), done=found.append)
         assert set(found) == {os.getpid()}
         # A task on the cluster does not wait for other tasks of it: it would wait for its own thread.
         assert client.submit(lambda: active_client() is None).result(timeout=20)
@@ -462,7 +467,8 @@ def test_a_lost_scheduler_is_one_sentence(tmp_path):
     try:
         address = process.stdout.readline().strip()
         with pytest.raises(ClusterError, match=r"connection to the Dask scheduler .* was lost"):
-            run_tasks(_sleep_a_little, range(3000), scheduler_address=address, done=lambda result: process.kill())
+            where = Execution(scheduler_address=address)
+            run_tasks(_sleep_a_little, range(3000), execution=where, done=lambda result: process.kill())
     finally:
         process.kill()
         process.wait()
@@ -574,7 +580,7 @@ def test_a_tile_that_always_kills_its_worker_is_named(tmp_path):
         # On a slow machine the scheduler may give up another tile of the same worker first.
         pytest.raises(ClusterError, match=r"tile \(\d, \d\): (2 workers died|lost with the worker).*more memory"),
     ):
-        run_tasks(_kills, tiles, workers=1)
+        run_tasks(_kills, tiles, execution=Execution(workers=1))
 
 
 @pytest.mark.slow

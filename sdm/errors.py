@@ -2,8 +2,8 @@
 
 A message is one sentence (or two) that names the value, the rule it breaks and the remedy.
 Exit codes: 0 done, 1 unexpected failure, 2 bad request, 3 unknown species or name, 4 unusable
-input layer, 5 unusable model, 6 output cannot be written, 7 request too large, 8 cluster not reachable
-or its workers lost, 130 interrupted (SIGINT), 143 terminated (SIGTERM).
+input layer or occurrence records, 5 unusable model, 6 output cannot be written, 7 request too large, 8 cluster
+not reachable or its workers lost, 130 interrupted (SIGINT), 143 terminated (SIGTERM).
 """
 
 
@@ -35,6 +35,12 @@ class LayerError(SdmError):
     exit_code = 4
 
 
+class RecordsError(SdmError):
+    """Occurrence records cannot be read, or it is not clear which columns or which species are meant."""
+
+    exit_code = 4
+
+
 class ModelError(SdmError):
     """A model folder is missing, incomplete, corrupt or does not fit the request."""
 
@@ -57,6 +63,10 @@ class ClusterError(SdmError):
     """A Dask cluster does not answer, cannot do the work, or lost the workers that tried."""
 
     exit_code = 8
+
+
+class ClusterWarning(UserWarning):
+    """Something about a cluster that the user should know and that does not stop the work."""
 
 
 class RegionIndexError(SdmError):

@@ -124,6 +124,54 @@ class Records:
         return {name: cls.from_raw(part, clean) for name, part in raw.by_species().items()}
 
     @classmethod
+    def from_points(
+        cls,
+        lon: np.ndarray,
+        lat: np.ndarray,
+        present: np.ndarray | None = None,
+        *,
+        species: str = "",
+        uncertainty_m: np.ndarray | None = None,
+        month: np.ndarray | None = None,
+        year: np.ndarray | None = None,
+    ) -> Records:
+        """Records that are used as they are, without any check.
+
+        Parameters
+        ----------
+        lon, lat
+            (N,) degrees, WGS84.
+        present
+            (N,) bool, False for an absence; by default all are presences.
+        species
+            Scientific name.
+        uncertainty_m, month, year
+            (N,) as in the fields of the same names; by default unknown.
+        """
+        import pyarrow
+
+        lon, lat = (np.asarray(values, np.float64) for values in (lon, lat))
+        n = len(lon)
+        here = np.ones(n, bool) if present is None else np.asarray(present, bool)
+        row = np.arange(1, n + 1)
+        texts = {"species": [species] * n, "lon": [str(x) for x in lon.tolist()], "lat": [str(y) for y in lat.tolist()]}
+        given = pyarrow.table({name: pyarrow.array(column, pyarrow.string()) for name, column in texts.items()})
+        unknown = n if uncertainty_m is None else int(np.isnan(uncertainty_m).sum())
+        as_given = np.zeros(n, np.int8)
+        audit = Audit("points", species, row, given, here, as_given, as_given, lon, lat, unknown_uncertainty=unknown)
+        return cls(
+            species=species,
+            lon=lon,
+            lat=lat,
+            present=here,
+            uncertainty_m=np.full(n, np.nan) if uncertainty_m is None else np.asarray(uncertainty_m, np.float64),
+            month=np.zeros(n, np.int8) if month is None else np.asarray(month, np.int8),
+            year=np.zeros(n, np.int32) if year is None else np.asarray(year, np.int32),
+            row=row,
+            audit=audit,
+        )
+
+    @classmethod
     def from_raw(cls, raw: RawRecords, clean: CleanOptions | None = None) -> Records:
         """Clean what was read of one species."""
         from sdm.records.clean import clean_rows

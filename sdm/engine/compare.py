@@ -15,51 +15,90 @@ TARGETS_AT_ONCE, PLACES_AT_ONCE = 256, 1024
 
 
 def score_embeddings(
-    embeddings: np.ndarray, targets: Sequence[Target], device: str = "cpu", negligible: float = 0.0,
+    embeddings: np.ndarray,
+    targets: Sequence[Target],
+    device: str = "cpu",
+    negligible: float = 0.0,
     scales: np.ndarray | None = None,
-) -> Iterator[tuple[int, np.ndarray | None]]:  # fmt: skip
-    """Yields (k, values (N,) float32) of each target in turn, for unit embeddings (N, dim) of places.
+) -> Iterator[tuple[int, np.ndarray | None]]:
+    """Compare places with many species, in turn.
 
-    With `scales` (N,) float32 the embeddings are codes of any number type, to be multiplied by them.
-    Values below `negligible` may be any below it; None stands for a target that has no others. The values are
-    the caller's to change until the next are asked for. Targets are taken `TARGETS_AT_ONCE` at a time, so
-    memory does not grow with their number. `device`: a torch device of this process.
+    Targets are taken `TARGETS_AT_ONCE` at a time, so memory does not grow with their number.
+
+    Parameters
+    ----------
+    embeddings : (N, dim) unit vectors of places; with `scales`, codes of any number type, to be multiplied by them.
+    targets : the species.
+    device : a torch device of this process.
+    negligible : values below it may be any below it.
+    scales : (N,) float32, or None.
+
+    Yields
+    ------
+    (k, values (N,) float32) of each target; None stands for a target that has none above `negligible`. The values are
+    the caller's to change until the next are asked for.
     """
     import torch
 
-    count, dim = embeddings.shape
     with torch.inference_mode(), one_torch_thread(device):
-        # In memory of torch's own alignment and of one shape: the same bits in every run.
-        places = torch.empty((PLACES_AT_ONCE, dim), device=device)
-        vectors = torch.empty((TARGETS_AT_ONCE, dim), device=device)
-        cosines = torch.empty((PLACES_AT_ONCE, TARGETS_AT_ONCE), device=device)
-        rows = _rows(count)
-        strips = range(0, count, PLACES_AT_ONCE)
+        blocks = _Blocks(embeddings, scales, device)
         for first in range(0, len(targets), TARGETS_AT_ONCE):
             part = targets[first : first + TARGETS_AT_ONCE]
-            vectors[: len(part)] = torch.from_numpy(np.stack([t.vector for t in part]))
             floors = [t.score.negligible(negligible) if negligible > 0.0 else -np.inf for t in part]
-            floor = torch.tensor(floors, dtype=torch.float32, device=device)
-            written = np.zeros((len(part), len(strips)), dtype=bool)
-            for number, start in enumerate(strips):
-                stop = min(start + PLACES_AT_ONCE, count)
-                places[: stop - start] = torch.from_numpy(embeddings[start:stop])
-                # A strip of places and a block of targets, their product too, stay in the processor's cache.
-                # Most species are absent from most strips: their cosines are looked at there and dropped.
-                block = torch.mm(places, vectors.T, out=cosines)[: stop - start, : len(part)]
-                if scales is not None:
-                    block *= torch.from_numpy(scales[start:stop, None]).to(device)
-                present = torch.nonzero(torch.amax(block, dim=0) >= floor).flatten().cpu().numpy()
-                rows[present, start:stop] = block.cpu().numpy()[:, present].T
-                written[present, number] = True
+            written = blocks.cosines(np.stack([t.vector for t in part]), floors)
             for k, target in enumerate(part):
-                row = rows[k]
-                if not written[k].any():
-                    yield first + k, None
-                    continue
-                for number in np.flatnonzero(~written[k]):
-                    row[strips[number] : strips[number] + PLACES_AT_ONCE] = -1.0
-                yield first + k, target.score.values(row, out=row)
+                row = blocks.row(k, written[k])
+                yield first + k, None if row is None else target.score.values(row, out=row)
+
+
+class _Blocks:
+    """Products of places and vectors in blocks of one shape, so that every run has the same bits."""
+
+    def __init__(self, embeddings: np.ndarray, scales: np.ndarray | None, device: str) -> None:
+        import torch
+
+        self.embeddings, self.scales, self.device = embeddings, scales, device
+        count, dim = embeddings.shape
+        # In memory of torch's own alignment.
+        self.places = torch.empty((PLACES_AT_ONCE, dim), device=device)
+        self.vectors = torch.empty((TARGETS_AT_ONCE, dim), device=device)
+        self.products = torch.empty((PLACES_AT_ONCE, TARGETS_AT_ONCE), device=device)
+        self.rows = _rows(count)
+        self.strips = range(0, count, PLACES_AT_ONCE)
+
+    def cosines(self, vectors: np.ndarray, floors: Sequence[float]) -> np.ndarray:
+        """Put the cosines with vectors (S, dim) into `rows`, strip by strip of places; True where (S, strips).
+
+        A strip in which a vector never reaches its floor is left out.
+        """
+        import torch
+
+        count, size = len(self.embeddings), len(vectors)
+        self.vectors[:size] = torch.from_numpy(vectors)
+        floor = torch.tensor(floors, dtype=torch.float32, device=self.device)
+        written = np.zeros((size, len(self.strips)), dtype=bool)
+        for number, start in enumerate(self.strips):
+            stop = min(start + PLACES_AT_ONCE, count)
+            self.places[: stop - start] = torch.from_numpy(self.embeddings[start:stop])
+            # A strip of places and a block of targets, their product too, stay in the processor's cache.
+            # Most species are absent from most strips: their cosines are looked at there and dropped.
+            block = torch.mm(self.places, self.vectors.T, out=self.products)[: stop - start, :size]
+            if self.scales is not None:
+                block *= torch.from_numpy(self.scales[start:stop, None]).to(self.device)
+            present = torch.nonzero(torch.amax(block, dim=0) >= floor).flatten().cpu().numpy()
+            self.rows[present, start:stop] = block.cpu().numpy()[:, present].T
+            written[present, number] = True
+        return written
+
+    def row(self, k: int, written: np.ndarray) -> np.ndarray | None:
+        """The cosines (N,) of the k-th vector, -1 in strips that were left out; None: they all were."""
+        if not written.any():
+            return None
+        row = self.rows[k]
+        for number in np.flatnonzero(~written):
+            start = self.strips[int(number)]
+            row[start : start + PLACES_AT_ONCE] = -1.0
+        return row
 
 
 def _rows(count: int) -> np.ndarray:

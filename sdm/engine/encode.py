@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 import numpy as np
 
 from sdm.engine.inputs import Inputs, at_month, open_inputs
 from sdm.models.device import local_device
-from sdm.models.registry import AnyModel
+from sdm.models.protocol import Model
+from sdm.request import Sampling
 
 SAMPLED_AT_ONCE = 32768
 """Places whose layers are read together: enough that windows are read once, few enough for any tile size."""
 
 
 def embed_positions(
-    model: AnyModel, modalities: Sequence[str], lon: np.ndarray, lat: np.ndarray, *,
-    environment: Sequence[str] = (), satellite: str | None = None, device: str = "cpu", month: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Unit summed embeddings (N, dim) float32 at positions (N,), (N,) degrees, and which are known (N,).
+    model: Model, sampling: Sampling, lon: np.ndarray, lat: np.ndarray, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the embeddings of some modalities at positions; nothing is interpolated.
 
-    Each is encoded just there, nothing is interpolated. `month`: 1 to 12, of a seasonal model.
+    Parameters
+    ----------
+    model : the model that encodes.
+    sampling : modalities (None: all the model has), month, and layers in place of the bundled ones.
+    lon, lat : (N,) float64, degrees.
+    device : a torch device by name.
+
+    Returns
+    -------
+    (N, dim) float32 unit vectors, and (N,) bool, which of them are known: covered by all layers.
     """
     import torch
 
     from sdm.models.score import normalise
 
     out, known = np.empty((lon.size, model.dim), dtype=np.float32), np.zeros(lon.size, dtype=bool)
-    inputs, here = open_inputs(model, modalities, environment, satellite), local_device(device)
+    modalities = sampling.modalities or model.place_modalities
+    inputs = open_inputs(model, modalities, sampling.environment, sampling.satellite)
+    here = local_device(device)
     with torch.inference_mode(), one_torch_thread(here):
-        for part, total, ok in embed_batches(model, inputs, here, modalities, lon, lat, month):
+        for part, total, ok in embed_batches(model, inputs, here, modalities, lon, lat, sampling.month or 0):
             out[part] = normalise(total)[: ok.size].cpu().numpy()
             known[part] = ok
     return out, known
 
 
-def embed_batches(model: AnyModel, inputs: Inputs, device: str, modalities, lon, lat, month: int):
+def embed_batches(model: Model, inputs: Inputs, device: str, modalities, lon, lat, month: int):
     """Sum of the unit embeddings of some modalities (or none) at places (N,), (N,), batch by batch.
 
     Yields (slice of the places, (batch, dim) tensor, known (places of the batch,)); rows of the

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from sdm.engine.places import Plan
 from sdm.engine.tile import score_tile
 
+if TYPE_CHECKING:
+    import dask.array as da
 
-def to_dask(plan: Plan):
+
+def to_dask(plan: Plan) -> da.Array:
     """The map as a lazy Dask array (S, rows, columns) float32: one task, one chunk per tile."""
     import dask.array as da
+    from dask.base import tokenize
 
     grid = plan.grid
     rows, cols = grid.shape
@@ -21,12 +27,7 @@ def to_dask(plan: Plan):
         tuple(min(size, cols - c) for c in range(0, cols, size)),
     )
     tiles = {tile.index: tile for tile in grid.tiles()}
-    from dask.base import tokenize
-
-    name = "suitability-" + tokenize(
-        plan.model.digest, grid, plan.modalities, plan.targets, plan.device, plan.environment, plan.satellite,
-        plan.step, plan.satellite_step, plan.month, plan.source and plan.source.digest,
-    )  # fmt: skip
+    name = "suitability-" + tokenize(*plan.identity, plan.targets)
     # The plan is an entry of its own: on a cluster it reaches a worker once, not with each tile.
     common = f"plan-{name}"
     graph = {common: plan} | {(name, 0, i, j): (score_tile, common, tile) for (i, j), tile in tiles.items()}

@@ -67,8 +67,8 @@ class Blend:
         ):
             index[: places.size, k] = self.entry[corner + step]
             weight[: places.size, k] = w
-        index, weight = (torch.from_numpy(a).to(self.table.device) for a in (index, weight))
-        return torch.nn.functional.embedding_bag(index, self.table, mode="sum", per_sample_weights=weight)
+        corners, weights = (torch.from_numpy(a).to(self.table.device) for a in (index, weight))
+        return torch.nn.functional.embedding_bag(corners, self.table, mode="sum", per_sample_weights=weights)
 
 
 def enclosing(index: np.ndarray, stride: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from sdm.engine.suitability import Suitability
 from sdm.errors import RequestError
 from sdm.grid import Grid, Tile
 from sdm.models.device import local_device
-from sdm.models.registry import AnyModel
+from sdm.models.protocol import Model
+from sdm.request import Sampling
 
 KM_PER_DEGREE = 111.195
 
@@ -53,19 +54,12 @@ class Places:
     Small enough to send to a worker: no weights, no open files.
     """
 
-    model: AnyModel
+    model: Model
     grid: Grid
-    modalities: tuple[str, ...]
+    sampling: Sampling
+    """Its modalities are stated, its paths absolute."""
     device: str = "cpu"
     """auto, cpu, cuda or cuda:N, of the process that computes (`here`)."""
-    environment: tuple[str, ...] = ()
-    satellite: str | None = None
-    step: int | None = None
-    """Encode every step-th pixel in all modalities; None: by each modality's pitch."""
-    satellite_step: int | None = None
-    """The same for imagery alone."""
-    month: int = 0
-    """Of a seasonal model: 1 to 12; 0: the whole year."""
     source: Source | None = None
     """Take the embeddings from here, and encode nothing."""
 
@@ -73,37 +67,49 @@ class Places:
         if not self.modalities:
             raise RequestError("no modality is left to map with.")
         check_month(self.model, self.month)
-        for step in (self.step, self.satellite_step):
-            if step is not None and not 1 <= step <= 64:
-                raise RequestError(f"step {step} is outside 1..64 pixels.")
-        if self.step is not None and self.satellite_step is not None:
-            raise RequestError("a step of all modalities and one of imagery are given; give one of them.")
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that are encoded and added."""
+        return self.sampling.modalities or ()
+
+    @property
+    def month(self) -> int:
+        """Of a seasonal model: 1 to 12; 0: the whole year."""
+        return self.sampling.month or 0
 
     @cached_property
     def strides(self) -> dict[str, int]:
         """Pixels between encoded places, per modality."""
-        if self.step is not None:
-            return dict.fromkeys(self.modalities, self.step)
+        step, imagery = self.sampling.step, self.sampling.satellite_step
+        if step is not None:
+            return dict.fromkeys(self.modalities, step)
         pixel = self.grid.resolution
         if not self.grid.is_geographic:
             pixel = pixel * self.grid.metres_per_unit / (KM_PER_DEGREE * 1000.0)
         strides = {m: max(1, int(self.model.pitch(m) / pixel + 1e-6)) for m in self.modalities}
-        if self.environment and "environment" in strides:
+        if self.sampling.environment and "environment" in strides:
             # The user's rasters may hold detail that the corners of a lattice cell do not tell.
             strides["environment"] = 1
-        if self.satellite_step is not None and "satellite" in strides:
-            strides["satellite"] = self.satellite_step
+        if imagery is not None and "satellite" in strides:
+            strides["satellite"] = imagery
         return strides
 
     @property
     def inputs(self) -> Inputs:
         """The layers, open in this process."""
-        return open_inputs(self.model, self.modalities, self.environment, self.satellite)
+        return open_inputs(self.model, self.modalities, self.sampling.environment, self.sampling.satellite)
 
     @property
     def here(self) -> str:
         """The torch device in this process: a client without a GPU may send tasks to workers with one."""
         return local_device(self.device)
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """All that the embeddings depend on: what Dask names them by."""
+        source = None if self.source is None else self.source.digest
+        return self.model.digest, self.grid, self.sampling.to_dict(), self.device, source
 
     @cached_property
     def anchor(self) -> tuple[int, int]:
@@ -131,12 +137,14 @@ class Places:
     @property
     def blended(self) -> tuple[str, ...]:
         """The modalities whose embeddings are interpolated; the others are encoded where a place is scored."""
-        return tuple(m for m in self.modalities if m != "environment" and self.strides[m] > 1 and not self.step)
+        return tuple(
+            m for m in self.modalities if m != "environment" and self.strides[m] > 1 and not self.sampling.step
+        )
 
     @property
     def lattice(self) -> int:
         """Pixels between the places that are scored first."""
-        return self.step or self.strides.get("environment", 1)
+        return self.sampling.step or self.strides.get("environment", 1)
 
 
 @dataclass(frozen=True)

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from sdm.engine.encode import embed_positions
-from sdm.models.bundled import Model
-from sdm.models.registry import AnyModel
-from sdm.request.choices import MODALITIES
+from sdm.models.protocol import Model
+from sdm.request import Sampling
 
 
 def embed_places(
-    model: AnyModel, lon: np.ndarray, lat: np.ndarray, device: str = "cpu", modalities: Sequence[str] | None = None,
-    environment: Sequence[str] = (), satellite: str | None = None, month: int = 0,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Unit embeddings per modality (default: all the model has) of positions (N,), (N,) degrees: each (N, dim) float32.
+    model: Model, lon: np.ndarray, lat: np.ndarray, sampling: Sampling | None = None, device: str = "cpu"
+) -> dict[str, np.ndarray]:
+    """Embeddings of positions, each modality by itself.
 
-    `environment`, `satellite`: layers in place of the bundled ones. `month`: 1 to 12, of a seasonal model.
+    Parameters
+    ----------
+    model : the model that encodes.
+    lon, lat : (N,) float64, degrees.
+    sampling : modalities (default: all the model has), month, and layers in place of the bundled ones.
+    device : a torch device by name.
+
+    Returns
+    -------
+    By modality, (N, dim) float32 unit vectors.
     """
-    layers = {"environment": environment, "satellite": satellite}
-    return {
-        m: embed_positions(
-            model, (m,), lon, lat, device=device, month=month, **({m: layers[m]} if m in layers else {})
-        )[0]
-        for m in modalities or model.place_modalities
-    }
+    sampling = sampling or Sampling()
+    embeddings = {}
+    for modality in sampling.modalities or model.place_modalities:
+        alone = replace(
+            sampling,
+            modalities=(modality,),
+            environment=sampling.environment if modality == "environment" else (),
+            satellite=sampling.satellite if modality == "satellite" else None,
+        )
+        embeddings[modality] = embed_positions(model, alone, lon, lat, device)[0]
+    return embeddings
 
 
 def score_places(
@@ -34,18 +46,25 @@ def score_places(
     species: Sequence[str],
     lon: np.ndarray,
     lat: np.ndarray,
-    modalities: Sequence[str] = MODALITIES,
+    sampling: Sampling | None = None,
     device: str = "cpu",
-    month: int = 0,
 ) -> np.ndarray:
-    """Probability of species at positions (N,), (N,) degrees: (N, len(species)) float32; no mask applied.
+    """Probability of species at positions; no mask is applied.
 
-    Raises SpeciesNameError for names the model cannot resolve.
+    Parameters
+    ----------
+    model : a calibrated model.
+    species : S names. Raises SpeciesNameError for one that the model cannot resolve.
+    lon, lat : (N,) float64, degrees.
+    sampling, device : as of `embed_places`.
+
+    Returns
+    -------
+    (N, S) float32.
     """
     vectors = np.stack([model.species_embedding(model.resolve(s)) for s in species])
-    return combine_scores(
-        model, embed_places(model, lon, lat, device, modalities, month=month), vectors, tuple(modalities)
-    )
+    embeddings = embed_places(model, lon, lat, sampling, device)
+    return combine_scores(model, embeddings, vectors, tuple(embeddings))
 
 
 def combine_scores(

@@ -8,61 +8,63 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdm.engine.places import Places, Target
-from sdm.engine.suitability import SCORES, Cosine, Probability, Suitability
+from sdm.engine.suitability import Cosine, Probability, Suitability
 from sdm.errors import RequestError
 from sdm.models.device import local_device
-from sdm.models.registry import AnyModel
+from sdm.models.protocol import Model
 from sdm.names.habitat import mask_for
 
 if TYPE_CHECKING:
     from sdm.names import Resolution
 
 
-def score_of(model: AnyModel, modalities: tuple[str, ...]) -> Suitability:
+def probability(model: Model, modalities: tuple[str, ...]) -> Probability:
     """What a cosine of these modalities means in a calibrated model. Raises RequestError for one that is not."""
     if not model.calibrated:
         raise RequestError(f"model {model.name!r} is not calibrated: its maps show relative suitability or cosines.")
-    ranges = {"ranges": model.ranges} if model.ranges else {}
-    return Probability(*model.calibration(modalities), **ranges)
+    scale, bias = model.calibration(modalities)
+    return Probability(scale, bias, model.ranges) if model.ranges else Probability(scale, bias)
 
 
 def scorer(places: Places, kind: str = "auto") -> Callable[[np.ndarray], Suitability]:
     """What a cosine with a vector (dim,) means at these places; `kind` is one of `SCORES`. Raises RequestError."""
-    if kind not in SCORES:
-        raise RequestError(f"score {str(kind)[:40]!r} is not known; choose one of {', '.join(SCORES)}.")
     if kind == "auto":
         kind = "probability" if places.model.calibrated else "relative"
     if kind == "cosine":
         return lambda vector: Cosine()
     if kind == "probability":
-        score = score_of(places.model, places.modalities)
+        score = probability(places.model, places.modalities)
         return lambda vector: score
     from sdm.engine.relative import reference, relative
 
-    sample = reference(
-        places.model, places.modalities, places.environment, places.satellite, _device_of(places.device), places.month
-    )
+    sample = reference(places.model, places.sampling, _device_here(places.device))
     return lambda vector: relative(vector, sample)
 
 
-def target_of(
-    model: AnyModel, resolution: Resolution, modalities: tuple[str, ...], mask: str = "auto",
-    vector: np.ndarray | None = None, score: Suitability | None = None,
-) -> Target:  # fmt: skip
-    """What a resolved name stands for; `mask` land, sea, none, or auto: by the species' habitat.
+def named_target(model: Model, resolution: Resolution, modalities: tuple[str, ...], mask: str = "auto") -> Target:
+    """What a resolved name is mapped as in a calibrated model; `mask` as of `make_target`."""
+    vector = model.species_embedding(resolution)
+    return make_target(model, resolution, vector, probability(model, modalities), mask)
 
-    `vector`, `score`: where they are not those of the name and of the calibrated model.
+
+def make_target(
+    model: Model, resolution: Resolution, vector: np.ndarray, score: Suitability, mask: str = "auto"
+) -> Target:
+    """What a resolved name and other evidence are mapped as.
+
+    Parameters
+    ----------
+    model : the model in whose space they are.
+    resolution : what the name stands for.
+    vector : (dim,) float32 unit vector.
+    score : what a cosine with it means.
+    mask : land, sea, none, or auto: by the habitat of the taxon.
     """
     taxon = resolution.taxon
-    return Target(
-        model.species_embedding(resolution) if vector is None else vector,
-        score_of(model, modalities) if score is None else score,
-        mask_for(taxon) if mask == "auto" else mask,
-        model.extent(taxon.group),
-    )
+    return Target(vector, score, mask_for(taxon) if mask == "auto" else mask, model.extent(taxon.group))
 
 
-def _device_of(device: str) -> str:
+def _device_here(device: str) -> str:
     """A device of this process: where only the workers have the one asked for, this one computes on its own."""
     try:
         return local_device(device)

@@ -31,18 +31,15 @@ from sdm.layers.landmask import LandMask
 def score_tile(plan: Plan, tile: Tile) -> np.ndarray:
     """Value of each species at the tile's pixels: (S, rows, columns) float32, NaN = not modelled."""
     if plan.source is not None:
-        values, inside = plan.source.values(plan.targets, tile), plan.grid.inside_region(tile)
-        if inside is not None:
-            values[:, ~inside] = np.nan
+        values, region = plan.source.values(plan.targets, tile), plan.grid.inside_region(tile)
+        if region is not None:
+            values[:, ~region] = np.nan
         return values
     k = plan.lattice
     rows, cols = plan.pixels(tile)
     frame_rows, frame_cols = enclosing(rows, k), enclosing(cols, k)
     lon, lat = plan.lonlat(frame_rows, frame_cols)
-    inside = tuple(
-        slice(part[0] - whole[0], part[0] - whole[0] + part.size)
-        for part, whole in ((rows, frame_rows), (cols, frame_cols))
-    )
+    inside = _part(rows, frame_rows), _part(cols, frame_cols)
     habitats, of = plan.habitats
     keep = mappable(plan, tile, habitats, lon[inside], lat[inside])[of]  # (S, rows, columns)
     if not keep.any():
@@ -57,18 +54,37 @@ def score_tile(plan: Plan, tile: Tile) -> np.ndarray:
         nodes = np.zeros(lon.shape, dtype=bool)
         nodes[::k, ::k] = nodes_of(needed[inside], rows, cols, k)
         frame = _Frame(plan, frame_rows, frame_cols, lon, lat, needed | nodes)
-        at_nodes, nodes_known = (a[..., ::k, ::k] for a in frame.cosines(plan.species, nodes))
-        cosines, known = upsample(at_nodes, nodes_known, rows, cols, k)
-        if plan.step is None:
-            unsettled = unsettled_pixels(plan, at_nodes, nodes_known, rows, cols, k)  # (S, rows, columns)
-            again = np.zeros(lon.shape, dtype=bool)
-            again[inside] = (unsettled & keep).any(axis=0)
-            exact, exact_known = (a[..., inside[0], inside[1]] for a in frame.cosines(plan.species, again))
-            cosines = np.where(unsettled, exact, cosines)
-            known = np.where(unsettled, exact_known, known)
+        cosines, known = _interpolated(plan, frame, nodes, keep, inside)
     values = plan.values(cosines)
     values[~(keep & known)] = np.nan
     return values
+
+
+def _part(index: np.ndarray, whole: np.ndarray) -> slice:
+    """Where a run of pixels lies within a longer one."""
+    first = int(index[0] - whole[0])
+    return slice(first, first + index.size)
+
+
+def _interpolated(
+    plan: Plan, frame: _Frame, nodes: np.ndarray, keep: np.ndarray, inside: tuple[slice, slice]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines (S, rows, columns) interpolated between nodes, exact where those do not settle the answer; and known.
+
+    `nodes` (n, m): the places of the frame on the lattice. `keep` (S, rows, columns): the pixels that may be shown.
+    `inside`: the tile within the frame.
+    """
+    k = plan.lattice
+    rows, cols = frame.rows[inside[0]], frame.cols[inside[1]]
+    at_nodes, nodes_known = (a[..., ::k, ::k] for a in frame.cosines(plan.species, nodes))
+    cosines, known = upsample(at_nodes, nodes_known, rows, cols, k)
+    if plan.sampling.step is not None:
+        return cosines, known
+    unsettled = unsettled_pixels(plan, at_nodes, nodes_known, rows, cols, k)  # (S, rows, columns)
+    again = np.zeros(nodes.shape, dtype=bool)
+    again[inside] = (unsettled & keep).any(axis=0)
+    exact, exact_known = (a[..., inside[0], inside[1]] for a in frame.cosines(plan.species, again))
+    return np.where(unsettled, exact, cosines), np.where(unsettled, exact_known, known)
 
 
 def embed_tile(
@@ -143,8 +159,16 @@ class _Frame:
     and which of them will be asked for.
     """
 
-    def __init__(self, plan: Places, rows, cols, lon, lat, needed) -> None:
-        self.plan, self.lon, self.lat = plan, lon, lat
+    def __init__(
+        self,
+        plan: Places,
+        rows: np.ndarray,
+        cols: np.ndarray,
+        lon: np.ndarray,
+        lat: np.ndarray,
+        needed: np.ndarray,
+    ) -> None:
+        self.plan, self.rows, self.cols, self.lon, self.lat = plan, rows, cols, lon, lat
         groups: dict[int, list[str]] = {}
         for m in plan.blended:
             groups.setdefault(plan.strides[m], []).append(m)

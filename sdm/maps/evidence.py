@@ -1,77 +1,31 @@
-"""What is asked for, other than by a name alone: photos, recordings, words, vectors, and sums of them."""
+"""What is asked with beside a name: photos, recordings, words and vectors, as vectors of a model's space."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdm.errors import ModelError, RequestError
-from sdm.models.registry import AnyModel
 from sdm.names import Resolution, Taxon
+from sdm.request import Query
+
+if TYPE_CHECKING:
+    from sdm.models.protocol import Model
 
 NOUNS = {"image": "photos", "audio": "recordings", "text": "free text"}
+LONGEST_LABEL = 120
 
 
-@dataclass(frozen=True)
-class Query:
-    """Evidence to be added up: each list is averaged first, so ten photos weigh as much as one."""
-
-    photos: tuple[str, ...] = ()
-    audio: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
-    embedding: str | None = None
-    """FILE or FILE#key: see `sdm.files.embeddings.read_embeddings`."""
-
-    @classmethod
-    def of(cls, photo=None, audio=None, text=None, embedding=None) -> Query:
-        """From one or several of each. Raises RequestError for an empty text."""
-
-        def several(value) -> tuple[str, ...]:
-            if value is None:
-                return ()
-            return (str(value),) if isinstance(value, str | Path) else tuple(str(v) for v in value)
-
-        texts = several(text)
-        if any(not t.strip() for t in texts):
-            raise RequestError("an empty text says nothing of a species; give words, or leave --text out.")
-        return cls(several(photo), several(audio), texts, None if embedding is None else str(embedding))
-
-    def __bool__(self) -> bool:
-        return bool(self.photos or self.audio or self.texts or self.embedding)
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """What it consists of, in words: "photo bear.jpg", "text 'alpine meadow'"."""
-        said = [f"photo {Path(p).name}" for p in self.photos] + [f"sound {Path(p).name}" for p in self.audio]
-        said += [f"text {t.strip()!r}" for t in self.texts]
-        return (*said, *((f"vector {Path(self.embedding).name}",) if self.embedding else ()))
-
-    def vectors(self, model: AnyModel) -> list[np.ndarray]:
-        """One unit vector (dim,) per kind of evidence. Raises ModelError for a kind the model cannot encode."""
-        from sdm.files.embeddings import mean_vector, read_embeddings
-
-        found = []
-        for modality, given in (("image", self.photos), ("audio", self.audio), ("text", self.texts)):
-            if not given:
-                continue
-            if modality not in model.modalities:
-                raise ModelError(f"model {model.name!r} cannot encode {NOUNS[modality]}; give --model taxabind.")
-            found.append(mean_vector(model.embed(modality, _read(modality, given))))
-        if self.embedding:
-            vectors = read_embeddings(self.embedding, model.dim, f"model {model.name!r}").vectors
-            found.append(mean_vector(vectors))
-        return found
-
-
-def answer(model: AnyModel, name: Resolution | None, query: Query) -> tuple[Resolution, np.ndarray]:
+def combine(model: Model, name: Resolution | None, query: Query) -> tuple[Resolution, np.ndarray]:
     """What a name (or none) and other evidence stand for together: unit vectors added, and made unit again.
 
+    Returns a resolution for the whole, and its unit vector (dim,) float32. Raises ModelError for evidence that the
+    model cannot encode, RequestError where the vectors cancel out.
     Source of the sum: TaxaBind, arXiv 2411.00683, section 3.
     """
-    vectors = query.vectors(model)
+    vectors = evidence_vectors(model, query)
     taxon = name.taxon if name else None
     if name is not None:
         vectors.insert(0, model.species_embedding(name))
@@ -79,19 +33,38 @@ def answer(model: AnyModel, name: Resolution | None, query: Query) -> tuple[Reso
     length = float(np.linalg.norm(total))
     if not length > 1e-6:
         raise RequestError("the vectors given cancel each other out; leave one of them out.")
-    label = " + ".join(([taxon.name] if taxon else []) + list(query.parts))
-    found = Taxon(
-        "query", label if len(label) <= 120 else label[:119] + "…", taxon.lineage if taxon else (),
-        group=taxon.group if taxon else "",
-    )  # fmt: skip
-    note = "The query is the normalised sum of the embeddings of: " + "; ".join(
-        ([f"the name {taxon.name}"] if taxon else []) + list(query.parts)
-    )
-    notes = (*(name.notes if name else ()), note + ".") if len(vectors) > 1 or len(query.parts) > 1 else ()
-    return Resolution(label, found, True, "query", notes), (total / length).astype(np.float32)
+    label = " + ".join(([taxon.name] if taxon else []) + list(query.evidence))
+    shortened = label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
+    whole = Taxon("query", shortened, taxon.lineage if taxon else (), group=taxon.group if taxon else "")
+    notes = name.notes if name else ()
+    if len(vectors) > 1 or len(query.evidence) > 1:
+        parts = ([f"the name {taxon.name}"] if taxon else []) + list(query.evidence)
+        notes = (*notes, f"The query is the normalised sum of the embeddings of: {'; '.join(parts)}.")
+    else:
+        notes = ()
+    return Resolution(label, whole, True, "query", notes), (total / length).astype(np.float32)
 
 
-def _read(modality: str, given: Sequence[str]):
+def evidence_vectors(model: Model, query: Query) -> list[np.ndarray]:
+    """One unit vector (dim,) per kind of evidence: several of a kind are averaged, so ten photos weigh as much as one.
+
+    Raises ModelError for a kind the model cannot encode.
+    """
+    from sdm.files.embeddings import mean_vector, read_embeddings
+
+    vectors = []
+    for modality, given in (("image", query.photo), ("audio", query.audio), ("text", query.text)):
+        if not given:
+            continue
+        if modality not in model.modalities:
+            raise ModelError(f"model {model.name!r} cannot encode {NOUNS[modality]}; give --model taxabind.")
+        vectors.append(mean_vector(model.embed(modality, _read(modality, given))))
+    if query.embedding:
+        vectors.append(mean_vector(read_embeddings(query.embedding, model.dim, f"model {model.name!r}").vectors))
+    return vectors
+
+
+def _read(modality: str, given: Sequence[str]) -> Any:
     """Values for an encoder: crops (N, 224, 224, 3) uint8, waves, or texts."""
     if modality == "image":
         from sdm.models.taxabind.photo import read_photo

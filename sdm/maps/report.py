@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdm._version import __version__
 from sdm.engine.places import Places
 from sdm.grid import Grid
 from sdm.layers import ATTRIBUTION
 from sdm.maps.plan import Job
-from sdm.models.licence import credits_of as model_credits
+from sdm.models.licence import credit_lines
 from sdm.request.months import WHOLE_YEAR, when
 
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
-def describe(job: Job, k: int, command: str = ""):
+    from sdm.outputs.metadata import MapMetadata
+
+PACKAGES = ("numpy", "torch", "rasterio", "xarray", "zarr", "dask", "odc-geo")
+"""Whose versions a report states."""
+
+
+def describe(job: Job, k: int, command: str = "") -> MapMetadata:
     """The metadata of the k-th map of a job, for every output format."""
     from sdm.outputs.metadata import MapMetadata
 
@@ -23,7 +32,7 @@ def describe(job: Job, k: int, command: str = ""):
     taxon = r.taxon
     label = taxon.name if taxon.rank == "species" else f"the {taxon.rank} {taxon.name}"
     score = p.targets[k].score
-    season = season_of(p)
+    season = season_phrase(p)
     if taxon.rank == "query":
         label, about = f"the query {taxon.name}", f"Places for the query {taxon.name}"
     else:
@@ -51,20 +60,20 @@ def describe(job: Job, k: int, command: str = ""):
         variable=score.name,
         valid_range=score.valid_range,
         tags={key: value for key, value in tags.items() if value},
-        attribution=credits_of(p),
+        attribution=attribution(p),
         month=p.month,
     )
 
 
-def season_of(places: Places) -> str:
+def season_phrase(places: Places) -> str:
     """ " in May", " at any time of the year", or "" where the model does not tell months apart."""
     return f" {when(places.month)}" if places.model.seasonal else ""
 
 
-def credits_of(places: Places) -> tuple[str, ...]:
+def attribution(places: Places) -> tuple[str, ...]:
     """A line per source of a map: its layers, and its model."""
     layers = places.inputs.attribution if places.source is None else ATTRIBUTION
-    return (*layers, *model_credits(places.model))
+    return (*layers, *credit_lines(places.model))
 
 
 def common_tags(job: Job, command: str) -> dict[str, str]:
@@ -85,10 +94,16 @@ def common_tags(job: Job, command: str) -> dict[str, str]:
     }
 
 
-def report_of(
-    job: Job, k: int, quantity: str, files: dict, statistics: dict, timings: dict, device: str, command: str
-) -> dict[str, Any]:
-    """The content of the `.json` sidecar."""
+def report(job: Job, k: int, device: str, command: str, **measured: Any) -> dict[str, Any]:
+    """The content of the `.json` file beside the k-th map of a job.
+
+    Parameters
+    ----------
+    job, k : the map.
+    device : what the tiles were computed on.
+    command : the command line that asked for it, or "".
+    measured : further entries: statistics, timings, files.
+    """
     r = job.resolutions[k]
     common = provenance(job, device, command)
     common["layers"]["mask"] = job.plan.targets[k].mask
@@ -96,57 +111,68 @@ def report_of(
         "species": r.taxon.name,
         "query": r.query,
         "resolved": {
-            "rank": r.taxon.rank, "by": r.how, "known": r.known, "lineage": list(r.taxon.lineage),
-            "common_names": list(r.taxon.common), "synonyms": list(r.taxon.synonyms),
+            "rank": r.taxon.rank,
+            "by": r.how,
+            "known": r.known,
+            "lineage": list(r.taxon.lineage),
+            "common_names": list(r.taxon.common),
+            "synonyms": list(r.taxon.synonyms),
         },
         "notes": list(job.notes[k]),
-        "quantity": quantity,
+        "quantity": describe(job, k).quantity,
         "score": job.plan.targets[k].score.report,
         **common,
-        "statistics": statistics,
-        "timings": timings,
-        "files": files,
+        **measured,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }  # fmt: skip
+    }
 
 
 def provenance(job: Job, device: str, command: str) -> dict[str, Any]:
     """What all maps of a job come from: request, model, layers, grid, device, versions."""
-    import importlib.metadata as installed
-
-    p, grid = job.plan, job.grid
-    packages = ("numpy", "torch", "rasterio", "xarray", "zarr", "dask", "odc-geo")
+    p, request = job.plan, job.request
     return {
-        "request": job.request,
+        "request": request,
         "command": command,
         "model": {
-            "name": p.model.name, "version": p.model.version, "hash": p.model.digest,
+            "name": p.model.name,
+            "version": p.model.version,
+            "hash": p.model.digest,
             "licence": p.model.licence,
         },
         "modalities": list(p.modalities),
         "month": p.month or (WHOLE_YEAR if p.model.seasonal else None),
         "index": None if p.source is None else p.source.info,
         "layers": {
-            "environment": job.request.get("environment") or "bundled",
-            "satellite": job.request.get("satellite") or "bundled",
+            "environment": request["environment"] or "bundled",
+            "satellite": request["satellite"] or "bundled",
             "notes": [] if p.source is not None else p.inputs.sentences,
-            "attribution": list(credits_of(p)),
+            "attribution": list(attribution(p)),
         },
-        "grid": {
-            "crs": grid.crs, "resolution": grid.resolution, "rows": grid.shape[0], "columns": grid.shape[1],
-            "transform": list(grid.geobox.affine)[:6], "bounds": list(grid.geobox.boundingbox.bbox),
-            "bbox_asked": list(grid.bbox), "tile_size": grid.tile_size, "tiles": grid.tile_count,
-            "pixels_between_encoded_places": p.strides,
-        },
+        "grid": _grid_report(job.grid) | {"pixels_between_encoded_places": p.strides},
         "device": device,
         "versions": {
-            "taxabind-map": __version__, "python": platform.python_version(),
-            **{n: installed.version(n) for n in packages},
+            "taxabind-map": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
         },
-    }  # fmt: skip
+    }
 
 
-def outlines_around(grid: Grid):
+def _grid_report(grid: Grid) -> dict[str, Any]:
+    return {
+        "crs": grid.crs,
+        "resolution": grid.resolution,
+        "rows": grid.shape[0],
+        "columns": grid.shape[1],
+        "transform": list(grid.geobox.affine)[:6],
+        "bounds": list(grid.geobox.boundingbox.bbox),
+        "bbox_asked": list(grid.bbox),
+        "tile_size": grid.tile_size,
+        "tiles": grid.tile_count,
+    }
+
+
+def surrounding_countries(grid: Grid) -> GeoDataFrame:
     """Country outlines around the map, WGS84; beyond 180 degrees both ends of the world are needed."""
     from sdm.files.vectors import countries
 

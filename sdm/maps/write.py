@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,14 +16,25 @@ from sdm.engine.cluster import ClusterWarning, active_client, open_client
 from sdm.engine.places import Plan
 from sdm.engine.tasks import run_tasks
 from sdm.engine.tile import score_tile
+from sdm.grid import Tile
 from sdm.maps.memory import give_memory_back
 from sdm.maps.plan import Job
-from sdm.maps.report import describe, outlines_around, report_of
+from sdm.maps.report import describe, report, surrounding_countries
 from sdm.models.device import local_device
-from sdm.request.choices import FORMATS, parse_formats
+from sdm.request import Delivery, Execution
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from sdm.files.atomic import Staging
 
 LINKS = {"tif": "GeoTIFF", "zarr": "Zarr", "json": "report"}
 """Labels of the files the web map links to."""
+SUFFIXES = {"cog": (".tif", ".qml"), "zarr": (".zarr",), "html": (".html",)}
+"""Files of a format."""
+
+Tell = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
 
 
 @dataclass(frozen=True)
@@ -32,114 +44,178 @@ class MapResult:
     species: str
     files: dict[str, Path]
     report: dict[str, Any]
-    """What the `.json` sidecar holds."""
+    """What the `.json` file beside it holds."""
 
 
 def write_maps(
-    job: Job,
-    out: str | Path = "maps",
-    *,
-    formats: Sequence[str] = FORMATS,
-    overwrite: bool = False,
-    threads: int | None = None,
-    workers: int | None = None,
-    scheduler_address: str | Path | None = None,
-    command: str = "",
-    progress: Callable[[str, int, int], None] | None = None,
+    job: Job, out: str | Path = "maps", *, command: str = "", progress: Tell | None = None, **options: Any
 ) -> list[MapResult]:
-    """Compute a job and write, per species, `.tif` and `.qml`, `.zarr`, `.html` and `.json` into `out`.
+    """Compute a job and write, per species, `.tif` and `.qml`, `.zarr`, `.html` and `.json` into a folder.
 
-    Either every file of the job appears, complete and checked, or none. Where tiles are computed:
-    `threads`, tiles at once in this process; or `workers`, so many processes of this machine (with
-    `threads` tiles at once in each, by default 1); or `scheduler_address`, a Dask cluster's; else an active
-    `dask.distributed.Client`, if there is one; else this process, one tile per processor. The result is the
-    same to the bit. `progress(stage, done, total)` is called in this process.
+    Either every file of the job appears, complete and checked, or none.
 
-    Raises OutputError when an output exists (without `overwrite`) or cannot be written, ClusterError when
-    a cluster does not answer or loses its workers.
+    Parameters
+    ----------
+    job : from `sdm.plan`.
+    out : the folder.
+    formats : any of cog, zarr, html; by default all.
+    overwrite : replace existing outputs.
+    threads : tiles at once in this process.
+    workers : so many processes of this machine, with `threads` tiles at once in each (default 1).
+    scheduler_address : a Dask cluster's. Without any of the three an active `dask.distributed.Client` is used, if
+        there is one; else this process, one tile per processor. The result is the same to the bit.
+    command : the command line that asked for it, for the report.
+    progress : called in this process with (stage, done, total).
+
+    Raises
+    ------
+    OutputError : an output exists (without `overwrite`) or cannot be written.
+    ClusterError : a cluster does not answer or loses its workers.
     """
-    from sdm.files.atomic import Staging, check_targets
-    from sdm.outputs import sidecar, zarr_store
-    from sdm.outputs.cog import write_cog
-    from sdm.outputs.statistics import summarise
-    from sdm.outputs.style import write_qml
-    from sdm.outputs.webmap import write_html
+    delivery, execution = delivery_and_execution(out, job.plan.device, options)
+    return write(job, delivery, execution, command=command, progress=progress)
 
-    formats = parse_formats(formats)
-    out = Path(out)
+
+def delivery_and_execution(out: str | Path, device: str, options: dict[str, Any]) -> tuple[Delivery, Execution]:
+    """Options given side by side, in their groups. Raises TypeError for an unknown one, RequestError for a value."""
+    delivery, execution = (
+        Delivery.from_dict({**options, "out": out}),
+        Execution.from_dict({**options, "device": device}),
+    )
+    for name in options:
+        if name not in {**delivery.to_dict(), **execution.to_dict()}:
+            raise TypeError(f"{name!r} is not an option of writing")
+    return delivery, execution
+
+
+def write(
+    job: Job, delivery: Delivery, execution: Execution, *, command: str = "", progress: Tell | None = None
+) -> list[MapResult]:
+    """As `write_maps`, from two objects."""
+    from sdm.files.atomic import Staging, check_targets
+
+    formats, out = delivery.formats_or(), Path(delivery.out)
     tell = progress or (lambda stage, done, total: None)
-    suffixes = {"cog": (".tif", ".qml"), "zarr": (".zarr",), "html": (".html",)}
-    kept = [s for f in formats for s in suffixes[f]] + [".json"]
+    kept = [suffix for f in formats for suffix in SUFFIXES[f]] + [".json"]
     names = [f"{stem}{suffix}" for stem in job.slugs for suffix in kept]
-    check_targets(out, names, overwrite=overwrite)
-    if workers is None and scheduler_address is None and active_client() is None:
+    check_targets(out, names, overwrite=delivery.overwrite)
+    if not on_cluster(execution):
         local_device(job.plan.device)
-    started = time.time()
-    # The tiles always go through a Zarr store, published or not: it is what bounds the memory.
-    hidden = [] if "zarr" in formats else [f"{stem}.zarr" for stem in job.slugs]
-    with (
-        open_client(threads=threads, workers=workers, scheduler_address=scheduler_address) as client,
-        Staging(out, names, overwrite=overwrite) as staging,
-    ):
-        # Absolute: a worker has its own working folder.
-        scratch = staging.path(names[0]).parent.absolute()
-        stores = [scratch / f"{stem}.zarr" for stem in job.slugs]
-        metadata = [describe(job, k, command) for k in range(len(job.slugs))]
-        side = job.grid.tile_size
-        for store, meta in zip(stores, metadata, strict=True):
-            zarr_store.create(store, job.grid.geobox, (side, side), meta)
-        device = run_tiles(job.plan, stores, [m.variable for m in metadata], threads, client, tell)
-        encoded = time.time()
-        give_memory_back()
-        results, total = [], len(job.slugs)
-        countries = outlines_around(job.grid) if "html" in formats else None
-        for k, (stem, store, meta) in enumerate(zip(job.slugs, stores, metadata, strict=True)):
-            tell("writing", k, total)
-            array = zarr_store.open_map(store, meta.variable)
-            if "cog" in formats:
-                summary = write_cog(staging.path(f"{stem}.tif"), array, job.grid.geobox, meta)
-                write_qml(staging.path(f"{stem}.qml"), meta)
-            else:
-                summary = summarise(array, job.grid.geobox)
-            files = {suffix[1:]: f"{stem}{suffix}" for suffix in kept}
-            give_memory_back()
-            if "html" in formats:
-                links = {LINKS[n]: f for n, f in files.items() if n in LINKS}
-                write_html(staging.path(f"{stem}.html"), array, meta, countries, links)
-            timings = {"tiles_s": round(encoded - started, 3), "written_s": round(time.time() - encoded, 3)}
-            report = report_of(job, k, meta.quantity, files, summary.to_dict(), timings, device, command)
-            sidecar.write_json(staging.path(f"{stem}.json"), report)
-            results.append(MapResult(job.resolutions[k].taxon.name, {n: out / f for n, f in files.items()}, report))
-        for name in hidden:
-            _remove_store(scratch / name)
+    with open_client(execution) as client, Staging(out, names, overwrite=delivery.overwrite) as staging:
+        writer = _Writer(job, formats, kept, staging, command)
+        writer.compute(execution, client, tell)
+        results = []
+        for k, stem in enumerate(job.slugs):
+            tell("writing", k, len(job.slugs))
+            content = writer.write(k)
+            files = {suffix[1:]: out / f"{stem}{suffix}" for suffix in kept}
+            results.append(MapResult(job.resolutions[k].taxon.name, files, content))
+        writer.remove_scratch()
         staging.publish()
-        tell("writing", total, total)
+        tell("writing", len(job.slugs), len(job.slugs))
     return results
+
+
+def on_cluster(execution: Execution) -> bool:
+    """Whether other processes compute the tiles."""
+    return execution.workers is not None or execution.scheduler_address is not None or active_client() is not None
+
+
+class _Writer:
+    """The outputs of a job in its staging folder. The tiles go through Zarr stores, which bounds the memory."""
+
+    def __init__(self, job: Job, formats: Sequence[str], kept: Sequence[str], staging: Staging, command: str) -> None:
+        self.job, self.formats, self.kept, self.staging, self.command = job, formats, kept, staging, command
+        # Absolute: a worker has its own working folder.
+        self.scratch = staging.path(f"{job.slugs[0]}{kept[-1]}").parent.absolute()
+        self.stores = [self.scratch / f"{stem}.zarr" for stem in job.slugs]
+        self.metadata = [describe(job, k, command) for k in range(len(job.slugs))]
+        self.countries = None
+        self.device, self.started, self.encoded = "", time.time(), 0.0
+
+    def compute(self, execution: Execution, client: Client | None, tell: Tell) -> None:
+        """Fill the stores, tile by tile."""
+        from sdm.outputs import zarr_store
+
+        side = self.job.grid.tile_size
+        for store, meta in zip(self.stores, self.metadata, strict=True):
+            zarr_store.create(store, self.job.grid.geobox, (side, side), meta)
+        self.device = run_tiles(
+            self.job.plan, self.stores, [m.variable for m in self.metadata], execution, client, tell
+        )
+        self.encoded = time.time()
+        give_memory_back()
+        if "html" in self.formats:
+            self.countries = surrounding_countries(self.job.grid)
+
+    def write(self, k: int) -> dict[str, Any]:
+        """Write the other files of the k-th map; returns its report."""
+        from sdm.outputs import sidecar, zarr_store
+        from sdm.outputs.cog import write_cog
+        from sdm.outputs.statistics import summarise
+        from sdm.outputs.style import write_qml
+        from sdm.outputs.webmap import write_html
+
+        stem, meta, geobox = self.job.slugs[k], self.metadata[k], self.job.grid.geobox
+        array = zarr_store.open_map(self.stores[k], meta.variable)
+        if "cog" in self.formats:
+            summary = write_cog(self.staging.path(f"{stem}.tif"), array, geobox, meta)
+            write_qml(self.staging.path(f"{stem}.qml"), meta)
+        else:
+            summary = summarise(array, geobox)
+        give_memory_back()
+        files = {suffix[1:]: f"{stem}{suffix}" for suffix in self.kept}
+        if "html" in self.formats:
+            links = {LINKS[kind]: name for kind, name in files.items() if kind in LINKS}
+            write_html(self.staging.path(f"{stem}.html"), array, meta, self.countries, links)
+        timings = {
+            "tiles_s": round(self.encoded - self.started, 3),
+            "written_s": round(time.time() - self.encoded, 3),
+        }
+        measured = {"statistics": summary.to_dict(), "timings": timings, "files": files}
+        content = report(self.job, k, self.device, self.command, **measured)
+        sidecar.write_json(self.staging.path(f"{stem}.json"), content)
+        return content
+
+    def remove_scratch(self) -> None:
+        """Remove the stores that are not among the outputs."""
+        if "zarr" not in self.formats:
+            for store in self.stores:
+                shutil.rmtree(store, ignore_errors=True)
 
 
 def run_tiles(
     plan: Plan,
     stores: Sequence[Path],
     variables: Sequence[str],
-    threads: int | None = None,
-    client: Any = None,
-    tell: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    execution: Execution | None = None,
+    client: Client | None = None,
+    tell: Tell = lambda stage, done, total: None,
 ) -> str:
     """Compute every tile and write its chunk into each species' store: one Dask task per tile.
 
-    On the workers of `client`, or on threads of this process. Returns the devices the tiles were computed on,
-    as "cpu", "cuda" or "cpu,cuda": the two round differently.
+    Parameters
+    ----------
+    plan : what is computed.
+    stores, variables : of each species the Zarr store and the variable in it.
+    execution, client : where; on the workers of `client` if there is one.
+    tell : progress.
+
+    Returns
+    -------
+    The devices the tiles were computed on, as "cpu", "cuda" or "cpu,cuda": the two round differently.
     """
     tiles = list(plan.grid.tiles())
     tell("tiles", 0, len(tiles))
-    devices = []
+    devices: list[str] = []
 
     def done(device: str) -> None:
         devices.append(device)
         tell("tiles", len(devices), len(tiles))
 
     shared = (plan, tuple(stores), tuple(variables))
-    run_tasks(write_tile_task, tiles, shared, threads=threads, client=client, folder=stores[0].parent, done=done)
+    folder = stores[0].parent
+    run_tasks(write_tile_task, tiles, shared, execution=execution, client=client, folder=folder, done=done)
     used = ",".join(sorted(set(devices)))
     if "," in used:
         warnings.warn(
@@ -150,7 +226,7 @@ def run_tiles(
     return used
 
 
-def write_tile_task(tile, plan: Plan, stores: Sequence[Path], variables: Sequence[str]) -> str:
+def write_tile_task(tile: Tile, plan: Plan, stores: Sequence[Path], variables: Sequence[str]) -> str:
     """Score one tile and write it; returns the device it was computed on, nothing heavy."""
     from sdm.outputs.zarr_store import write_tile
 
@@ -160,9 +236,3 @@ def write_tile_task(tile, plan: Plan, stores: Sequence[Path], variables: Sequenc
         if not np.isnan(layer).all():
             write_tile(store, tile.rows, tile.cols, layer, variable)
     return plan.here
-
-
-def _remove_store(path: Path) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)

@@ -13,7 +13,7 @@ from sdm.files import workspace as ledger
 from sdm.maps.batch import tiles
 from sdm.maps.batch.texts import ENCODING, PAGE, PICTURES, RICHNESS, SPECIES
 from sdm.maps.batch.tiles import Work
-from sdm.maps.report import describe, outlines_around
+from sdm.maps.report import describe, surrounding_countries
 from sdm.outputs import cube, gallery
 from sdm.outputs.overlay import png
 
@@ -109,5 +109,5 @@ def _countries_of(work: Work) -> Any:
     """Country outlines of a batch, read once per process."""
     if work.store not in _outlines:
         _outlines.clear()
-        _outlines[work.store] = outlines_around(work.plan.grid)
+        _outlines[work.store] = surrounding_countries(work.plan.grid)
     return _outlines[work.store]

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 from sdm._version import __version__
 from sdm.errors import RegionIndexError, RequestError, SpeciesNameError
 from sdm.files.fingerprint import of_files
-from sdm.maps.plan import MAX_SPECIES, Job, opened_index, plan
-from sdm.models.choice import Outcome, choose_for_most, refuse_stranger
-from sdm.models.registry import AnyModel, open_model
+from sdm.maps.plan import MAX_SPECIES, Job, open_ref, plan_resolved, resolve_in, with_opened_files
+from sdm.models.choice import choose_for_most
 from sdm.names import Resolution
 from sdm.names.habitat import mask_for
 from sdm.names.lists import Asked, distinct, read_names
 from sdm.outputs.cube import SPECIES as SPECIES_PER_CHUNK
+from sdm.request import ListOptions, MapRequest, ModelRef
 from sdm.request.months import month_name
 
 if TYPE_CHECKING:
     from sdm.index import Index
+    from sdm.models.protocol import Model
 
 MAX_TILE = 1024
 """Side of a tile in pixels, at most: the embeddings of a whole tile are held in memory."""
@@ -80,11 +81,11 @@ class Batch:
     def estimate(self, formats: Sequence[str] = ()) -> dict[str, Any]:
         """What a run would do: names, pixels, tiles, files, bytes at most, device."""
         taxa, pixels = len(self.job.resolutions), self.job.grid.pixels
-        found = self.job.estimate(())
+        job = self.job.estimate(())
         blocks = -(-taxa // SPECIES_PER_CHUNK)
-        files = blocks * found["tiles"] + taxa * (1 + len(suffixes_of(formats)))
+        files = blocks * job["tiles"] + taxa * (1 + len(species_suffixes(formats)))
         each = 4.0 + 4 * sum({"cog": 1.4, "html": 0.3}.get(f, 0.0) for f in formats)
-        return found | {
+        return job | {
             "species": taxa,
             "names": len(self.rows),
             "names_not_mapped": len(self.failed),
@@ -98,60 +99,75 @@ def plan_batch(
     bbox: Sequence[float] | None = None,
     region: Any = None,
     *,
-    column: str | None = None,
-    strict: bool = False,
-    threshold: float = 0.5,
-    model: str | Path | None = None,
-    index: Index | str | Path | None = None,
+    device: str = "auto",
     **options: Any,
 ) -> Batch:
     """Resolve a list of names and decide everything about their maps without computing a pixel.
 
-    `species`: names, or the path of a list (`sdm.names.lists.read_names`), `column` of it. A name that is
-    unknown or ambiguous is left out and reported, or with `strict` an error. Names of one taxon are mapped
-    once. `threshold`: of the areas in the summary. Other options are those of `sdm.plan`; with `index` a species
-    of a habitat that the index does not hold is left out too.
+    A name that is unknown or ambiguous is left out and reported. Names of one taxon are mapped once. With `index` a
+    species of a habitat that the index does not hold is left out too.
 
-    Raises SdmError subclasses; SpeciesNameError when no name is known.
+    Parameters
+    ----------
+    species : names, or the path of a list (`sdm.names.lists.read_names`).
+    bbox, region, device : as of `sdm.plan`, as are all other options.
+    column : of the list's file, with the names.
+    strict : a name that cannot be mapped is an error.
+    threshold : areas in the summary are those above it.
+
+    Raises
+    ------
+    SpeciesNameError : no name is known.
+    SdmError : other subclasses, see `sdm.errors`.
     """
-    try:
-        threshold = float(threshold)
-    except (TypeError, ValueError):
-        raise RequestError(f"threshold {str(threshold)[:40]!r} is not a number.") from None
-    if not 0.0 < threshold < 1.0:
-        raise RequestError(f"threshold {threshold:g} must lie between 0 and 1.")
-    if isinstance(species, str | Path):
-        asked, notes = read_names(species, column)
+    own = {f.name for f in fields(ListOptions)}
+    listing = ListOptions.from_dict(options)
+    rest = {name: value for name, value in options.items() if name not in own}
+    return plan_list(species, MapRequest.of(bbox=bbox, region=region, **rest), listing, device)
+
+
+def plan_list(
+    source: str | Path | Iterable[str], request: MapRequest, listing: ListOptions, device: str = "auto"
+) -> Batch:
+    """As `plan_batch`, from objects; `source` as its `species`."""
+    if isinstance(source, str | Path):
+        asked, notes = read_names(source, listing.column)
     else:
-        if column is not None:
+        if listing.column is not None:
             raise RequestError("a column is given, but the species are not a file; leave it out.")
-        asked, notes = distinct(_texts(species)), []
-    if index is not None:
-        index = opened_index(index)
-        model = index.find_model(model)
-    opened, rows = _resolve(asked, model)
-    if not opened.calibrated:
+        asked, notes = distinct(_texts(source)), []
+    opened = with_opened_files(request)
+    model, rows = _resolve(asked, opened.model)
+    if not model.calibrated:
         raise RequestError(
-            f"model {opened.name!r} is not calibrated, and a batch holds probabilities; map its species by name, up to "
+            f"model {model.name!r} is not calibrated, and a batch holds probabilities; map its species by name, up to "
             f"{MAX_SPECIES} at a time."
         )
-    if index is not None:
-        rows = tuple(_held(row, index, options.get("mask", "auto")) for row in rows)
-    _refuse(rows, strict)
-    targets: dict[str, Resolution] = {}
-    for row in rows:
-        if row.resolution is not None:
-            targets.setdefault(row.resolution.taxon.name, row.resolution)
-    number = {name: k for k, name in enumerate(targets)}
-    rows = tuple(
-        replace(row, target=number[row.resolution.taxon.name]) if row.resolution is not None else row for row in rows
-    )
-    resolutions = list(targets.values())
-    queries = [r.query for r in resolutions]
-    job = plan(queries, bbox, region, model=model, resolved=(opened, resolutions), index=index, **options)
+    if opened.index is not None:
+        rows = tuple(_held(row, opened.index, request.query.mask) for row in rows)
+    _refuse(rows, listing.strict)
+    rows, resolutions = _numbered(rows)
+    named = replace(opened, query=replace(request.query, species=tuple(r.query for r in resolutions)))
+    job = plan_resolved(named, model, resolutions, device)
     if job.grid.tile_size > MAX_TILE:
         raise RequestError(f"tile size {job.grid.tile_size} is more than {MAX_TILE} pixels, the most for a batch.")
-    return Batch(job, rows, threshold, tuple(notes))
+    return Batch(replace(job, asked=replace(request, query=named.query)), rows, listing.threshold, tuple(notes))
+
+
+def _numbered(rows: Sequence[Row]) -> tuple[tuple[Row, ...], list[Resolution]]:
+    """The rows with the number of the taxon that each is, and the taxa, each once."""
+    numbers: dict[str, int] = {}
+    resolutions: list[Resolution] = []
+    numbered = []
+    for row in rows:
+        if row.resolution is not None:
+            name = row.resolution.taxon.name
+            if name not in numbers:
+                numbers[name] = len(resolutions)
+                resolutions.append(row.resolution)
+            row = replace(row, target=numbers[name])
+        numbered.append(row)
+    return tuple(numbered), resolutions
 
 
 def configuration(batch: Batch, formats: Sequence[str], device: str) -> dict[str, Any]:
@@ -165,8 +181,10 @@ def configuration(batch: Batch, formats: Sequence[str], device: str) -> dict[str
     region = None
     if grid.region is not None:
         region = hashlib.sha256(grid.region.geometry.wkb).hexdigest()[:16]
-    own = {"environment": plan.environment, "satellite": [plan.satellite] if plan.satellite else []}
+    sampling = plan.sampling.to_dict()
+    own = {"environment": sampling.pop("environment"), "satellite": [s] if (s := sampling.pop("satellite")) else []}
     layers = {name: of_files(paths) if paths else "bundled" for name, paths in own.items()}
+    del sampling["modalities"], sampling["month"]
     return {
         "software": f"taxabind-map {__version__}",
         "species": f"{len(listed):,} names, sha256 {hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]}",
@@ -181,8 +199,8 @@ def configuration(batch: Batch, formats: Sequence[str], device: str) -> dict[str
         "corner": [grid.geobox.affine.c, grid.geobox.affine.f],
         "bbox": list(grid.bbox),
         "region": region,
-        "mask": job.request["mask"],
-        "step": plan.step,
+        "mask": job.asked.query.mask,
+        **{name.replace("_", " "): value for name, value in sampling.items()},
         "tile size": grid.tile_size,
         "threshold": batch.threshold,
         "format": ",".join(["zarr", *formats]),
@@ -190,7 +208,7 @@ def configuration(batch: Batch, formats: Sequence[str], device: str) -> dict[str
     }
 
 
-def suffixes_of(formats: Sequence[str]) -> tuple[str, ...]:
+def species_suffixes(formats: Sequence[str]) -> tuple[str, ...]:
     """The suffixes of the files of a species."""
     per = {"cog": ("tif", "qml"), "html": ("html",)}
     return tuple(s for f in formats for s in per.get(f, ()))
@@ -198,34 +216,28 @@ def suffixes_of(formats: Sequence[str]) -> tuple[str, ...]:
 
 def _texts(species: Iterable[str]) -> Iterable[tuple[int, str]]:
     try:
-        found = enumerate(species, 1)
+        numbered = enumerate(species, 1)
     except TypeError:
         raise RequestError(f"species {species!r} are neither names nor a file.") from None
-    for number, name in found:
+    for number, name in numbered:
         if not isinstance(name, str):
             raise SpeciesNameError(f"species {number} of the list, {str(name)[:60]!r}, is not text.")
         yield number, name
 
 
-def _resolve(asked: Sequence[Asked], model: AnyModel | str | Path | None) -> tuple[AnyModel, tuple[Row, ...]]:
+def _resolve(asked: Sequence[Asked], ref: ModelRef) -> tuple[Model, tuple[Row, ...]]:
     """The model, by default the one that knows most of the names, and what each is in it."""
-    if model is None:
-        opened, outcomes = choose_for_most([one.query for one in asked])
+    model: Model
+    if ref.model is None:
+        model, outcomes = choose_for_most([one.query for one in asked])
     else:
-        opened = open_model(model) if isinstance(model, str | Path) else model
-        outcomes = [refuse_stranger(opened, one.query, _outcome(one, opened)) for one in asked]
+        model = open_ref(ref)
+        outcomes = [resolve_in(model, one.query) for one in asked]
     rows = [
-        Row(one, error=str(found)) if isinstance(found, SpeciesNameError) else Row(one, found)
-        for one, found in zip(asked, outcomes, strict=True)
+        Row(one, error=str(outcome)) if isinstance(outcome, SpeciesNameError) else Row(one, outcome)
+        for one, outcome in zip(asked, outcomes, strict=True)
     ]
-    return opened, tuple(rows)
-
-
-def _outcome(asked: Asked, model: AnyModel) -> Outcome:
-    try:
-        return model.resolve(asked.query)
-    except SpeciesNameError as error:
-        return error
+    return model, tuple(rows)
 
 
 def _held(row: Row, index: Index, mask: str) -> Row:

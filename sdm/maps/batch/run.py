@@ -5,31 +5,30 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdm.engine.cluster import ClusterWarning, active_client, open_client
+from sdm.engine.cluster import ClusterWarning, open_client
 from sdm.engine.tasks import run_tasks
 from sdm.files import workspace as ledger
 from sdm.grid import Tile
 from sdm.maps.batch.drawings import draw, drawings, write_species
-from sdm.maps.batch.plan import Batch, configuration, plan_batch, suffixes_of
-from sdm.maps.batch.summary import read_summary, report_of, summary, write_page, write_summary
+from sdm.maps.batch.plan import Batch, configuration, plan_batch, species_suffixes
+from sdm.maps.batch.summary import batch_report, read_summary, summary, write_page, write_summary
 from sdm.maps.batch.texts import PAGE, PICTURES, RICHNESS, SPECIES, STORE, SUMMARY
 from sdm.maps.batch.tiles import Work, map_tile
 from sdm.maps.memory import give_memory_back
+from sdm.maps.write import Tell, delivery_and_execution, on_cluster
 from sdm.models.device import local_device
 from sdm.outputs import cube, sidecar
-from sdm.request.choices import parse_formats
+from sdm.request import Delivery, Execution
 
 if TYPE_CHECKING:
     import xarray as xr
-
-Tell = Callable[[str, int, int], None]
-"""Called with (stage, done, total)."""
+    from distributed import Client
 
 
 @dataclass(frozen=True)
@@ -54,110 +53,145 @@ def map_batch(
     bbox: Sequence[float] | None = None,
     *,
     out: str | Path = "maps",
-    formats: str | Sequence[str] = (),
-    overwrite: bool = False,
-    threads: int | None = None,
-    workers: int | None = None,
-    scheduler_address: str | Path | None = None,
     progress: Tell | None = None,
     **options: Any,
 ) -> BatchResult:
-    """Map a list of species over one region into one folder. Options as of `plan_batch` and `write_batch`.
+    """Map a list of species over one region into one folder. Options are those of `plan_batch` and `write_batch`.
 
     sdm.map_batch(["Ursus arctos", "Puma concolor"], bbox=(-125, 31, -102, 49), out="west").open()
     """
-    batch = plan_batch(species, bbox, **options)
-    return write_batch(
-        batch, out, formats=formats, overwrite=overwrite, threads=threads, workers=workers,
-        scheduler_address=scheduler_address, progress=progress,
-    )  # fmt: skip
+    # `device` stays with the plan, which hands it on.
+    names = {f.name for part in (Delivery, Execution) for f in fields(part)} - {"device"}
+    writing = {name: value for name, value in options.items() if name in names}
+    planning = {name: value for name, value in options.items() if name not in names}
+    return write_batch(plan_batch(species, bbox, **planning), out, progress=progress, **writing)
 
 
 def write_batch(
-    batch: Batch,
-    out: str | Path = "maps",
-    *,
-    formats: str | Sequence[str] = (),
-    overwrite: bool = False,
-    threads: int | None = None,
-    workers: int | None = None,
-    scheduler_address: str | Path | None = None,
-    command: str = "",
-    progress: Tell | None = None,
+    batch: Batch, out: str | Path = "maps", *, command: str = "", progress: Tell | None = None, **options: Any
 ) -> BatchResult:
-    """Compute a batch into the folder `out`: `probability.zarr` with all maps, the map of their sum
-    (`richness.tif`, `.qml`, `.html`), `summary.csv`, `index.html` with its pictures, `batch.json`.
+    """Compute a batch into a folder.
 
-    `formats`: cog and html, per species, into `out/species`. The outputs appear when all are complete; until
-    then they lie in `out/batch.partial`, from where the same call goes on after an interruption. A folder
-    that holds the same batch already is left as it is. `overwrite`: replace another batch, finished or not.
-    Where tiles are computed: see `sdm.write_maps`.
+    Written are `probability.zarr` with all maps, the map of their sum (`richness.tif`, `.qml`, `.html`), `summary.csv`,
+    `index.html` with its pictures, and `batch.json`. They appear when all are complete; until then they lie in
+    `batch.partial` within the folder, from where the same call goes on after an interruption. A folder that holds the
+    same batch already is left as it is.
 
-    Raises OutputError when the folder holds something else, or another run is writing to it.
+    Parameters
+    ----------
+    batch : from `plan_batch`.
+    out : the folder.
+    formats : cog and html, per species, into its folder `species`.
+    overwrite : replace another batch, finished or not.
+    threads, workers, scheduler_address : where tiles are computed, as of `sdm.write_maps`.
+    command, progress : as of `sdm.write_maps`.
+
+    Raises
+    ------
+    OutputError : the folder holds something else, or another run is writing to it.
     """
-    wanted = tuple(f for f in parse_formats(formats) if f != "zarr") if formats else ()
-    tell = progress or (lambda stage, done, total: None)
+    delivery, execution = delivery_and_execution(out, batch.job.plan.device, options)
+    return write_list(batch, delivery, execution, command=command, progress=progress)
+
+
+def write_list(
+    batch: Batch, delivery: Delivery, execution: Execution, *, command: str = "", progress: Tell | None = None
+) -> BatchResult:
+    """As `write_batch`, from two objects."""
+    formats, out = tuple(f for f in delivery.formats_or(()) if f != "zarr"), Path(delivery.out)
     job = batch.job
-    clustered = workers is not None or scheduler_address is not None or active_client() is not None
     # Another kind of device rounds differently. On a cluster that is for its workers to say.
-    device = job.plan.device if clustered else local_device(job.plan.device).partition(":")[0]
-    suffixes = suffixes_of(wanted)
+    device = job.plan.device if on_cluster(execution) else local_device(job.plan.device).partition(":")[0]
+    suffixes = species_suffixes(formats)
     names = [STORE, *(f"{RICHNESS}.{s}" for s in ("tif", "qml", "html")), PICTURES, SUMMARY, PAGE, ledger.REPORT]
     names += [SPECIES] if suffixes else []
-    asked = configuration(batch, wanted, device)
-    started = time.time()
-    with (
-        ledger.Workspace(Path(out), names, overwrite=overwrite) as space,
-        open_client(threads=threads, workers=workers, scheduler_address=scheduler_address) as client,
-    ):
+    asked = configuration(batch, formats, device)
+    with ledger.Workspace(out, names, overwrite=delivery.overwrite) as space, open_client(execution) as client:
         begun = space.begin(asked, {"command": command, "started": _now()})
         if begun is None:
-            report = ledger.read_report(space.folder)
-            return BatchResult(Path(out), read_summary(space.folder / SUMMARY), report, computed=False)
-        work = Work.of(batch, space, begun["command"])
+            finished = ledger.read_report(space.folder)
+            return BatchResult(out, read_summary(space.folder / SUMMARY), finished or {}, computed=False)
+        run = _Run(batch, Work.of(batch, space, begun["command"]), space, execution, client, progress or _silent)
+        totals, devices = run.tiles()
+        richness = run.pictures(float(totals["highest"]), suffixes)
+        rows = summary(batch, totals, suffixes)
+        write_summary(run.work, rows)
+        write_page(run.work, rows, suffixes)
+        report = batch_report(batch, asked, devices, begun["command"]) | {"richness": richness, "outputs": names}
+        report["run"] = {"started": begun["started"], "written": _now(), **run.timings()}
+        sidecar.write_json(space.new / ledger.REPORT, report)
+        space.publish()
+    return BatchResult(out, rows, report)
+
+
+class _Run:
+    """The computation of a batch in its workspace: what is missing of the tiles, then the drawings."""
+
+    def __init__(
+        self,
+        batch: Batch,
+        work: Work,
+        space: ledger.Workspace,
+        execution: Execution,
+        client: Client | None,
+        tell: Tell,
+    ) -> None:
+        self.batch, self.work, self.space, self.execution, self.tell = batch, work, space, execution, tell
+        self.client = client
+        self.started, self.encoded, self.computed = time.time(), 0.0, 0
+
+    def _run(self, function: Callable[..., Any], items: Sequence[Any], shared: tuple[Any, ...], done: Any) -> None:
+        folder = self.space.partial.absolute()
+        run_tasks(function, items, shared, execution=self.execution, client=self.client, folder=folder, done=done)
+
+    def tiles(self) -> tuple[dict[str, np.ndarray], list[str]]:
+        """Compute the tiles that are missing; returns the statistics of all, and the devices they were computed on."""
+        work, space, tell = self.work, self.space, self.tell
         if not work.store.exists():
             work.create_store()
-        tiles = list(job.grid.tiles())
+        tiles = list(self.batch.job.grid.tiles())
         finished = space.finished([t.index for t in tiles], work.store, lambda n: tell("checking", n, len(tiles)))
         missing = [t for t in tiles if t.index not in finished]
         tell("tiles", len(finished), len(tiles))
-        done = _counted(tell, "tiles", len(tiles), len(finished))
-        where = {"threads": threads, "client": client, "folder": space.partial.absolute()}
-        run_tasks(map_tile, missing, (work,), done=done, **where)
-        encoded = time.time()
+        self._run(map_tile, missing, (work,), _counted(tell, "tiles", len(tiles), len(finished)))
+        self.encoded, self.computed = time.time(), len(missing)
         give_memory_back()
-        found, devices = _collected(work, tiles)
+        return _collected(work, tiles)
+
+    def pictures(self, highest: float, suffixes: Sequence[str]) -> dict[str, Any]:
+        """Draw pictures, the map of the sum and the files per species; returns the statistics of the map of the sum."""
         for folder in (PICTURES, SPECIES) if suffixes else (PICTURES,):
-            (space.new / folder).mkdir(exist_ok=True)
-        todo = drawings(work)
+            (self.space.new / folder).mkdir(exist_ok=True)
+        todo = drawings(self.work)
         drawn: list[dict[str, Any]] = []
-        tell("pictures", 0, len(todo))
+        self.tell("pictures", 0, len(todo))
 
         def one(statistics: dict[str, Any]) -> None:
             drawn.append(statistics)
-            tell("pictures", len(drawn), len(todo))
+            self.tell("pictures", len(drawn), len(todo))
 
-        run_tasks(draw, todo, (work, float(found["highest"])), done=one, **where)
-        richness = next(filter(None, drawn))
+        self._run(draw, todo, (self.work, highest), one)
         if suffixes:
-            numbers = list(range(len(batch.stems)))
-            run_tasks(write_species, numbers, (work, suffixes), done=_counted(tell, "writing", len(numbers)), **where)
-        rows = summary(batch, found, suffixes)
-        write_summary(work, rows)
-        write_page(work, rows, suffixes)
-        report = report_of(batch, asked, names, richness, devices, begun["command"])
-        report["run"] = {
-            "started": begun["started"], "written": _now(), "tiles_computed_last": len(missing),
-            "tiles_s": round(encoded - started, 3), "written_s": round(time.time() - encoded, 3),
-        }  # fmt: skip
-        sidecar.write_json(space.new / ledger.REPORT, report)
-        space.publish()
-    return BatchResult(Path(out), rows, report)
+            numbers = list(range(len(self.batch.stems)))
+            self._run(write_species, numbers, (self.work, suffixes), _counted(self.tell, "writing", len(numbers)))
+        return next(filter(None, drawn))
+
+    def timings(self) -> dict[str, Any]:
+        """What this run did, in seconds."""
+        return {
+            "tiles_computed_last": self.computed,
+            "tiles_s": round(self.encoded - self.started, 3),
+            "written_s": round(time.time() - self.encoded, 3),
+        }
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass
 
 
 def _collected(work: Work, tiles: Sequence[Tile]) -> tuple[dict[str, np.ndarray], list[str]]:
     """The statistics of all tiles, added up in their order, and the devices they were computed on."""
-    found: dict[str, np.ndarray] = {}
+    totals: dict[str, np.ndarray] = {}
     devices: set[str] = set()
     for tile in tiles:
         names = ("count", "sum", "modelled", "expected", "above", "hit", "min", "max", "highest")
@@ -167,14 +201,14 @@ def _collected(work: Work, tiles: Sequence[Tile]) -> tuple[dict[str, np.ndarray]
         for name in names:
             values = record[f"value_{name}"]
             combine = {"min": np.minimum, "max": np.maximum, "highest": np.maximum}.get(name, np.add)
-            found[name] = combine(found[name], values) if name in found else values
+            totals[name] = combine(totals[name], values) if name in totals else values
     if len(devices) > 1:
         warnings.warn(
             f"tiles were computed on {' and '.join(sorted(devices))}, which round differently; give --device.",
             ClusterWarning,
             stacklevel=3,
         )
-    return found, sorted(devices)
+    return totals, sorted(devices)
 
 
 def _counted(tell: Tell, stage: str, total: int, count: int = 0) -> Callable[[Any], None]:

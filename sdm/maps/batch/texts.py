@@ -6,18 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from sdm.engine.targets import score_of
+from sdm.engine.targets import probability
 from sdm.maps.batch.plan import Batch
-from sdm.maps.report import common_tags, credits_of, season_of
+from sdm.maps.report import attribution, common_tags, season_phrase
 from sdm.names import Resolution
 from sdm.outputs.metadata import MapMetadata
 
-STORE, RICHNESS, PICTURES, SPECIES, SUMMARY, PAGE = (
-    "probability.zarr", "richness", "gallery", "species", "summary.csv", "index.html",
-)  # fmt: skip
-"""Names of the outputs; those of the richness map have suffixes, pictures and species files lie in folders."""
-
-
+STORE = "probability.zarr"
+RICHNESS = "richness"
+"""Of the files of the richness map, before their suffixes."""
+PICTURES = "gallery"
+"""Folder of pictures, one per species."""
+SPECIES = "species"
+"""Folder of files per species."""
+SUMMARY = "summary.csv"
+PAGE = "index.html"
 ENCODING = (
     "The environment was encoded at every pixel. A map of a single species interpolates it where the answer is "
     "settled; the two differ by less than 0.02."
@@ -27,20 +30,20 @@ ENCODING = (
 def cube_metadata(batch: Batch, command: str) -> MapMetadata:
     """Of the variable (species, y, x)."""
     job, plan = batch.job, batch.job.plan
-    means = score_of(plan.model, plan.modalities)
+    score = probability(plan.model, plan.modalities)
     return MapMetadata(
-        title=f"Probability of the ranges of {len(job.resolutions):,} species{season_of(plan)}",
-        quantity=f"Probability that the place lies in the species' range{season_of(plan)}",
+        title=f"Probability of the ranges of {len(job.resolutions):,} species{season_phrase(plan)}",
+        quantity=f"Probability that the place lies in the species' range{season_phrase(plan)}",
         description=(
-            f"For each species and pixel the probability that it lies in the range, sigmoid({means.scale:.3f} * cosine "
-            f"{means.bias:+.3f}) in the embedding space of the model {plan.model.name!r}, rounded to 1/8192. "
-            f"{ENCODING} Not an abundance, not a habitat quality; {means.ranges}. "
+            f"For each species and pixel the probability that it lies in the range, sigmoid({score.scale:.3f} * cosine "
+            f"{score.bias:+.3f}) in the embedding space of the model {plan.model.name!r}, rounded to 1/8192. "
+            f"{ENCODING} Not an abundance, not a habitat quality; {score.ranges}. "
             "NaN: not modelled."
         ),
         variable=plan.targets[0].score.name,
         valid_range=plan.targets[0].score.valid_range,
         tags=_tags(batch, command),
-        attribution=credits_of(plan),
+        attribution=attribution(plan),
         month=plan.month,
     )
 
@@ -49,8 +52,8 @@ def richness_metadata(batch: Batch, command: str) -> MapMetadata:
     """Of the sum over the species, (y, x)."""
     count, plan = len(batch.job.resolutions), batch.job.plan
     return MapMetadata(
-        title=f"Richness of {count:,} species{season_of(plan)}",
-        quantity=f"Expected number, of {count:,} species, whose range holds the place{season_of(plan)}",
+        title=f"Richness of {count:,} species{season_phrase(plan)}",
+        quantity=f"Expected number, of {count:,} species, whose range holds the place{season_phrase(plan)}",
         description=(
             f"Sum of the probabilities of {count:,} species that the pixel lies in their range: the expected number of "
             "them whose range holds it. Only the species of the list count; one that is not modelled at a pixel adds "
@@ -60,7 +63,7 @@ def richness_metadata(batch: Batch, command: str) -> MapMetadata:
         unit="species",
         valid_range=(0.0, float(count)),
         tags=_tags(batch, command),
-        attribution=credits_of(plan),
+        attribution=attribution(plan),
         month=plan.month,
     )
 
@@ -72,16 +75,16 @@ def _tags(batch: Batch, command: str) -> dict[str, str]:
 
 def labels(batch: Batch) -> dict[str, tuple[list[Any], str]]:
     """The coordinates along the species dimension: name to (values, long name)."""
-    rows, targets = batch.first_rows, batch.job.plan.targets
-    taxa = [row.resolution.taxon for row in rows]
+    rows, targets, resolutions = batch.first_rows, batch.job.plan.targets, batch.job.resolutions
+    taxa = [r.taxon for r in resolutions]
     return {
         "species": ([t.name for t in taxa], "scientific name of what is mapped"),
         "query": ([row.asked.query for row in rows], "name that was asked for"),
         "rank": ([t.rank for t in taxa], "rank of what is mapped"),
         "common_name": ([t.common[0] if t.common else "" for t in taxa], "common name"),
         "family": ([t.at("family") or "" for t in taxa], "family"),
-        "resolved_by": ([row.resolution.how for row in rows], "how the name was resolved"),
-        "known": ([np.int8(row.resolution.known) for row in rows], "1: learned by the model, 0: a group stands in"),
+        "resolved_by": ([r.how for r in resolutions], "how the name was resolved"),
+        "known": ([np.int8(r.known) for r in resolutions], "1: learned by the model, 0: a group stands in"),
         "mask": ([t.mask for t in targets], "where it may be shown: land, sea or everywhere (none)"),
     }
 

@@ -1,24 +1,20 @@
-"""The command line: `taxabind-map` maps, `sdm` holds all commands. Parse, call the API, print."""
+"""The command line: `taxabind-map` maps, `sdm` holds all commands. Parse, call the package, print.
 
-from sdm.cli import (  # noqa: F401  each adds its commands to the programs
-    classify,
-    embed,
-    index,
-    map,
-    models,
-    patch,
-    retrieve,
-    serve,
-    train,
-)
-from sdm.cli.app import map_app, run, sdm_app
+Each module adds its commands to the programs of `sdm.cli.app` when it is imported.
+"""
 
 
 def main() -> None:
     """Entry point of `taxabind-map` and `python -m sdm`."""
+    from sdm.cli import map  # noqa: F401  one module, so that `--help` answers at once
+    from sdm.cli.app import map_app, run
+
     run(map_app, "taxabind-map")
 
 
 def main_sdm() -> None:
     """Entry point of `sdm`."""
+    from sdm.cli import classify, embed, index, map, models, patch, retrieve, serve, train  # noqa: F401
+    from sdm.cli.app import run, sdm_app
+
     run(sdm_app, "sdm")

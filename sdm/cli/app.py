@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, TextIO
 
 import typer
 
-from sdm.engine.cluster import ClusterWarning
-from sdm.errors import SdmError
+from sdm.errors import ClusterWarning, SdmError
+from sdm.request.months import when
+from sdm.request.options import Option, Options
 
 EPILOG = (
     "Exit codes: 0 done, 1 unexpected failure, 2 bad request, 3 unknown species, 4 unusable layer, 5 unusable model, "
@@ -28,51 +31,38 @@ EPILOG = (
 )
 DEBUG = "TAXABIND_MAP_DEBUG"
 
-_settings = {
-    "no_args_is_help": True,
-    "pretty_exceptions_enable": False,
-    "add_completion": False,
-    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 110},
-}
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1, max=1024, rich_help_panel="Running", show_default=False,
-        help="Tiles at once, on threads of this process (default: one per processor); with --workers, in each worker.",
-    ),
-]  # fmt: skip
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1, max=1024, rich_help_panel="Running", show_default=False,
-        help="Worker processes on this machine, one tile at once in each; one per GPU if there are any. "
-        "Default: none, threads of this process.",
-    ),
-]  # fmt: skip
-SchedulerAddress = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS|FILE.json", rich_help_panel="Running", show_default=False,
-        help="Compute on a running Dask cluster: tcp://HOST:PORT, tls://HOST:PORT or its scheduler file.",
-    ),
-]  # fmt: skip
-"""Where tasks run: options of every command with tiles, for the arguments of the same names."""
-Month = Annotated[
-    str | None,
-    typer.Option(
-        metavar="1..12|NAME", rich_help_panel="Model", show_default=False,
-        help="Month, of a seasonal model: 5, May. Default: the whole year, any time of it.",
-    ),
-]  # fmt: skip
-
 _STAGES = {
-    "checking": "checking what is there", "tiles": "encoding tiles",
-    "pictures": "drawing pictures", "writing": "writing maps",
-}  # fmt: skip
-"""What the stages of `progress` are called."""
+    "checking": "checking what is there",
+    "tiles": "encoding tiles",
+    "pictures": "drawing pictures",
+    "writing": "writing maps",
+}
+"""How the progress bar names the stages of a run."""
 
-map_app = typer.Typer(**_settings)
-sdm_app = typer.Typer(help="Train and inspect species-distribution models, and map with them.", **_settings)
+
+def program(help: str | None = None, *, no_args_is_help: bool = True) -> typer.Typer:
+    """A program or group of commands with the settings that all of them share."""
+    return typer.Typer(
+        help=help,
+        no_args_is_help=no_args_is_help,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+
+
+map_app = program()
+sdm_app = program("Train and inspect species-distribution models, and map with them.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporting(Options):
+    """What a command prints."""
+
+    dry_run: Annotated[bool, Option("Say tiles, pixels, bytes and device; write nothing.", panel="Output")] = False
+    json_output: Annotated[bool, Option("Print the report as JSON on stdout.", panel="Output", flags=("--json",))] = (
+        False
+    )
+    quiet: Annotated[bool, Option("No progress, no summary.", panel="Output", flags=("--quiet", "-q"))] = False
 
 
 def run(app: typer.Typer, name: str) -> None:
@@ -86,8 +76,8 @@ def run(app: typer.Typer, name: str) -> None:
         code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
         if code not in (130, 143):
             raise
-        print(f"error: interrupted; {_what_is_left(stop)}", file=sys.stderr, flush=True)
-        # What worker processes shared with this one is given back when it is collected, not by leaving.
+        print(f"error: interrupted; {_interruption_note(stop)}", file=sys.stderr, flush=True)
+        # Memory shared with worker processes is released when it is collected, not by os._exit.
         stop.__traceback__ = stop.__context__ = None
         gc.collect()
         # The outputs are cleaned up by now. Threads of native libraries may still be busy, and tearing the
@@ -104,7 +94,7 @@ def run(app: typer.Typer, name: str) -> None:
         fail(f"unexpected failure: {type(error).__name__}: {text} (set {DEBUG}=1 to see where).", 1)
 
 
-def _what_is_left(stop: BaseException) -> str:
+def _interruption_note(stop: BaseException) -> str:
     """What a command noted on its interruption; Typer may have put another exception around it."""
     error: BaseException | None = stop
     while error is not None:
@@ -135,11 +125,18 @@ def _sigterm_cleans_up() -> Iterator[None]:
 def _warnings_in_one_line() -> Iterator[None]:
     """Warnings of ours are for the user: one line, without the place in the code."""
 
-    def show(message: Any, category: type[Warning], *place: Any) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if issubclass(category, ClusterWarning):
             say(f"warning: {message}")
         else:
-            usual(message, category, *place)
+            usual(message, category, filename, lineno, file, line)
 
     with warnings.catch_warnings():
         usual, warnings.showwarning = warnings.showwarning, show
@@ -160,6 +157,17 @@ def printable(text: str) -> str:
 def say(text: str) -> None:
     """Print to stderr: stdout is for results."""
     print(printable(text), file=sys.stderr)
+
+
+def command_line() -> str:
+    """The command as the user typed it, for the reports."""
+    return shlex.join(["taxabind-map", *sys.argv[1:]])
+
+
+def model_line(estimate: dict[str, Any]) -> str:
+    """The line of an estimate that says by which model and where the pixels would be computed."""
+    season = f" {when(estimate['month'])}" if estimate["month"] else ""
+    return f"model {estimate['model']} ({', '.join(estimate['modalities'])}){season} on {estimate['device']}"
 
 
 def say_licence(model: Any) -> None:
@@ -186,8 +194,14 @@ def progress(enabled: bool) -> Iterator[Callable[[str, int, int], None]]:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         tasks: dict[str, Any] = {}
 

@@ -4,63 +4,80 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sdm.cli.app import printable, progress, say, say_licence
+from sdm.cli.app import Reporting, command_line, model_line, printable, progress, say, say_licence
+from sdm.request import Delivery, Execution, ListOptions, MapRequest
+
+if TYPE_CHECKING:
+    from sdm.maps.batch import Batch, BatchResult
 
 LISTED = 10
 """Names that are not mapped, and notes, to print; the summary has all."""
 
 
-def run_batch(
+def map_list(
     path: str,
-    bbox: tuple[float, float, float, float] | None,
-    region: str | None,
-    out: str,
-    formats: str | None,
-    command: str,
-    options: dict[str, Any],
-    running: dict[str, Any],
-    *,
-    dry_run: bool,
-    json_output: bool,
-    quiet: bool,
+    request: MapRequest,
+    listing: ListOptions,
+    delivery: Delivery,
+    execution: Execution,
+    reporting: Reporting,
 ) -> None:
-    """Plan the batch and run it, or say what it would do; `options` as of `plan_batch`, `running` of `write_batch`."""
+    """Map all species of a file, or print what that would do."""
     from sdm.maps.batch import plan_batch, write_batch
-    from sdm.request.choices import parse_formats
 
-    wanted = parse_formats(formats or "zarr")
-    batch = plan_batch(Path(path), bbox, region, **options)
-    if not quiet:
+    formats = delivery.formats_or(("zarr",))
+    given = {k: getattr(p, k) for p in (request.area, request.sampling, listing) for k in p.to_dict()}
+    batch = plan_batch(
+        Path(path),
+        model=request.model.model,
+        index=request.index,
+        device=execution.device,
+        mask=request.query.mask,
+        score=request.query.score,
+        **given,
+    )
+    if not reporting.quiet:
         _say_names(batch)
         say_licence(batch.job.plan.model)
-    if dry_run:
-        estimate = batch.estimate(wanted)
-        print(json.dumps(estimate, indent=2)) if json_output else _print_estimate(estimate)
+    if reporting.dry_run:
+        estimate = batch.estimate(formats)
+        print(json.dumps(estimate, indent=2)) if reporting.json_output else _print_estimate(estimate)
         return
     try:
-        with progress(enabled=not quiet) as tell:
-            result = write_batch(batch, out, formats=wanted, command=command, progress=tell, **running)
+        with progress(enabled=not reporting.quiet) as tell:
+            result = write_batch(
+                batch,
+                delivery.out,
+                formats=formats,
+                command=command_line(),
+                progress=tell,
+                overwrite=delivery.overwrite,
+                threads=execution.threads,
+                workers=execution.workers,
+                scheduler_address=execution.scheduler_address,
+            )
     except (KeyboardInterrupt, SystemExit) as stop:
-        stop.add_note(f"finished tiles are kept in {out}: the same command goes on from there.")
+        stop.add_note(f"finished tiles are kept in {delivery.out}: the same command goes on from there.")
         raise
-    if json_output:
+    if reporting.json_output:
         print(json.dumps(result.report, indent=2))
-    elif not quiet:
+    elif not reporting.quiet:
         _print_result(result)
 
 
-def _say_names(batch: Any) -> None:
+def _say_names(batch: Batch) -> None:
     for note in batch.notes:
         say(f"note: {note}")
     for row in batch.failed[:LISTED]:
         say(f"not mapped, row {row.asked.row}: {row.error}")
     if len(batch.failed) > LISTED:
         say(f"not mapped: {len(batch.failed) - LISTED:,} more names; the summary lists them.")
-    stand_ins = [row for row in batch.rows if row.resolution is not None and not row.resolution.known]
-    for row in stand_ins[:LISTED]:
-        say(f"row {row.asked.row}: {' '.join(row.resolution.notes)}")
+    resolved = [(row.asked.row, row.resolution) for row in batch.rows if row.resolution is not None]
+    stand_ins = [(number, resolution) for number, resolution in resolved if not resolution.known]
+    for number, resolution in stand_ins[:LISTED]:
+        say(f"row {number}: {' '.join(resolution.notes)}")
     if len(stand_ins) > LISTED:
         say(f"{len(stand_ins) - LISTED:,} more names are mapped as their genus or family; the summary lists them.")
 
@@ -72,13 +89,10 @@ def _print_estimate(e: dict[str, Any]) -> None:
         f"{e['crs']}, resolution {e['resolution']:g}; about {e['files_about']:,} files, at most "
         f"{e['bytes_at_most'] / 1e6:,.0f} MB and most often far less"
     )
-    from sdm.request.months import when
-
-    season = f" {when(e['month'])}" if e["month"] else ""
-    print(f"model {e['model']} ({', '.join(e['modalities'])}){season} on {e['device']}")
+    print(model_line(e))
 
 
-def _print_result(result: Any) -> None:
+def _print_result(result: BatchResult) -> None:
     names, grid = result.report["names"], result.report["grid"]
     if not result.computed:
         print("finished before: nothing was left to do")

@@ -3,111 +3,99 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from sdm.cli.app import EPILOG, Month, printable, say, sdm_app
+from sdm.cli.app import EPILOG, printable, say, sdm_app
+from sdm.cli.options import takes_options
 from sdm.errors import ModelError, RequestError, SpeciesNameError
+from sdm.request.options import Option, Options
+from sdm.request.parts import MONTH
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from sdm.cli.inputs import Encoder
     from sdm.evaluation.species import Candidate
 
 
-@sdm_app.command("classify", epilog=EPILOG)
-def classify_command(
-    photos: Annotated[
-        list[str] | None, typer.Argument(metavar="[PHOTO]...", help="Photos, each classified.", show_default=False)
-    ] = None,
+@dataclass(frozen=True, kw_only=True)
+class ClassifyOptions(Options):
+    """The options of `sdm classify`."""
+
+    photos: Annotated[tuple[str, ...], Option("Photos, each classified.", metavar="[PHOTO]...", argument=True)] = ()
     species: Annotated[
         Path | None,
-        typer.Option(
-            metavar="CSV|TXT", help="The candidates: one name a line, or a CSV with a column species.",
-            show_default=False,
-        ),
-    ] = None,
+        Option("The candidates: one name a line, or a CSV with a column species.", metavar="CSV|TXT"),
+    ] = None
     at: Annotated[
         tuple[float, float] | None,
-        typer.Option(metavar="LAT LON", help="Where, latitude first; added to each photo.", show_default=False),
-    ] = None,
-    audio: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE", help="A recording, added to each photo. Repeatable.", show_default=False),
-    ] = None,
-    satellite: Annotated[
-        str | None,
-        typer.Option(metavar="RASTER", help="Imagery around --at, added to each photo.", show_default=False),
-    ] = None,
-    month: Month = None,
-    same: Annotated[bool, typer.Option("--same", help="All photos show the same animal or plant: average.")] = False,
-    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="Model.")] = "taxabind",
+        Option("Where, latitude first; added to each photo.", metavar="LAT LON"),
+    ] = None
+    audio: Annotated[tuple[str, ...], Option("A recording, added to each photo. Repeatable.", metavar="FILE")] = ()
+    satellite: Annotated[str | None, Option("Imagery around --at, added to each photo.", metavar="RASTER")] = None
+    month: Annotated[str | None, MONTH] = None
+    same: Annotated[bool, Option("All photos show the same animal or plant: average.")] = False
+    model: Annotated[str, Option("Model.", metavar="NAME|FOLDER")] = "taxabind"
     taxonomy: Annotated[
         Path | None,
-        typer.Option(metavar="CSV", help="kingdom, ..., species: completes names to seven ranks.", show_default=False),
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many species to print.")] = 5,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-) -> None:  # fmt: skip
+        Option("kingdom, ..., species: completes names to seven ranks.", metavar="CSV"),
+    ] = None
+    top: Annotated[int, Option("How many species to print.", low=1)] = 5
+    json_output: Annotated[bool, Option("Print JSON on stdout.", flags=("--json",))] = False
+    device: Annotated[str, Option("cpu, cuda or cuda:N.")] = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.species is None:
+            raise RequestError("no candidates are given; name a list with --species.")
+        if not (self.photos or self.audio or self.at):
+            raise RequestError("there is nothing to classify; give a photo, --audio or --at.")
+        if self.satellite and not self.at:
+            raise RequestError("--satellite needs --at LAT LON: imagery is cut out around a place.")
+        if self.at and not (-90 <= self.at[0] <= 90 and -180 <= self.at[1] <= 180):
+            raise RequestError(
+                f"--at {self.at[0]:g} {self.at[1]:g}: latitude -90 to 90 comes first, then longitude -180 to 180."
+            )
+        if self.same and not self.photos:
+            raise RequestError("--same is about photos, and none is given.")
+
+    @property
+    def place_modalities(self) -> tuple[str, ...]:
+        """What is encoded of the place."""
+        return () if not self.at else ("location", "satellite") if self.satellite else ("location",)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What a model must be able to encode."""
+        evidence = {"image": self.photos, "audio": self.audio}
+        return (*(m for m, files in evidence.items() if files), *self.place_modalities)
+
+
+@sdm_app.command("classify", epilog=EPILOG)
+@takes_options()
+def classify_command(options: ClassifyOptions) -> None:
     """Name the species of a list that photos, sounds and a place are most like. Cosines, not probabilities.
 
     sdm classify bear.jpg --at 58.6 -134.9 --species mammals.csv
     """
-    if species is None:
-        raise RequestError("no candidates are given; name a list with --species.")
-    if not (photos or audio or at):
-        raise RequestError("there is nothing to classify; give a photo, --audio or --at.")
-    if satellite and not at:
-        raise RequestError("--satellite needs --at LAT LON: imagery is cut out around a place.")
-    if at and not (-90 <= at[0] <= 90 and -180 <= at[1] <= 180):
-        raise RequestError(f"--at {at[0]:g} {at[1]:g}: latitude -90 to 90 comes first, then longitude -180 to 180.")
-    if same and not photos:
-        raise RequestError("--same is about photos, and none is given.")
+    from sdm.cli.inputs import Encoder, check_month, open_with
 
-    from sdm.cli.inputs import month_of, open_with, place_embeddings
-    from sdm.evaluation.species import Taxonomy, read_candidates
-    from sdm.models.bundled import list_models
-
-    # The bundled models' tables of names; a published model has none.
-    tables = [m.taxa for m in list_models() if hasattr(m, "taxa")]
-    names = Taxonomy.read(taxonomy, tables) if taxonomy else Taxonomy(tables=tables)
-    candidates = read_candidates(species, names)
-    needed = [m for m, given in (("image", photos), ("audio", audio), ("location", at), ("satellite", satellite))
-              if given]  # fmt: skip
-    opened = open_with(model, *needed)
-    of_month = month_of(opened, month, [m for m in needed if m in ("location", "satellite")])
-
-    import numpy as np
+    candidates = _read_candidates(options)
+    model = open_with(options.model, *options.modalities)
+    month = check_month(model, options.month, options.place_modalities)
 
     from sdm.evaluation.classification import classify
-    from sdm.evaluation.encode import encode_items
-    from sdm.files.embeddings import mean_vector
 
-    encoders = opened.load(device)
-    added: dict[str, np.ndarray] = {}
-    if photos:
-        found = encode_items(encoders, "image", photos)
-        added["image"] = mean_vector(found)[None] if same else found
-    count = len(added["image"]) if photos else 1
-    if audio:
-        added["audio"] = _repeat(mean_vector(encode_items(encoders, "audio", audio)), count)
-    if at:
-        lonlat = np.array([[at[1], at[0]]], np.float64)
-        wanted = ["location", *(["satellite"] if satellite else [])]
-        for modality, vectors in place_embeddings(
-            opened, encoders, lonlat, wanted, satellite, device, of_month
-        ).items():
-            added[modality] = _repeat(vectors[0], count)
-    candidates, texts = _texts(opened, encoders, candidates)
-    rows, cosines = classify(added, texts, top)
-    queries = [photos] if same or not photos else [[p] for p in photos]
+    encoder = Encoder(model, options.device, month)
+    embeddings = _encode(encoder, options)
+    candidates, texts = _encode_candidates(encoder, candidates)
+    rows, cosines = classify(embeddings, texts, options.top)
+    queries = [options.photos] if options.same or not options.photos else [(p,) for p in options.photos]
     results = [
         {
-            "photos": query or [],
-            "modalities": list(added),
+            "photos": list(query),
+            "modalities": list(embeddings),
             "species": [
                 {"name": candidates[r].name, "text": candidates[r].text, "cosine": round(float(c), 6)}
                 for r, c in zip(rows[i], cosines[i], strict=True)
@@ -116,23 +104,53 @@ def classify_command(
         for i, query in enumerate(queries)
     ]
     incomplete = sum(not c.complete for c in candidates)
-    if json_output:
+    if options.json_output:
         report = {
-            "model": opened.name, "digest": opened.digest, "month": of_month or None, "candidates": len(candidates),
-            "without_higher_ranks": incomplete, "results": results,
-        }  # fmt: skip
+            "model": model.name,
+            "digest": model.digest,
+            "month": month or None,
+            "candidates": len(candidates),
+            "without_higher_ranks": incomplete,
+            "results": results,
+        }
         print(json.dumps(report, indent=2))
         return
-    if incomplete and "text" in opened.modalities:
+    if incomplete and "text" in model.modalities:
         say(
             f"note: {incomplete:,} of {len(candidates):,} names have no higher ranks in any table and were used as "
             "given; --taxonomy completes them, which the model understands better."
         )
-    for result in results:
-        title = ", ".join([*result["photos"], *(audio or [])]) or "place"
-        print(printable(f"{title}  ({' + '.join(added)})"))
-        for entry in result["species"]:
-            print(printable(f"  {entry['cosine']:+.4f}  {entry['name']}"))
+    _print_results(results, options.audio)
+
+
+def _read_candidates(options: ClassifyOptions) -> list[Candidate]:
+    from sdm.evaluation.species import Taxonomy, read_candidates
+    from sdm.models.registry import list_models
+
+    assert options.species is not None
+    tables = [model.taxa for model in list_models()]
+    taxonomy = Taxonomy.read(options.taxonomy, tables) if options.taxonomy else Taxonomy(tables=tables)
+    return read_candidates(options.species, taxonomy)
+
+
+def _encode(encoder: Encoder, options: ClassifyOptions) -> dict[str, np.ndarray]:
+    """Unit vectors (queries, dim) by modality: one query per photo, or one in all."""
+    import numpy as np
+
+    from sdm.files.embeddings import mean_vector
+
+    embeddings: dict[str, np.ndarray] = {}
+    if options.photos:
+        vectors = encoder.encode("image", options.photos)
+        embeddings["image"] = mean_vector(vectors)[None] if options.same else vectors
+    count = len(embeddings["image"]) if options.photos else 1
+    if options.audio:
+        embeddings["audio"] = _repeat(mean_vector(encoder.encode("audio", options.audio)), count)
+    if options.at:
+        lonlat = np.array([[options.at[1], options.at[0]]], np.float64)
+        places = encoder.encode_places(lonlat, options.place_modalities, options.satellite)
+        embeddings |= {modality: _repeat(vectors[0], count) for modality, vectors in places.items()}
+    return embeddings
 
 
 def _repeat(vector: np.ndarray, count: int) -> np.ndarray:
@@ -141,23 +159,30 @@ def _repeat(vector: np.ndarray, count: int) -> np.ndarray:
     return np.repeat(vector[None], count, axis=0)
 
 
-def _texts(model: Any, encoders: Any, candidates: list[Candidate]) -> tuple[list[Candidate], np.ndarray]:
+def _encode_candidates(encoder: Encoder, candidates: list[Candidate]) -> tuple[list[Candidate], np.ndarray]:
     """The candidates and their vectors: by text, or by name where a model knows names only."""
     import numpy as np
 
-    from sdm.evaluation.encode import encode_items
-
+    model = encoder.model
     if "text" in model.modalities:
-        return candidates, encode_items(encoders, "text", [c.text for c in candidates])
-    kept, vectors = [], []
+        return candidates, encoder.encode("text", [c.text for c in candidates])
+    known, vectors = [], []
     for candidate in candidates:
         try:
             vectors.append(model.species_embedding(model.taxa.resolve(candidate.name)))
         except SpeciesNameError:
             continue
-        kept.append(candidate)
-    if not kept:
+        known.append(candidate)
+    if not known:
         raise ModelError(f"model {model.name!r} knows none of the {len(candidates):,} names; use --model taxabind.")
-    if len(kept) < len(candidates):
-        say(f"note: model {model.name!r} does not know {len(candidates) - len(kept):,} of the names; left out.")
-    return kept, np.stack(vectors)
+    if len(known) < len(candidates):
+        say(f"note: model {model.name!r} does not know {len(candidates) - len(known):,} of the names; left out.")
+    return known, np.stack(vectors)
+
+
+def _print_results(results: list[dict[str, Any]], audio: tuple[str, ...]) -> None:
+    for result in results:
+        title = ", ".join([*result["photos"], *audio]) or "place"
+        print(printable(f"{title}  ({' + '.join(result['modalities'])})"))
+        for entry in result["species"]:
+            print(printable(f"  {entry['cosine']:+.4f}  {entry['name']}"))

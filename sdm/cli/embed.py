@@ -2,117 +2,133 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from sdm.cli.app import EPILOG, Month, say, sdm_app
+from sdm.cli.app import EPILOG, say, sdm_app
+from sdm.cli.options import takes_options
 from sdm.errors import RequestError
+from sdm.request.choices import parse_modalities
+from sdm.request.options import Option, Options
+from sdm.request.parts import MONTH
 
-PLACES = ("location", "satellite", "environment")
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sdm.cli.inputs import Encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(Options):
+    """The options of `sdm embed`."""
+
+    files: Annotated[tuple[str, ...], Option("Photos and recordings, told apart by their endings.", argument=True)] = ()
+    photo: Annotated[tuple[str, ...], Option("A photo. Repeatable.", metavar="FILE")] = ()
+    audio: Annotated[tuple[str, ...], Option("A recording. Repeatable.", metavar="FILE")] = ()
+    text: Annotated[tuple[str, ...], Option("A text, for example a taxonomic string. Repeatable.")] = ()
+    places: Annotated[
+        Path | None,
+        Option("Places: columns lon and lat (or longitude, decimalLongitude, ...), degrees.", metavar="CSV"),
+    ] = None
+    modalities: Annotated[str, Option("Of the places: any of location, satellite, environment; one row each.")] = (
+        "location"
+    )
+    total: Annotated[
+        bool,
+        Option("One row per place instead: the normalised sum of its modalities.", flags=("--sum",)),
+    ] = False
+    satellite: Annotated[str | None, Option("Imagery in place of the model's own.", metavar="RASTER")] = None
+    month: Annotated[str | None, MONTH] = None
+    model: Annotated[str, Option("Model.", metavar="NAME|FOLDER")] = "taxabind"
+    out: Annotated[Path, Option("Output.", metavar="FILE.parquet")] = Path("embeddings.parquet")
+    overwrite: Annotated[bool, Option("Replace an existing output.")] = False
+    batch: Annotated[int, Option("Items encoded at once.", low=1, high=65536)] = 64
+    device: Annotated[str, Option("cpu, cuda or cuda:N.")] = "cpu"
+    quiet: Annotated[bool, Option("No summary.", flags=("--quiet", "-q"))] = False
 
 
 @sdm_app.command("embed", epilog=EPILOG)
-def embed_command(
-    files: Annotated[
-        list[str] | None, typer.Argument(help="Photos and recordings, told apart by their endings.", show_default=False)
-    ] = None,
-    photo: Annotated[list[str] | None, typer.Option(metavar="FILE", help="A photo. Repeatable.")] = None,
-    audio: Annotated[list[str] | None, typer.Option(metavar="FILE", help="A recording. Repeatable.")] = None,
-    text: Annotated[list[str] | None, typer.Option(help="A text, for example a taxonomic string. Repeatable.")] = None,
-    places: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CSV", help="Places: columns lon and lat (or longitude, decimalLongitude, ...), degrees.",
-            show_default=False,
-        ),
-    ] = None,
-    modalities: Annotated[
-        str, typer.Option(help="Of the places: any of location, satellite, environment; one row each.")
-    ] = "location",
-    total: Annotated[
-        bool, typer.Option("--sum", help="One row per place instead: the normalised sum of its modalities.")
-    ] = False,
-    satellite: Annotated[
-        str | None,
-        typer.Option(metavar="RASTER", help="Imagery in place of the model's own.", show_default=False),
-    ] = None,
-    month: Month = None,
-    model: Annotated[str, typer.Option(metavar="NAME|FOLDER", help="Model.")] = "taxabind",
-    out: Annotated[Path, typer.Option(metavar="FILE.parquet", help="Output.")] = Path("embeddings.parquet"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
-    batch: Annotated[int, typer.Option(min=1, max=65536, help="Items encoded at once.")] = 64,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No summary.")] = False,
-) -> None:  # fmt: skip
+@takes_options()
+def embed_command(options: EmbedOptions) -> None:
     """Write embeddings as Parquet: id, modality, path, text, lon, lat, embedding.
 
     sdm embed --photo bear.jpg bear2.jpg --text "alpine meadow" --out bear.parquet
 
     sdm embed --places points.csv --modalities location,environment --model mammals-trees --out places.parquet
     """
-    from sdm.cli.inputs import month_of, open_with, sort_files
+    from sdm.cli.inputs import Encoder, check_month, open_with, sort_files
 
-    photos, sounds = sort_files(files or (), photo or (), audio or ())
-    texts = list(text or ())
-    if not (photos or sounds or texts or places):
+    out = options.out
+    photos, sounds = sort_files(options.files, options.photo, options.audio)
+    items = {"image": photos, "audio": sounds, "text": list(options.text)}
+    items = {modality: given for modality, given in items.items() if given}
+    if not (items or options.places):
         raise RequestError("there is nothing to embed; give photos, recordings, --text or --places.")
-    wanted = _modalities(modalities) if places else ()
-    needed = [m for m, given in (("image", photos), ("audio", sounds), ("text", texts)) if given]
+    modalities = parse_modalities(options.modalities) if options.places else ()
 
     from sdm.evaluation.tabular import read_places
     from sdm.files.atomic import check_targets
 
     if out.suffix.lower() != ".parquet":
         raise RequestError(f"embeddings are written as Parquet; call the output {out.stem}.parquet, not {out.name!r}.")
-    check_targets(out.parent, [out.name], overwrite=overwrite)  # before the work, not after it
-    names, lonlat = read_places(places) if places else ([], None)
-    opened = open_with(model, *needed, *wanted)
-    of_month = month_of(opened, month, wanted)
+    check_targets(out.parent, [out.name], overwrite=options.overwrite)  # before the work, not after it
+    ids, lonlat = read_places(options.places) if options.places else ([], None)
+    model = open_with(options.model, *items, *modalities)
+    encoder = Encoder(model, options.device, check_month(model, options.month, modalities))
+    rows = _Rows()
+    for modality, given in items.items():
+        vectors = encoder.encode(modality, given, options.batch)
+        rows.add(modality, vectors, given, **{"text" if modality == "text" else "path": given})
+    if lonlat is not None:
+        for modality, vectors in _encode_places(encoder, lonlat, modalities, options).items():
+            rows.add(modality, vectors, ids, lon=lonlat[:, 0].tolist(), lat=lonlat[:, 1].tolist())
+    _write(rows, encoder, options)
 
+
+def _encode_places(
+    encoder: Encoder, lonlat: np.ndarray, modalities: tuple[str, ...], options: EmbedOptions
+) -> dict[str, np.ndarray]:
+    """Vectors of the places by modality, or by the names of all that were summed."""
+    vectors = encoder.encode_places(lonlat, modalities, options.satellite)
+    if not options.total:
+        return vectors
+    from sdm.evaluation.ranking import combine
+
+    return {"+".join(vectors): combine(list(vectors.values()))}
+
+
+class _Rows:
+    """The rows of the output: vectors, and what each of them stands for."""
+
+    def __init__(self) -> None:
+        from sdm.outputs.embeddings import COLUMNS
+
+        self.vectors: list[np.ndarray] = []
+        self.columns: dict[str, list[Any]] = {c: [] for c in COLUMNS}
+
+    def add(self, modality: str, vectors: np.ndarray, ids: list[str], **values: list[Any]) -> None:
+        """Add one row per vector; columns without values are left empty."""
+        self.vectors.append(vectors)
+        values |= {"id": ids, "modality": [modality] * len(ids)}
+        for name, column in self.columns.items():
+            column += values.get(name, [None] * len(ids))
+
+
+def _write(rows: _Rows, encoder: Encoder, options: EmbedOptions) -> None:
     import numpy as np
 
-    from sdm.cli.inputs import place_embeddings
-    from sdm.evaluation.encode import encode_items
-    from sdm.evaluation.ranking import combine
-    from sdm.outputs.embeddings import COLUMNS, write_embeddings
+    from sdm.outputs.embeddings import write_embeddings
 
-    encoders = opened.load(device)
-    parts: list[np.ndarray] = []
-    columns: dict[str, list[Any]] = {c: [] for c in COLUMNS}
-
-    def add(vectors: np.ndarray, modality: str, ids: list[str], **values: Any) -> None:
-        parts.append(vectors)
-        for column in COLUMNS:
-            columns[column] += values.get(column, [None] * len(ids))
-        columns["id"][-len(ids) :], columns["modality"][-len(ids) :] = ids, [modality] * len(ids)
-
-    if photos:
-        add(encode_items(encoders, "image", photos, batch), "image", photos, path=photos)
-    if sounds:
-        add(encode_items(encoders, "audio", sounds, batch), "audio", sounds, path=sounds)
-    if texts:
-        add(encode_items(encoders, "text", texts, batch), "text", texts, text=texts)
-    if lonlat is not None:
-        found = place_embeddings(opened, encoders, lonlat, wanted, satellite, device, of_month)
-        if total:
-            found = {"+".join(found): combine(list(found.values()))}
-        for modality, vectors in found.items():
-            add(vectors, modality, names, lon=lonlat[:, 0].tolist(), lat=lonlat[:, 1].tolist())
-    written = write_embeddings(
-        out, np.concatenate(parts), columns, model=opened.name, digest=opened.digest, overwrite=overwrite,
-        month=of_month,
-    )  # fmt: skip
-    if not quiet:
-        say(f"{sum(map(len, parts)):,} embeddings of {parts[0].shape[1]} numbers by model {opened.name}: {written}")
-
-
-def _modalities(text: str) -> tuple[str, ...]:
-    names = [n.strip() for n in text.split(",")]
-    for name in names:
-        if name not in PLACES:
-            raise RequestError(f"modality {name!r} of a place is not known; choose any of {', '.join(PLACES)}.")
-    if len(set(names)) < len(names):
-        raise RequestError(f"modalities {text!r} name one twice.")
-    return tuple(m for m in PLACES if m in names)
+    vectors, model = np.concatenate(rows.vectors), encoder.model
+    path = write_embeddings(
+        options.out,
+        vectors,
+        rows.columns,
+        model=model.name,
+        digest=model.digest,
+        overwrite=options.overwrite,
+        month=encoder.month,
+    )
+    if not options.quiet:
+        say(f"{len(vectors):,} embeddings of {vectors.shape[1]} numbers by model {model.name}: {path}")

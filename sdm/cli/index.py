@@ -3,90 +3,65 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
-from sdm.cli.app import EPILOG, Month, SchedulerAddress, Threads, Workers, printable, progress, say_licence, sdm_app
+from sdm.cli.app import EPILOG, Reporting, model_line, printable, program, progress, say_licence, sdm_app
+from sdm.cli.options import Change, takes_options
+from sdm.request import Area, Execution, IndexRequest, ModelRef, Sampling, Storage
+from sdm.request.choices import MODALITIES
+from sdm.request.months import when
+from sdm.request.options import Option
 
-index_app = typer.Typer(
-    help="Region indexes: a region encoded once, to map any number of species with.", no_args_is_help=True
-)
+index_app = program("Region indexes: a region encoded once, to map any number of species with.")
 sdm_app.add_typer(index_app, name="index")
 
 
-@index_app.command("build", epilog=EPILOG)
-def build_command(
-    out: Annotated[str, typer.Option(metavar="FOLDER", help="The index to make, for example west.zarr.")],
-    bbox: Annotated[
-        tuple[float, float, float, float] | None,
-        typer.Option(
-            metavar="WEST SOUTH EAST NORTH", help="Box in degrees; west > east crosses the antimeridian.",
-            show_default=False,
-        ),
-    ] = None,
-    region: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Vector file: only pixels inside are encoded.", show_default=False),
-    ] = None,
-    crs: Annotated[str, typer.Option(help="CRS of the index.")] = "EPSG:4326",
-    resolution: Annotated[
-        float | None,
-        typer.Option(
-            help="Pixel side in CRS units. Default: the finest round number near a megapixel.", show_default=False
-        ),
-    ] = None,
-    mask: Annotated[
-        str,
-        typer.Option(
-            help="Pixels to encode: land, sea, or none for both. Species that live elsewhere cannot be mapped with it."
-        ),
-    ] = "land",
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME|FOLDER", help="Default: mammals-trees.", show_default=False)
-    ] = None,
-    modalities: Annotated[
-        str, typer.Option(help="Any of location, satellite, environment.")
-    ] = "location,satellite,environment",
-    satellite: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="RGB raster in place of the bundled mosaic.", show_default=False),
-    ] = None,
-    environment: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE|FOLDER", help="Rasters in place of bundled variables. Repeatable.", show_default=False
-        ),
-    ] = None,
-    month: Month = None,
-    encoding: Annotated[
-        str, typer.Option(help="int8, or float16: about three times as large, and nearly exact.")
-    ] = "int8",
-    each: Annotated[bool, typer.Option("--each", help="Store the embedding of each modality too.")] = False,
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(Reporting):
+    """Options of this command that are not part of a request."""
+
+    out: Annotated[str, Option("The index to make, for example west.zarr.", metavar="FOLDER")]
     reuse: Annotated[
         str | None,
-        typer.Option(
-            metavar="FOLDER|URL", show_default=False,
-            help="Take over the pixels of another index (same CRS, resolution, model, layers): to make one larger.",
+        Option(
+            "Take over the pixels of another index (same CRS, resolution, model, layers): to make one larger.",
+            metavar="FOLDER|URL",
         ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing index, or one begun with other settings.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say tiles, pixels and bytes; write nothing.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print what `info` tells as JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel="Running")] = "auto",
-    threads: Threads = None,
-    workers: Workers = None,
-    scheduler_address: SchedulerAddress = None,
-    tile_size: Annotated[
-        int, typer.Option(help="Side of a tile in pixels; also the Zarr chunk.", rich_help_panel="Running")
-    ] = 256,
-    max_pixels: Annotated[
-        int, typer.Option(min=1, help="Refuse larger indexes.", rich_help_panel="Running")
-    ] = 1_000_000_000,
-) -> None:  # fmt: skip
+    ] = None
+    overwrite: Annotated[bool, Option("Replace an existing index, or one begun with other settings.")] = False
+
+
+CHANGES = {
+    "region": Change("Vector file: only pixels inside are encoded."),
+    "crs": Change("CRS of the index.", default="EPSG:4326"),
+    "tile_size": Change("Side of a tile in pixels; also the Zarr chunk."),
+    "max_pixels": Change("Refuse larger indexes.", default=IndexRequest().area.max_pixels),
+    "modalities": Change("Any of location, satellite, environment.", default=",".join(MODALITIES)),
+    "environment": Change("Rasters in place of bundled variables. Repeatable."),
+    "model": Change("Default: mammals-trees."),
+    "dry_run": Change("Say tiles, pixels and bytes; write nothing."),
+    "json_output": Change("Print what `info` tells as JSON on stdout."),
+}
+"""What this command says differently from `taxabind-map` about the options that they share."""
+
+
+@index_app.command("build", epilog=EPILOG)
+@takes_options(
+    leave_out=["step", "satellite_step", "cache_dir", "offline"],
+    panels=["Running"],
+    changes=CHANGES,
+)
+def build_command(
+    options: BuildOptions,
+    area: Area,
+    sampling: Sampling,
+    model: ModelRef,
+    storage: Storage,
+    execution: Execution,
+) -> None:
     """Encode a region once. Interrupted, the same command goes on where it was.
 
     sdm index build --bbox -125 31 -102 49 --out west.zarr
@@ -95,34 +70,31 @@ def build_command(
     """
     from sdm.index import build_index, plan_index
 
-    job = plan_index(
-        bbox, region, crs=crs, resolution=resolution, model=model, modalities=modalities, satellite=satellite,
-        environment=environment or (), mask=mask, encoding=encoding, each=each, month=month, device=device,
-        tile_size=tile_size, max_pixels=max_pixels,
-    )  # fmt: skip
-    if not quiet:
+    given = {k: getattr(p, k) for p in (area, sampling, storage) for k in p.to_dict()}
+    del given["step"], given["satellite_step"]
+    job = plan_index(model=model.model, device=execution.device, **given)
+    if not options.quiet:
         say_licence(job.places.model)
-    if dry_run:
+    if options.dry_run:
         estimate = job.estimate()
-        if json_output:
-            print(json.dumps(estimate, indent=2))
-        else:
-            e = estimate
-            print(f"{e['columns']} x {e['rows']} = {e['pixels']:,} pixels ({e['mask']}) in {e['tiles']:,} tiles")
-            size = f"at most {e['bytes_at_most'] / 1e6:,.0f} MB"
-            print(f"{e['crs']}, resolution {e['resolution']:g}, {e['encoding']}; {size}")
-            print(f"model {e['model']} ({', '.join(e['modalities'])}){_season(e)} on {e['device']}")
+        print(json.dumps(estimate, indent=2)) if options.json_output else _print_estimate(estimate)
         return
     try:
-        with progress(enabled=not quiet) as tell:
+        with progress(enabled=not options.quiet) as tell:
             index = build_index(
-                job, out, reuse=reuse, overwrite=overwrite, threads=threads, workers=workers,
-                scheduler_address=scheduler_address, progress=tell,
-            )  # fmt: skip
+                job,
+                options.out,
+                reuse=options.reuse,
+                overwrite=options.overwrite,
+                threads=execution.threads,
+                workers=execution.workers,
+                scheduler_address=execution.scheduler_address,
+                progress=tell,
+            )
     except (KeyboardInterrupt, SystemExit) as stop:
-        stop.add_note(f"finished tiles are kept in {out}.partial: the same command goes on from there.")
+        stop.add_note(f"finished tiles are kept in {options.out}.partial: the same command goes on from there.")
         raise
-    _show(index.info(), json_output, quiet)
+    _print_info(index.info(), options.json_output, options.quiet)
 
 
 @index_app.command("info", epilog=EPILOG)
@@ -133,29 +105,30 @@ def info_command(
     """Say what an index holds, what made it, and how exact it is."""
     from sdm.index import Index
 
-    opened = Index.open(index)
-    _show(opened.info(), json_output, False)
+    _print_info(Index.open(index).info(), json_output, quiet=False)
 
 
-def _season(info: dict[str, Any]) -> str:
-    from sdm.request.months import when
+def _print_estimate(e: dict[str, Any]) -> None:
+    print(f"{e['columns']} x {e['rows']} = {e['pixels']:,} pixels ({e['mask']}) in {e['tiles']:,} tiles")
+    size = f"at most {e['bytes_at_most'] / 1e6:,.0f} MB"
+    print(f"{e['crs']}, resolution {e['resolution']:g}, {e['encoding']}; {size}")
+    print(model_line(e))
 
-    return f" {when(info['month'])}" if info["month"] else ""
 
-
-def _show(info: dict[str, Any], json_output: bool, quiet: bool) -> None:
+def _print_info(info: dict[str, Any], json_output: bool, quiet: bool) -> None:
     if json_output:
         print(json.dumps(info, indent=2))
         return
     if quiet:
         return
     west, south, east, north = info["bbox"]
+    season = f" {when(info['month'])}" if info["month"] else ""
     error = info["error_of_probability"]
     lines = [
         info["url"],
         f"  {info['columns']} x {info['rows']} pixels, {info['pixels_held']:,} held ({info['mask']}); {info['crs']}, "
         f"resolution {info['resolution']:g}; box {west:g} {south:g} {east:g} {north:g}",
-        f"  model {info['model']['name']} ({info['model']['digest']}): {', '.join(info['modalities'])}{_season(info)}"
+        f"  model {info['model']['name']} ({info['model']['digest']}): {', '.join(info['modalities'])}{season}"
         + (", each stored too" if info["each"] else ""),
         f"  {info['encoding']}: probabilities differ by {error['mean']:.2g} on average, at most {error['largest']:.2g} "
         f"in {error['compared']:,} comparisons",

@@ -1,15 +1,19 @@
-"""What `embed` and `classify` share: photos and recordings told apart, a model that has what is asked for."""
+"""What `embed` and `classify` share: sorting of files into photos and recordings, opening and use of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdm.errors import ModelError, RequestError
+from sdm.request import Sampling
+from sdm.request.months import month_name, parse_month
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from sdm.models.protocol import Model
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
@@ -33,7 +37,7 @@ def sort_files(files: Sequence[str], photos: Sequence[str], sounds: Sequence[str
     return photos, sounds
 
 
-def open_with(name: str, *modalities: str) -> Any:
+def open_with(name: str, *modalities: str) -> Model:
     """The model, which must have all the modalities. Raises ModelError with one remedy."""
     from sdm.models.registry import open_model
 
@@ -46,41 +50,43 @@ def open_with(name: str, *modalities: str) -> Any:
     return model
 
 
-def month_of(model: Any, month: str | None, modalities: Sequence[str]) -> int:
-    """The month that an option --month means for places of these modalities (none: there are no places).
+class Encoder:
+    """The encoders of an opened model, loaded on a device, for the places of one month."""
 
-    0: the whole year. Raises RequestError.
-    """
-    from sdm.engine.inputs import check_month
-    from sdm.engine.setup import refuse_timeless
-    from sdm.request.months import month_name, parse_month
+    def __init__(self, model: Model, device: str, month: int = 0) -> None:
+        """`device`: cpu, cuda or cuda:N. `month`: 1 to 12 of a seasonal model, 0 for the whole year."""
+        self.model, self.device, self.month = model, device, month
+        self._encoders = model.load(device)
 
-    found = parse_month(month)
-    if found and not modalities:
-        raise RequestError(f"month {month_name(found)} is given, but no place, whose season it could be; leave it out.")
-    check_month(model, found)
-    refuse_timeless(modalities, found)
-    return found
+    def encode(self, modality: str, items: Sequence[str], batch: int = 64) -> np.ndarray:
+        """Unit vectors (N, dim) of photos or recordings by path, or of texts."""
+        from sdm.evaluation.encode import encode_items
 
+        return encode_items(self._encoders, modality, items, batch)
 
-def place_embeddings(
-    model: Any, encoders: Any, lonlat: np.ndarray, modalities: Sequence[str], imagery: str | None, device: str,
-    month: int = 0,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Unit vectors (N, dim) by modality of (N, 2) degrees (lon, lat); `imagery` in place of the model's own.
+    def encode_places(
+        self, lonlat: np.ndarray, modalities: Sequence[str], imagery: str | None = None
+    ) -> dict[str, np.ndarray]:
+        """Unit vectors (N, dim) by modality of (N, 2) degrees (lon, lat); `imagery` in place of the model's own."""
+        from sdm.engine.inputs import at_month
+        from sdm.evaluation.encode import encode_items
 
-    `month`: 1 to 12, of a seasonal model.
-    """
-    import numpy as np
+        vectors: dict[str, np.ndarray] = {}
+        if "location" in modalities:
+            located = at_month(self.model, lonlat, self.month)
+            vectors["location"] = encode_items(self._encoders, "location", located, 4096)
+        if "satellite" in modalities and imagery:
+            vectors["satellite"] = self._encode_imagery(lonlat, imagery)
+        if rest := [m for m in modalities if m not in vectors]:
+            from sdm.engine.points import embed_places
 
-    from sdm.engine.inputs import at_month
-    from sdm.evaluation.encode import encode_items
+            sampling = Sampling(modalities=rest)
+            vectors |= embed_places(self.model, lonlat[:, 0], lonlat[:, 1], sampling, self.device)
+        return {m: vectors[m] for m in modalities}
 
-    found = {}
-    if "location" in modalities:
-        found["location"] = encode_items(encoders, "location", at_month(model, lonlat, month), 4096)
-    rest = [m for m in modalities if m != "location"]
-    if "satellite" in rest and imagery:
+    def _encode_imagery(self, lonlat: np.ndarray, imagery: str) -> np.ndarray:
+        import numpy as np
+
         from sdm.layers.imagery import open_imagery
 
         parts = []
@@ -88,12 +94,23 @@ def place_embeddings(
             if not known.all():
                 lon, lat = lonlat[part][~known][0]
                 raise RequestError(f"{imagery[:200]!r} has no imagery at longitude {lon:g}, latitude {lat:g}.")
-            parts.append(encoders.encode("satellite", crops).float().cpu().numpy())
-        found["satellite"] = np.concatenate(parts)
-        rest.remove("satellite")
-    if rest:
-        from sdm.engine.points import embed_places
+            parts.append(self._encoders.encode("satellite", crops).float().cpu().numpy())
+        return np.concatenate(parts)
 
-        sampled = embed_places(model, lonlat[:, 0], lonlat[:, 1], device, rest)
-        found |= {m: sampled[m] for m in rest}
-    return {m: found[m] for m in modalities}
+
+def check_month(model: Model, month: str | int | None, modalities: Sequence[str]) -> int:
+    """The month of an option --month, 0 for the whole year, for places of these modalities (none: no places).
+
+    Raises RequestError.
+    """
+    from sdm.engine.inputs import check_month as check_seasonal
+    from sdm.engine.setup import refuse_timeless
+
+    number = parse_month(month)
+    if number and not modalities:
+        raise RequestError(
+            f"month {month_name(number)} is given, but no place, whose season it could be; leave it out."
+        )
+    check_seasonal(model, number)
+    refuse_timeless(modalities, number)
+    return number

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sdm.cli.app import EPILOG, _settings, printable, say, sdm_app
+from sdm.cli.app import EPILOG, printable, program, say, sdm_app
 from sdm.errors import ModelError, SpeciesNameError
 
-models_app = typer.Typer(help="List, show, fetch and verify models.", **_settings | {"no_args_is_help": False})
+models_app = program("List, show, fetch and verify models.", no_args_is_help=False)
 sdm_app.add_typer(models_app, name="models")
 
 CACHE = Annotated[
@@ -25,8 +25,8 @@ def print_models(asked: bool) -> None:
     """Print the bundled models, and whether the published ones are there, and stop, if asked."""
     if not asked:
         return
-    from sdm.models.bundled import list_models
-    from sdm.models.licence import licence_of
+    from sdm.models.licence import licence_text
+    from sdm.models.registry import list_models
     from sdm.models.taxabind import Checkpoints
     from sdm.models.taxabind.layout import PARTS, megabytes
 
@@ -35,7 +35,7 @@ def print_models(asked: bool) -> None:
         for taxon in model.taxa:
             groups[taxon.group] = groups.get(taxon.group, 0) + 1
         species = ", ".join(f"{n:,} {g}s" for g, n in sorted(groups.items(), key=lambda item: -item[1]))
-        print(f"{model.name}  version {model.version or '?'}  {licence_of(model)}")
+        print(f"{model.name}  version {model.version or '?'}  {licence_text(model)}")
         print(f"  {model.title}: {species}")
         season = "; --month" if model.seasonal else ""
         print(f"  modalities {', '.join(model.modalities)}{season}; hash {model.digest}; {model.folder}")
@@ -54,7 +54,7 @@ def search_names(text: str | None) -> None:
     """Print the species that match and stop; raises SpeciesNameError when none does."""
     if text is None:
         return
-    from sdm.models.bundled import list_models
+    from sdm.models.registry import list_models
 
     found = False
     for model in list_models():
@@ -141,18 +141,8 @@ def verify_command(
 ) -> None:
     """Check every weight of a model: layout, shapes, numbers, SHA-256 against the published or first seen one."""
     from sdm.models.registry import open_model
-    from sdm.models.taxabind.model import PublishedModel
-    from sdm.models.taxabind.verify import verify
 
-    opened = open_model(model, cache_dir=cache_dir, offline=True)
-    if isinstance(opened, PublishedModel):
-        _report(verify(opened.checkpoints), quiet)
-        for _, problem in opened.checkpoints.problems:
-            raise ModelError(problem)
-        return
-    opened.load("cpu")
-    if not quiet:
-        print(printable(f"ok        {opened.digest}  {opened.folder}"))
+    _report(open_model(model, cache_dir=cache_dir, offline=True).verify(), quiet)
 
 
 def open_telling(model: str, cache_dir: str | None, offline: bool, quiet: bool) -> Any:
@@ -168,7 +158,8 @@ def _report(checks: list, quiet: bool) -> None:
     for check in checks:
         if not quiet:
             status = check.status if check.good else "BAD"
-            print(printable(f"{status:9} {check.sha256[:16]}  {check.bytes:>12,}  {check.path}"))
+            size = "" if check.bytes is None else f"{check.bytes:>12,}  "
+            print(printable(f"{status:9} {check.digest[:16]}  {size}{check.path}"))
     for check in checks:
         if not check.good:
             raise ModelError(check.status)

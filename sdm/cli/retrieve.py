@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sdm.files.embeddings import Embeddings
 
 CARRIED = ("modality", "path", "text", "lon", "lat")
-"""Columns of the targets that are handed on."""
+"""Columns of the targets that are copied to the output."""
 
 
 @sdm_app.command("retrieve", epilog=EPILOG)
@@ -53,21 +53,30 @@ def retrieve_command(
     vectors, labels = (mean_vector(asked.vectors)[None], ("mean",)) if mean else (asked.vectors, asked.labels)
     rows, cosines = nearest(vectors, among.vectors, top, device)
     carried = [c for c in CARRIED if c in among.columns]
-    found = [
-        {"query": labels[i], "rank": k + 1, "target": among.labels[r], "cosine": round(float(c), 6),
-         **{column: among.columns[column][r] for column in carried}}
+    neighbours = [
+        {
+            "query": labels[i],
+            "rank": k + 1,
+            "target": among.labels[r],
+            "cosine": round(float(c), 6),
+            **{column: among.columns[column][r] for column in carried},
+        }
         for i in range(len(vectors))
         for k, (r, c) in enumerate(zip(rows[i], cosines[i], strict=True))
-    ]  # fmt: skip
+    ]
     if out is None:
-        print(_csv(found), end="")
+        print(_csv(neighbours), end="")
         return
-    text = _csv(found) if out.suffix.lower() == ".csv" else json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    text = (
+        _csv(neighbours)
+        if out.suffix.lower() == ".csv"
+        else json.dumps(neighbours, indent=2, ensure_ascii=False) + "\n"
+    )
     with Staging(out.parent, [out.name], overwrite=overwrite) as staging:
         with disk_errors(out):
             staging.path(out.name).write_bytes(text.encode("utf-8", "replace"))
         staging.publish()
-    say(f"{len(found):,} neighbours of {len(vectors):,} queries among {len(among):,}: {out}")
+    say(f"{len(neighbours):,} neighbours of {len(vectors):,} queries among {len(among):,}: {out}")
 
 
 def _check_models(asked: Embeddings, among: Embeddings) -> None:
@@ -80,9 +89,9 @@ def _check_models(asked: Embeddings, among: Embeddings) -> None:
         )
 
 
-def _csv(found: list[dict[str, Any]]) -> str:
+def _csv(neighbours: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(neighbours[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(found)
+    writer.writerows(neighbours)
     return text.getvalue()

@@ -67,8 +67,13 @@ async def _serve(explorer: Explorer, sockets: list[socket.socket], host: str, op
     from sdm.serve.app import Server
 
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def end(number: int) -> None:
+        if not stop.done():
+            stop.set_result(128 + number)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, lambda n=number: stop.done() or stop.set_result(128 + n))
+        asyncio.get_running_loop().add_signal_handler(number, end, number)
     server = Server(explorer, sockets, host)
     try:
         print(server.url, flush=True)

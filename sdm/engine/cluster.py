@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdm._version import __version__
-from sdm.errors import ClusterError, RequestError
+from sdm.errors import ClusterError, ClusterWarning, RequestError
 from sdm.request import Execution
 
 if TYPE_CHECKING:
@@ -37,10 +37,6 @@ OURS = "taxabind-map"
 """Name of the clusters that `local_cluster` starts."""
 SHARED_SOFTWARE = ("dask", "distributed", "cloudpickle", "msgpack", "numpy", "torch", "rasterio", "zarr", "numcodecs")
 """Packages whose versions should be the same everywhere: they decide whether tasks arrive, and their last bits."""
-
-
-class ClusterWarning(UserWarning):
-    """Something about a cluster that the user should know and that does not stop the work."""
 
 
 @contextmanager

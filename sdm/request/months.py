@@ -6,13 +6,24 @@ Only the standard library is imported here, so that a wrong month is reported be
 from __future__ import annotations
 
 import operator
+from typing import SupportsIndex
 
 from sdm.errors import RequestError
 
 MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
-)  # fmt: skip
+)
 WHOLE_YEAR = "whole year"
 
 
@@ -23,19 +34,28 @@ def parse_month(month: int | str | None) -> int:
     """
     if month is None:
         return 0
-    text = str(month).strip().lower().removesuffix(".")
-    digits = isinstance(month, str) and len(text) <= 2 and text.isascii() and text.isdigit()
-    try:
-        number = int(text) if digits else operator.index(month)
-    except TypeError:
-        found = [k for k, name in enumerate(MONTHS, 1) if len(text) >= 3 and name.lower().startswith(text)]
-        number = found[0] if found else 0
+    number = _number(month.strip().lower().removesuffix(".")) if isinstance(month, str) else _integer(month)
     if isinstance(month, bool) or not 1 <= number <= 12:
         raise RequestError(
             f"month {str(month)[:40]!r} is not known; give 1 to 12 or a name such as May, or leave it out for the "
             "whole year."
         )
     return number
+
+
+def _number(text: str) -> int:
+    """1 to 12 for a number or the beginning of an English name of three letters or more; else 0."""
+    if len(text) <= 2 and text.isascii() and text.isdigit():
+        return int(text)
+    starting = [number for number, name in enumerate(MONTHS, 1) if len(text) >= 3 and name.lower().startswith(text)]
+    return starting[0] if starting else 0
+
+
+def _integer(month: SupportsIndex) -> int:
+    try:
+        return operator.index(month)
+    except TypeError:
+        return 0
 
 
 def month_name(month: int) -> str:

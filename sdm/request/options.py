@@ -11,7 +11,7 @@ file, the entry of a report, and a part of the identity of what was computed (`O
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -28,13 +28,15 @@ class Option:
     """Heading it stands under."""
     metavar: str | None = None
     flags: tuple[str, ...] = ()
-    """Names on the command line, where they are not the field's."""
+    """Names on the command line, where they are not the field's. A switch that is off needs no `--no-` name."""
     low: float | None = None
     high: float | None = None
     kind: Any = None
     """Type on the command line, where it is not the field's: one that a word can be turned into."""
     argument: bool = False
-    """Given by its place, without a name."""
+    """Given by its position, without a name."""
+    callback: Callable[..., Any] | None = None
+    """Called with the value before any other option is read, as `--version` needs."""
 
 
 @dataclass(frozen=True, kw_only=True)

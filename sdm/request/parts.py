@@ -28,6 +28,13 @@ LIST = "A list of species"
 STEPS = (1, 64)
 """Pixels between encoded places: least and most."""
 
+MONTH = Option(
+    "Month, of a seasonal model: 5, May. Default: the whole year, any time of it.",
+    panel="Model",
+    metavar="1..12|NAME",
+    kind=str,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Area(Options):
@@ -73,15 +80,7 @@ class Sampling(Options):
         Any, Option("Any of location, satellite, environment. Default: all.", panel="Model", kind=str)
     ] = None
     """A tuple of modalities; None: all that can be had."""
-    month: Annotated[
-        Any,
-        Option(
-            "Month, of a seasonal model: 5, May. Default: the whole year, any time of it.",
-            panel="Model",
-            metavar="1..12|NAME",
-            kind=str,
-        ),
-    ] = None
+    month: Annotated[Any, MONTH] = None
     """1 to 12; None: the whole year."""
     satellite: Annotated[
         str | None, Option("RGB raster in place of the bundled mosaic.", panel="Model", metavar="FILE")
@@ -188,7 +187,7 @@ class ModelRef(Options):
     ] = None
     """Name, folder or hf:// address, or an opened model; None: the bundled one that knows the species."""
     cache_dir: Annotated[str | None, Option("Where fetched models are kept.", panel="Model", metavar="DIR")] = None
-    offline: Annotated[bool, Option("Fetch no model; use what is there.", panel="Model", flags=("--offline",))] = False
+    offline: Annotated[bool, Option("Fetch no model; use what is there.", panel="Model")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +275,6 @@ class Delivery(Options):
         Option(
             "Replace existing outputs, and unfinished ones of another request.",
             panel="Output",
-            flags=("--overwrite",),
         ),
     ] = False
 
@@ -303,7 +301,7 @@ class ListOptions(Options):
     ] = None
     strict: Annotated[
         bool,
-        Option("A name that cannot be mapped is an error, not skipped.", panel=LIST, flags=("--strict",)),
+        Option("A name that cannot be mapped is an error, not skipped.", panel=LIST),
     ] = False
     threshold: Annotated[float, Option("Areas in its summary are those above this value.", panel=LIST)] = 0.5
 
@@ -325,7 +323,7 @@ class Storage(Options):
         Option("Pixels to encode: land, sea, or none for both. Species that live elsewhere cannot be mapped with it."),
     ] = "land"
     encoding: Annotated[str, Option("int8, or float16: about three times as large, and nearly exact.")] = "int8"
-    each: Annotated[bool, Option("Store the embedding of each modality too.", flags=("--each",))] = False
+    each: Annotated[bool, Option("Store the embedding of each modality too.")] = False
 
     def __post_init__(self) -> None:
         parse_word("mask", self.mask, MASKS)

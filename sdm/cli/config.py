@@ -1,0 +1,54 @@
+"""`--config`: defaults of options from a TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sdm.errors import RequestError
+
+
+def read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Take defaults from a TOML file; options on the command line win. Raises RequestError."""
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"config {str(path)!r} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"config {str(path)!r} is not valid TOML: {error}.") from None
+    parameters = _parameters(context)
+    defaults: dict[str, Any] = {}
+    for key, value in values.items():
+        parameter = parameters.get(key.replace("_", "-"))
+        if parameter is None or parameter.name is None:
+            raise RequestError(
+                f"config {str(path)!r} has the unknown key {key!r}; known: {', '.join(sorted(parameters))}."
+            )
+        defaults[parameter.name] = _as_given(parameter, value)
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path
+
+
+def _parameters(context: typer.Context) -> dict[str, Any]:
+    """The parameters of the command by their keys: the long names of options, and the names of arguments.
+
+    Not those that act before the others are read, such as --version.
+    """
+    parameters = [p for p in context.command.params if not p.is_eager]
+    options = {flag.removeprefix("--"): p for p in parameters for flag in p.opts if flag.startswith("--")}
+    # The argument `species` and the option --species: in a file, the names themselves.
+    arguments = {p.name: p for p in parameters if p.name and p.param_type_name == "argument"}
+    return {**options, **arguments}
+
+
+def _as_given(parameter: Any, value: Any) -> Any:
+    """A value as the command line would have it: several values as a list, any other list joined by commas."""
+    several = parameter.nargs != 1 or getattr(parameter, "multiple", False)
+    if several:
+        return [value] if isinstance(value, str) else value
+    return ",".join(map(str, value)) if isinstance(value, list) else value

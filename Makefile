@@ -1,17 +1,25 @@
 # Two commands, each from a clean clone on a fresh machine:
 #   make map    set up and map the brown bear in north-western North America into maps/
 #   make test   set up and run the tests
+# And for developers:
+#   make check  set up and look at style, types and the direction of imports
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: map test clean
+.PHONY: map test check clean
 
 map: $(VENV)/.installed
 	$(BIN)/taxabind-map "Ursus arctos" --bbox -170 48 -100 72 --out maps --overwrite
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
 
 # The constraints hold the exact versions the project was tested with.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -25,6 +33,10 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt
 	# What the published encoders are compared with. Without dependencies: they would bring another torch.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps open_clip_torch timm torchvision
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-check: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[check]"
+	touch $@
 
 clean:
 	rm -rf $(VENV) maps

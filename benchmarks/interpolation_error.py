@@ -40,7 +40,7 @@ SPECIES = 60
 
 def main() -> None:
     """Map every region at every set of pitches and print the table."""
-    from sdm.models.bundled import Model
+    from sdm.models.bundled import BundledModel
     from sdm.request.choices import MODALITIES
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--pitches", nargs="+", default=None, metavar="L,S,E", help="degrees; default: the model's")
     parser.add_argument("--regions", nargs="+", default=list(REGIONS), choices=list(REGIONS), metavar="NAME")
     args = parser.parse_args()
-    model = Model.open(args.model)
+    model = BundledModel.open(args.model)
     own = ",".join(f"{model.pitch(m):g}" for m in MODALITIES)
     print(
         "| Region | Pixel | Species | Pitches | Strides | Mean | 99 % | 99.9 % | Max | Worst species, 99.9 % | Time |"

@@ -34,7 +34,8 @@ from validate_records import RADIUS_KM, against_land, near, random_land, thinned
 from sdm.engine.points import combine_scores, embed_places
 from sdm.errors import SpeciesNameError
 from sdm.layers.landmask import land_sample
-from sdm.models.bundled import Model
+from sdm.models.bundled import BundledModel
+from sdm.request import Sampling
 from sdm.request.choices import MODALITIES
 
 SUBSETS = {"location": ("location",), "location+environment": ("location", "environment"), "all": MODALITIES}
@@ -59,7 +60,7 @@ def scores(teacher: Teacher, lon: np.ndarray, lat: np.ndarray, columns: np.ndarr
     return in_batches(lambda x, y: teacher.score(x, y, YEAR)[:, columns], lon, lat)
 
 
-def areas(model: Model, teacher: Teacher, columns: np.ndarray, vectors: np.ndarray, size: np.ndarray, n: int) -> dict:
+def areas(model: BundledModel, teacher: Teacher, columns: np.ndarray, vectors: np.ndarray, size: np.ndarray, n: int) -> dict:
     """Median of area / size, and share of birds with no place at all, by class of size (S,), NaN: not asked."""
     lon, lat = land_sample(n)
     ours, theirs = np.zeros(size.size), np.zeros(size.size)
@@ -81,12 +82,12 @@ def areas(model: Model, teacher: Teacher, columns: np.ndarray, vectors: np.ndarr
     return result
 
 
-def agreement(model: Model, targets: Targets, columns: np.ndarray, vectors: np.ndarray, n: int) -> dict:
+def agreement(model: BundledModel, targets: Targets, columns: np.ndarray, vectors: np.ndarray, n: int) -> dict:
     """Error and lists at `n` random places on land, and along the year."""
     lon, lat = random_land(n, np.random.default_rng(99))
     months = range(13)
     theirs = np.stack([ask(targets, lon, lat, m, columns) for m in months])  # (13, N, S)
-    embedded = [embed_places(model, lon, lat, month=m) for m in months]
+    embedded = [embed_places(model, lon, lat, Sampling(month=m or None)) for m in months]
     result: dict = {}
     for key, subset in SUBSETS.items():
         ours = np.stack([combine_scores(model, places, vectors, subset) for places in embedded])
@@ -112,7 +113,7 @@ def agreement(model: Model, targets: Targets, columns: np.ndarray, vectors: np.n
     return result
 
 
-def records(model: Model, teacher: Teacher, inat: Path, least: int, background: int) -> list[dict]:
+def records(model: BundledModel, teacher: Teacher, inat: Path, least: int, background: int) -> list[dict]:
     """AUC of every bird with enough records, one per 0.1 degree cell."""
     z = np.load(inat / "occurrences.npz")
     lon0, lat0 = random_land(background, np.random.default_rng(0))
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--area-places", type=int, default=40000)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    model, teacher = Model.open(args.model), Teacher(args.birdnet)
+    model, teacher = BundledModel.open(args.model), Teacher(args.birdnet)
     species = [t.name for t in model.taxa]
     columns = np.array([teacher.labels.index(s) for s in species])
     vectors = np.stack([model.species_embedding(model.taxa.resolve(s)) for s in species])

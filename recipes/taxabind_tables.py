@@ -18,8 +18,7 @@ from pathlib import Path
 from sdm.errors import SdmError
 from sdm.evaluation import datasets, tables
 from sdm.evaluation.species import Taxonomy
-from sdm.models.bundled import list_models
-from sdm.models.registry import open_model
+from sdm.models.registry import list_models, open_model
 
 DEFAULTS = {
     "taxabench": datasets.MODALITIES,
@@ -33,7 +32,7 @@ def load(args: argparse.Namespace) -> datasets.Dataset:
     modalities = tuple(args.modalities.split(",")) if args.modalities else DEFAULTS[args.dataset]
     if args.dataset == "isatnat":
         return datasets.isatnat(args.folder, args.split, modalities, args.skip_missing)
-    known = [model.taxa for model in list_models() if hasattr(model, "taxa")]
+    known = [model.taxa for model in list_models()]
     taxonomy = Taxonomy.read(args.taxonomy, known) if args.taxonomy else Taxonomy(tables=known)
     if args.dataset == "taxabench":
         return datasets.taxabench(args.folder, modalities, taxonomy, args.skip_missing)

@@ -27,7 +27,7 @@ import numpy as np
 from sdm.engine.points import combine_scores, embed_places
 from sdm.errors import SpeciesNameError
 from sdm.layers.landmask import LandMask
-from sdm.models.bundled import Model
+from sdm.models.bundled import BundledModel
 from sdm.request.choices import MODALITIES
 from sdm.training.evaluate import auc
 from sdm.training.ranges import RangeRaster
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--ranges", type=Path, help="folder of the range rasters (PHYLACINE)")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    model = Model.open(args.model)
+    model = BundledModel.open(args.model)
     z = np.load(args.inat / "occurrences.npz")
     rng = np.random.default_rng(0)
     bg_lon, bg_lat = random_land(args.background, rng)

@@ -19,7 +19,7 @@ import numpy as np
 
 from sdm.engine.points import combine_scores, embed_places
 from sdm.errors import SpeciesNameError
-from sdm.models.bundled import Model
+from sdm.models.bundled import BundledModel
 from sdm.models.config import all_subsets, calibration_key
 from sdm.training.evaluate import auc
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--y", default="latitude", help="column of latitudes, degrees")
     parser.add_argument("--model", default="mammals-trees")
     args = parser.parse_args()
-    model = Model.open(args.model)
+    model = BundledModel.open(args.model)
     with args.table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     lon, lat = (np.array([float(r[c]) for r in rows]) for c in (args.x, args.y))

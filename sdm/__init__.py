@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from sdm.maps.batch import map_batch
     from sdm.maps.plan import Job, plan
     from sdm.maps.write import write_maps
-    from sdm.models.bundled import Model, list_models
+    from sdm.models.bundled import BundledModel as Model
+    from sdm.models.registry import list_models
 
 _HOME = {
     "BBox": "sdm.grid",
@@ -51,12 +52,13 @@ _HOME = {
     "plan": "sdm.maps.plan",
     "write_maps": "sdm.maps.write",
     "Model": "sdm.models.bundled",
-    "list_models": "sdm.models.bundled",
+    "list_models": "sdm.models.registry",
 }
+_NAME_THERE = {"Model": "BundledModel"}
 
 
 def __getattr__(name: str) -> Any:
     # Looked up on first use: importing the package must not import torch, GDAL and Dask.
     if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+        return getattr(import_module(_HOME[name]), _NAME_THERE.get(name, name))
     raise AttributeError(f"module 'sdm' has no attribute {name!r}")

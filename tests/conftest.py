@@ -94,7 +94,7 @@ def write_model():
     import torch
     from safetensors.torch import save_file
 
-    from sdm.models.bundled import build
+    from sdm.models.encoders.bundled import build
     from sdm.models.config import all_subsets
 
     def write(folder, species, *, season=False, licence="CC0-1.0", ranges="", coverage=None, genera=(), seed=0):

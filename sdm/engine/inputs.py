@@ -1,9 +1,10 @@
-"""What the encoders of a model read at a place: its layers, opened as that model wants them."""
+"""The layers that the encoders of a model read, opened as the model declares them (`Model.layers`)."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,53 +14,87 @@ from sdm.files.paths import folder
 from sdm.layers import ATTRIBUTION
 from sdm.layers.environment import BUNDLED, Environment, Input, expand
 from sdm.layers.satellite import Satellite
-from sdm.models.bundled import Model
-from sdm.models.registry import AnyModel, is_published
+from sdm.models.layerspec import (
+    ImageryCrops,
+    LayerSpec,
+    MosaicCrops,
+    Position,
+    StandardisedVariables,
+    Variable,
+    WorldClimChannels,
+)
+from sdm.models.protocol import Model
 from sdm.request.months import month_name
 
 Read = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(lon (N,), lat (N,) degrees) -> (values for the encoder (N, ...), whether the place is known (N,) boolean)."""
+Check = Callable[[np.ndarray, np.ndarray], None]
+"""(lon (N,), lat (N,) degrees): raises LayerError for a layer that is of no use there."""
 
 
+def _no_check(lon: np.ndarray, lat: np.ndarray) -> None:
+    """A bundled layer is of use everywhere."""
+
+
+@dataclass(frozen=True)
+class OpenLayer:
+    """One layer, open in this process."""
+
+    read: Read
+    check: Check = _no_check
+    fingerprint: Callable[[], str] = str
+    """16 hex digits of its content; "" for a bundled layer, whose files tell (`layer_fingerprints`)."""
+    sentence: str = ""
+    """What a user of the map should know about it."""
+    attribution: str = ""
+    """Its source, where that is not one of the bundled layers' (`sdm.layers.ATTRIBUTION`)."""
+
+
+@dataclass(frozen=True)
 class Inputs:
-    """The layers of some modalities of a model, by modality: see `Read`.
+    """The open layers of some modalities of a model."""
 
-    `environment`, `satellite`: the user's own in place of the bundled layers. Raises LayerError.
-    """
+    layers: Mapping[str, OpenLayer]
+    """By modality."""
+    read: Mapping[str, Read] = field(init=False)
+    """By modality."""
 
-    def __init__(
-        self, model: AnyModel, modalities: Sequence[str], environment: Sequence[str] = (), satellite: str | None = None
-    ) -> None:
-        self.read: dict[str, Read] = {}
-        self.sentences: list[str] = []
-        """What a user of the map should know about the layers."""
-        self.attribution: tuple[str, ...] = ATTRIBUTION
-        self._checks: list[Callable[[np.ndarray, np.ndarray], None]] = []
-        self._content: Callable[[], list[str]] = list
-        fill = _published if is_published(model) else _bundled
-        fill(self, model, modalities, environment, satellite)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "read", {modality: layer.read for modality, layer in self.layers.items()})
 
     @property
-    def fingerprint(self) -> str:
-        """What the layers hold: 16 hex digits."""
-        return of_parts(self._content())
+    def sentences(self) -> list[str]:
+        """What a user of the map should know about the layers."""
+        ordered = [self.layers[m] for m in sorted(self.layers)]
+        return [layer.sentence for layer in ordered if layer.sentence]
+
+    @property
+    def attribution(self) -> tuple[str, ...]:
+        """A line per source of the layers."""
+        return (*(layer.attribution for layer in self.layers.values() if layer.attribution), *ATTRIBUTION)
 
     def check(self, lon: np.ndarray, lat: np.ndarray) -> None:
         """Look at the user's layers at a few places (N,), (N,) degrees before any work. Raises LayerError."""
-        for check in self._checks:
-            check(lon, lat)
+        for modality in sorted(self.layers):
+            self.layers[modality].check(lon, lat)
 
 
 def open_inputs(
-    model: AnyModel, modalities: Sequence[str], environment: Sequence[str] = (), satellite: str | None = None
+    model: Model, modalities: Sequence[str], environment: Sequence[str] = (), satellite: str | None = None
 ) -> Inputs:
-    """The same `Inputs` for all callers in this process."""
+    """The layers that some modalities of a model read, shared by all callers in this process.
+
+    `environment`, `satellite`: the user's own sources in place of the bundled layers. Raises LayerError.
+    """
     key = (model.digest, tuple(modalities), tuple(environment), satellite)
     with _lock:
         if key not in _cache:
             if len(_cache) >= 8:  # one for each model and set of layers: more are in use one after the other
                 _cache.pop(next(iter(_cache)))
-            _cache[key] = Inputs(model, modalities, environment, satellite)
+            specs = model.layers
+            # In one order, so that of two sources that cannot be opened the same one is always reported.
+            opened = {m: _open(specs[m], environment, satellite) for m in sorted(modalities)}
+            _cache[key] = Inputs({m: opened[m] for m in modalities})
         return _cache[key]
 
 
@@ -67,7 +102,48 @@ _cache: dict[tuple, Inputs] = {}
 _lock = threading.Lock()
 
 
-def check_month(model: AnyModel, month: int) -> None:
+def layer_fingerprints(
+    model: Model, modalities: Sequence[str], environment: Sequence[str] = (), satellite: str | None = None
+) -> dict[str, str]:
+    """Fingerprints of what the layers hold, by layer: "bundled:" or "own:" and 16 hex digits.
+
+    Layers that the model reads from bundled files are not opened. Raises LayerError.
+    """
+    data = folder("data")
+    prints = {"landmask": "bundled:" + of_files([data / "landmask.tif"])}
+    specs = model.layers
+    for modality in sorted(modalities):
+        match specs[modality]:
+            case StandardisedVariables():
+                prints[modality] = "bundled:" + of_files(data / name for name in BUNDLED)
+                if environment:
+                    prints[f"{modality}_own"] = "own:" + of_files(expand(environment))
+            case MosaicCrops():
+                own = satellite is not None
+                prints[modality] = ("own:" if own else "bundled:") + of_files([satellite or data / "satellite.tif"])
+            case WorldClimChannels():
+                layer = open_inputs(model, modalities, environment, satellite).layers[modality]
+                prints[modality] = ("own:" if environment else "bundled:") + layer.fingerprint()
+            case ImageryCrops():
+                layer = open_inputs(model, modalities, environment, satellite).layers[modality]
+                prints[modality] = "own:" + layer.fingerprint()
+    return prints
+
+
+def content_fingerprint(
+    model: Model, modalities: Sequence[str], environment: Sequence[str] = (), satellite: str | None = None
+) -> str:
+    """One fingerprint of all layers that some modalities read: 16 hex digits. Raises LayerError."""
+    prints = layer_fingerprints(model, modalities, environment, satellite)
+    return of_parts([f"{name} {value}" for name, value in prints.items()])
+
+
+def environment_inputs(variables: Sequence[Variable]) -> list[Input]:
+    """The columns of an environment vector that a model declares, ready to be sampled."""
+    return [Input(v.layer, v.transform, v.value, v.mean, v.std) for v in variables]
+
+
+def check_month(model: Model, month: int) -> None:
     """Raise RequestError for a month, 1 to 12, of a model that does not tell one month from another."""
     if month and not model.seasonal:
         raise RequestError(
@@ -76,99 +152,76 @@ def check_month(model: AnyModel, month: int) -> None:
         )
 
 
-def at_month(model: AnyModel, lonlat: np.ndarray, month: int = 0) -> np.ndarray:
+def at_month(model: Model, lonlat: np.ndarray, month: int = 0) -> np.ndarray:
     """Values for the location encoder from (N, 2) degrees (lon, lat): with the month of a seasonal model (N, 3)."""
     check_month(model, month)
     return np.column_stack([lonlat, np.full(len(lonlat), float(month))]) if model.seasonal else lonlat
 
 
-def _location(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _open(spec: LayerSpec, environment: Sequence[str], satellite: str | None) -> OpenLayer:
+    """The layer that a model declares, with the user's sources. Raises LayerError."""
+    match spec:
+        case Position():
+            return OpenLayer(_position)
+        case StandardisedVariables():
+            return _open_variables(spec, environment)
+        case MosaicCrops():
+            return _open_mosaic(spec, satellite)
+        case WorldClimChannels():
+            return _open_worldclim(environment)
+        case ImageryCrops():
+            return _open_imagery(spec, satellite)
+
+
+def _position(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([lon, lat], axis=1), np.ones(lon.size, dtype=bool)
 
 
-def _bundled(inputs: Inputs, model: Model, modalities, environment, satellite) -> None:
-    """As the bundled model was trained: `data/`, with the user's rasters in place of some variables."""
-    inputs._content = lambda: [f"{k} {v}" for k, v in layer_fingerprints(modalities, environment, satellite).items()]
-    if "location" in modalities:
-        inputs.read["location"] = _location
-    if "environment" in modalities:
-        env = environment_of(model, environment)
+def _open_variables(spec: StandardisedVariables, rasters: Sequence[str]) -> OpenLayer:
+    """Bundled variables, the user's rasters in place of some."""
+    layer = Environment(environment_inputs(spec.variables), rasters)
 
-        def sample(lon, lat):
-            values = env.sample(lon, lat)
-            ok = np.isfinite(values).all(axis=1)
-            if not ok.all():
-                values[~ok] = 0.0
-            return values, ok
+    def read(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values = layer.sample(lon, lat)
+        known = np.isfinite(values).all(axis=1)
+        if not known.all():
+            values[~known] = 0.0
+        return values, known
 
-        inputs.read["environment"] = sample
-        if environment:
-            inputs._checks.append(env.check)
-    if "satellite" in modalities:
-        sat = satellite_of(model, satellite)
-        inputs.read["satellite"] = lambda lon, lat: (sat.crops(lon, lat), sat.known(lon, lat))
-        if satellite:
-            inputs._checks.append(sat.check)
+    return OpenLayer(read, layer.check if rasters else _no_check)
 
 
-def _published(inputs: Inputs, model, modalities, environment, satellite) -> None:
-    """As the published model was trained: 20 channels of WorldClim, crops of 2.56 km at 10 m."""
-    layers: list = []
-    inputs._content = lambda: [layer.fingerprint() for layer in layers]
-    if "location" in modalities:
-        inputs.read["location"] = _location
-    if "environment" in modalities:
-        from sdm.layers.worldclim import open_environment20
-
-        if len(environment) > 1:
-            raise LayerError(
-                f"{len(environment)} environments are given, but the published model reads one: the published array, "
-                "or a folder of WorldClim."
-            )
-        env = open_environment20(environment[0] if environment else None)
-        layers.append(env)
-        inputs.read["environment"] = env.sample
-        inputs.sentences.append(env.describe())
-        inputs._checks.append(env.check)
-    if "satellite" in modalities:
-        from sdm.layers.imagery import open_imagery
-
-        if satellite is None:
-            raise LayerError(
-                "the satellite encoder of the published model needs imagery at 10 m, which is not bundled; give "
-                "--satellite a raster, a folder of rasters, or the address of a tile server, or leave the modality out."
-            )
-        sat = open_imagery(satellite)
-        layers.append(sat)
-        inputs.read["satellite"] = sat.read
-        inputs.sentences.append(sat.describe())
-        if sat.attribution:
-            inputs.attribution = (sat.attribution, *inputs.attribution)
-        inputs._checks.append(sat.check)
+def _open_mosaic(spec: MosaicCrops, raster: str | None) -> OpenLayer:
+    """The bundled mosaic, or the user's raster."""
+    layer = Satellite(spec.size, spec.pixel, raster)
+    return OpenLayer(
+        lambda lon, lat: (layer.crops(lon, lat), layer.known(lon, lat)),
+        layer.check if raster else _no_check,
+    )
 
 
-def environment_of(model: Model, overrides: Sequence[str] = ()) -> Environment:
-    """The environment layers as a bundled model reads them."""
-    return Environment([Input(**i) for i in model.config["environment"]["inputs"]], overrides)
+def _open_worldclim(sources: Sequence[str]) -> OpenLayer:
+    """WorldClim as the user has it, or approximated."""
+    from sdm.layers.worldclim import open_environment20
+
+    if len(sources) > 1:
+        raise LayerError(
+            f"{len(sources)} environments are given, but the published model reads one: the published array, "
+            "or a folder of WorldClim."
+        )
+    layer = open_environment20(sources[0] if sources else None)
+    return OpenLayer(layer.sample, layer.check, layer.fingerprint, layer.describe())
 
 
-def satellite_of(model: Model, path: str | None = None) -> Satellite:
-    """The imagery as a bundled model reads it."""
-    return Satellite(model.config["satellite"]["size"], model.config["satellite"]["pixel"], path)
+def _open_imagery(spec: ImageryCrops, source: str | None) -> OpenLayer:
+    """Imagery of the resolution that the model was trained with."""
+    from sdm.layers.imagery import open_imagery
 
-
-def layer_fingerprints(
-    modalities: Sequence[str], environment: Sequence[str] = (), satellite: str | None = None
-) -> dict[str, str]:
-    """What the layers of a bundled model hold, by layer: "bundled:" or "own:", then 16 hex digits."""
-    data = folder("data")
-    found = {"landmask": "bundled:" + of_files([data / "landmask.tif"])}
-    if "environment" in modalities:
-        found["environment"] = "bundled:" + of_files(data / name for name in BUNDLED)
-        if environment:
-            found["environment_own"] = "own:" + of_files(expand(environment))
-    if "satellite" in modalities:
-        own = satellite is not None
-        path = satellite if own else data / "satellite.tif"
-        found["satellite"] = ("own:" if own else "bundled:") + of_files([path])
-    return found
+    if source is None:
+        raise LayerError(
+            f"the satellite encoder of the published model needs imagery at {spec.pixel:g} m, which is not bundled; "
+            "give --satellite a raster, a folder of rasters, or the address of a tile server, or leave the modality "
+            "out."
+        )
+    layer = open_imagery(source, pitch=spec.pixel, size=spec.size)
+    return OpenLayer(layer.read, layer.check, layer.fingerprint, layer.describe(), layer.attribution)

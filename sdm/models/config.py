@@ -30,10 +30,8 @@ def check_config(path: Path, config: dict) -> None:
     try:
         location, satellite, environment = (config[m] for m in MODALITIES)
         inputs = environment["inputs"]
-        sizes = [
-            config["dim"], location["width"], location["depth"], location["features"], environment["width"],
-            environment["depth"], satellite["size"], satellite["width"], satellite["depth"],
-        ]  # fmt: skip
+        sizes = [config["dim"], satellite["size"], location["features"]]
+        sizes += [config[m][size] for m in MODALITIES for size in ("width", "depth")]
         extents = [g["extent"] for g in config.get("groups", {}).values() if g.get("extent")]
         entries = config["calibration"].values()
         calibration = [v for e in entries for v in (e["scale"], e["bias"])]

@@ -1,75 +1,76 @@
-"""A model by its name, folder or address."""
+"""A model by its name, folder or address; the list of the bundled ones."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING
 
 from sdm.errors import ModelError
-from sdm.models.bundled import DEFAULT, FILES, Model, bundled
-from sdm.models.config import FORMAT
+from sdm.models.bundled import BundledModel
+from sdm.models.folder import DEFAULT, FILES, bundled_folders, is_model_folder
+from sdm.models.protocol import Model
 
 if TYPE_CHECKING:
-    from sdm.models.taxabind.model import PublishedModel
+    from sdm.models.taxabind.fetch import Progress
 
 
-def default_model(model: Any) -> AnyModel:
-    """The model given, opened where it is a name or a folder; without one the bundled model of most species."""
+def list_models() -> list[BundledModel]:
+    """The bundled models, the default one first."""
+    return [BundledModel.open(path) for path in bundled_folders().values()]
+
+
+def default_model(model: Model | str | Path | None) -> Model:
+    """The model given, opened where it is a name or a folder; without one the default bundled model."""
     if model is not None:
-        return open_model(model) if isinstance(model, str | Path) else model
-    names = list(bundled())
+        return open_model(model)
+    names = list(bundled_folders())
     if len(names) == 1 or DEFAULT in names:
-        return Model.open(names[0])  # the usual one comes first
+        return BundledModel.open(names[0])  # the default one comes first
     raise ModelError(f"choose a model with --model: a folder, or a bundled one ({', '.join(names) or 'none'}).")
 
 
-AnyModel = "Model | PublishedModel"
-"""What the engine works with; both have the same members."""
-
-
-def is_published(model: AnyModel) -> TypeGuard[PublishedModel]:
-    """Whether this is the published TaxaBind model, rather than one of this project's own format."""
-    return not isinstance(model, Model)
-
-
 def open_model(
-    name: str | Path, *, cache_dir: str | Path | None = None, offline: bool = False, progress: Any = None
-) -> AnyModel:
+    model: Model | str | Path,
+    *,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Model:
     """A model by name ("taxabind" or a bundled one), folder, or address hf://organisation/repository[@revision].
 
     A folder may be of this project's format or hold the published TaxaBind files. Only an hf:// address is fetched,
-    and only what is not in the cache (`cache_dir`, by default the Hugging Face one). Raises ModelError.
+    and only what is not in the cache (`cache_dir`, by default the Hugging Face one). An opened model is returned as
+    it is. Raises ModelError.
     """
-    from sdm.models.taxabind.model import PublishedModel, open_published
+    if not isinstance(model, str | Path):
+        return model
+    from sdm.models.taxabind.model import PublishedModel
 
-    text = str(name)
-    if text == "taxabind":
-        return open_published(None, bundled().values(), cache_dir)
-    if text.startswith("hf://"):
-        from sdm.models.taxabind.fetch import AbsentError, fetch_files, open_or_fetch
-        from sdm.models.taxabind.layout import parse_uri
-
-        repository, revision = parse_uri(text)
-        where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "offline": offline}
-        if progress is not None:
-            where["progress"] = progress
-        try:
-            return Model.open(fetch_files(repository, FILES, **where))
-        except AbsentError:
-            return PublishedModel(open_or_fetch(repository=repository, **where), tuple(bundled().values()), text)
-    path = Path(name)
+    name = str(model)
+    if name == "taxabind":
+        return PublishedModel.open(None, bundled_folders().values(), cache_dir)
+    if name.startswith("hf://"):
+        return _open_address(name, cache_dir, offline, progress)
+    path = Path(model)
     try:
-        foreign = path.is_dir() and not _is_ours(path)
+        published = path.is_dir() and not is_model_folder(path)
     except (OSError, ValueError):  # a name too long, or with a null byte
-        foreign = False
-    return open_published(path, bundled().values()) if foreign else Model.open(name)
+        published = False
+    return PublishedModel.open(path, bundled_folders().values()) if published else BundledModel.open(model)
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether a folder is meant to hold a model of this format, complete or not."""
-    if any((path / f).exists() for f in ("vocabulary.txt", "taxa.csv")):
-        return True
+def _open_address(address: str, cache_dir: str | Path | None, offline: bool, progress: Progress | None) -> Model:
+    """A model on the Hugging Face hub, of either layout, fetched where it is not in the cache. Raises ModelError."""
+    from sdm.models.taxabind.fetch import AbsentError, fetch_files, open_or_fetch, silent
+    from sdm.models.taxabind.layout import parse_uri
+    from sdm.models.taxabind.model import PublishedModel
+
+    repository, revision = parse_uri(address)
+    tell = progress or silent
     try:
-        return FORMAT in (path / "config.json").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return False
+        return BundledModel.open(fetch_files(repository, FILES, revision, cache_dir, offline, tell))
+    except AbsentError:
+        checkpoints = open_or_fetch(
+            repository=repository, revision=revision, cache_dir=cache_dir, offline=offline, progress=tell
+        )
+        return PublishedModel(checkpoints, tuple(bundled_folders().values()), address)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sdm.errors import RequestError
-from sdm.models.bundled import Model
+from sdm.models.bundled import BundledModel
 from sdm.models.score import normalise
 from sdm.request.choices import MODALITIES
 from sdm.training.binding import BindingObjective, Rates
@@ -25,7 +25,7 @@ class BoundObjective(BindingObjective):
     """What [binding] of a recipe says, in the place of the range objective; see `sdm.training.objective`."""
 
     def __init__(
-        self, recipe: Recipe, data: Prepared, groups: np.ndarray, without: np.ndarray | None, initial: Model | None
+        self, recipe: Recipe, data: Prepared, groups: np.ndarray, without: np.ndarray | None, initial: BundledModel | None
     ) -> None:
         """`groups`: those of the places that are trained on; `without` (S,) bool: species held out, which cannot be.
 

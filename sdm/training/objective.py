@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sdm.errors import ModelError
-from sdm.models.bundled import Model, build
+from sdm.models.bundled import BundledModel
+from sdm.models.encoders.bundled import build
 from sdm.models.score import normalise
 from sdm.request.choices import MODALITIES
 from sdm.training import distributed
@@ -233,7 +234,7 @@ class _Sampler:
         return self.start[group] + (rng.random(group.size) * self.count[group]).astype(np.int64)
 
 
-def start_from(encoders: torch.nn.ModuleDict, model: Model, vocabulary: Sequence[str]) -> int:
+def start_from(encoders: torch.nn.ModuleDict, model: BundledModel, vocabulary: Sequence[str]) -> int:
     """Load the weights of a model into encoders; returns how many of the vocabulary's vectors it had.
 
     A text vector is found by its token; the other encoders must have the same sizes, but one that knows no season

@@ -21,9 +21,10 @@ from sdm.evaluation import datasets
 from sdm.evaluation.species import Taxonomy
 from sdm.files.atomic import check_folder
 from sdm.files.fingerprint import of_files
-from sdm.models.bundled import Model, list_models
+from sdm.models.registry import list_models
 from sdm.models.taxabind.checkpoints import Checkpoints
-from sdm.models.taxabind.write import FULL, SMALL, create_published
+from sdm.models.taxabind.configs import FULL, SMALL
+from sdm.models.taxabind.write import create_published
 from sdm.training import distributed
 from sdm.training.binding import Binding, BindingObjective, Rates
 from sdm.training.pairs import DatasetPairs
@@ -122,7 +123,7 @@ def train_observed(
     first = distributed.rank() == 0
     log = log or logger(run_folder / "log.txt", quiet=progress is not None)
     d, o = recipe.dataset, recipe.optimiser
-    taxonomy = Taxonomy(tables=[m.taxa for m in list_models() if isinstance(m, Model)])
+    taxonomy = Taxonomy(tables=[m.taxa for m in list_models()])
     options = {"modalities": d.modalities} if d.modalities else {}
     if d.kind == "taxabench":
         dataset = datasets.taxabench(d.path, taxonomy=taxonomy, skip_missing=d.skip_missing, **options)

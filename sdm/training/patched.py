@@ -135,7 +135,7 @@ def judge_by_dataset(
     half of the observations, the other half to report on. At most `limit` observations each."""
     from sdm.evaluation import datasets
     from sdm.evaluation.species import Taxonomy
-    from sdm.models.bundled import Model, list_models
+    from sdm.models.registry import list_models
 
     if kind not in DATASETS:
         raise RequestError(f"dataset {kind!r} is not known; choose {', '.join(DATASETS)}.")
@@ -145,7 +145,7 @@ def judge_by_dataset(
             known = ", ".join(m for m in space.modalities if m != "text")
             raise RequestError(f"modality {missing[0]!r} cannot be asked with; choose any of {known}.")
         wanted = [m for m in (query or ("image", "location")) if m in space.modalities]
-        taxonomy = Taxonomy(tables=[m.taxa for m in list_models() if isinstance(m, Model)])
+        taxonomy = Taxonomy(tables=[m.taxa for m in list_models()])
         if kind == "taxabench":
             found = datasets.taxabench(folder, wanted, taxonomy)
         elif kind == "isoundnat":

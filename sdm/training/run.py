@@ -19,7 +19,7 @@ from sdm.files.atomic import check_folder
 from sdm.files.paths import replace_file
 from sdm.layers.environment import Input
 from sdm.layers.landmask import LandMask
-from sdm.models.bundled import Model
+from sdm.models.bundled import BundledModel
 from sdm.models.config import FORMAT, all_subsets, calibration_key
 from sdm.models.score import combine, cosine
 from sdm.request.choices import MODALITIES
@@ -389,13 +389,13 @@ def trainer(
     return Trainer(objective, settings, folder, device=device, identity=identity, log=log, progress=progress)
 
 
-def _initial(recipe: Recipe) -> Model | None:
+def _initial(recipe: Recipe) -> BundledModel | None:
     """The model to start from: a model folder or name, or the developed model of a run folder."""
     given = recipe.objective.initial
     if not given:
         return None
     developed = Path(given) / "develop" / "model"
-    return Model.open(developed if (developed / "config.json").is_file() else given)
+    return BundledModel.open(developed if (developed / "config.json").is_file() else given)
 
 
 def initial_inputs(recipe: Recipe) -> list[Input] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from functools import singledispatch
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,10 +21,13 @@ from torch import Tensor, nn
 from sdm._version import __version__
 from sdm.errors import ModelError, RequestError
 from sdm.files.atomic import Staging
-from sdm.models.bundled import Model, build
-from sdm.models.registry import is_published, open_model
+from sdm.models.bundled import BundledModel
+from sdm.models.encoders.bundled import build
+from sdm.models.protocol import Model
+from sdm.models.registry import open_model
 from sdm.models.taxabind.checkpoints import Checkpoints
 from sdm.models.taxabind.encoders import PublishedEncoders
+from sdm.models.taxabind.model import PublishedModel
 from sdm.models.taxabind.write import write_published
 from sdm.training.patching import FROZEN, State, States
 
@@ -95,7 +99,7 @@ class BundledSpace(Space):
         self.config, self.vocabulary, self.folder = config, vocabulary, Path(folder)
 
     @classmethod
-    def open(cls, model: Model) -> BundledSpace:
+    def open(cls, model: BundledModel) -> BundledSpace:
         """The space of a model folder, in float32. Raises ModelError."""
         vocabulary = (model.folder / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
         space = cls(model.config, [t for t in vocabulary if t], model.folder)
@@ -135,11 +139,11 @@ class PublishedSpace(Space):
     """
 
     def __init__(self, checkpoints: Checkpoints, modalities: Iterable[str] | None = None) -> None:
-        from sdm.models.taxabind.checkpoints import plan_of
+        from sdm.models.taxabind.checkpoints import read_plan
 
         towers = {}
         for modality in modalities or checkpoints.modalities:
-            file, plan = plan_of(checkpoints.file_of(modality))
+            file, plan = read_plan(checkpoints.file_of(modality))
             towers[modality] = file.fill(plan, modality)  # its own copy: that of `load` is shared
         super().__init__(towers)
         self.checkpoints = checkpoints
@@ -165,9 +169,23 @@ def open_space(name: str | Path, modalities: Iterable[str] | None = None) -> Spa
     """
     developed = Path(name) / "develop" / "model"
     model = open_model(developed if developed.is_dir() else name, offline=True)
-    if is_published(model):
-        return PublishedSpace(model.checkpoints, modalities)
+    return _space(model, modalities)
+
+
+@singledispatch
+def _space(model: Model, modalities: Iterable[str] | None) -> Space:
+    """The towers of an opened model, to be trained."""
+    raise ModelError(f"model {model.name!r} has a layout that cannot be trained.")
+
+
+@_space.register
+def _(model: BundledModel, modalities: Iterable[str] | None) -> Space:
     return BundledSpace.open(model)
+
+
+@_space.register
+def _(model: PublishedModel, modalities: Iterable[str] | None) -> Space:
+    return PublishedSpace(model.checkpoints, modalities)
 
 
 def why_not_loaded(error: Exception) -> str:

@@ -277,7 +277,7 @@ def test_an_encoder_that_returns_rubbish(tmp_path):
 
 
 def test_names_become_seven_ranks(tmp_path):
-    bundled = [m.taxa for m in sdm.models.bundled.list_models()]
+    bundled = [m.taxa for m in sdm.models.registry.list_models()]
     (tmp_path / "birds.csv").write_text(
         "kingdom,phylum,class,order,family,genus,species\n"
         "Animalia,Chordata,Reptilia,Squamata,Lacertidae,Lacerta,Lacerta agilis\n"
@@ -391,7 +391,7 @@ def bench(tmp_path):
 
 
 def test_taxabench_as_published(bench):
-    data = datasets.taxabench(bench, taxonomy=Taxonomy(tables=[m.taxa for m in sdm.models.bundled.list_models()]))
+    data = datasets.taxabench(bench, taxonomy=Taxonomy(tables=[m.taxa for m in sdm.models.registry.list_models()]))
     assert len(data) == 6 and data.modalities == datasets.MODALITIES
     np.testing.assert_allclose(data.lonlat[2], [-61.25, 35.37])
     assert [c.name for c in data.classes] == sorted(set(SPECIES))
@@ -568,7 +568,7 @@ def test_the_recipe_prints_and_writes_the_paper_s_tables(bench, tmp_path, use_mo
     arguments = ["--dataset", "taxabench", "--folder", str(bench), "--model", "fake", "--out", str(tmp_path / "out")]
     recipe().main(arguments)
     printed = capsys.readouterr().out
-    data = datasets.taxabench(bench, taxonomy=Taxonomy(tables=[m.taxa for m in sdm.models.bundled.list_models()]))
+    data = datasets.taxabench(bench, taxonomy=Taxonomy(tables=[m.taxa for m in sdm.models.registry.list_models()]))
     parts = {m: encode_items(model, m, data.values(m)) for m in datasets.MODALITIES}
     texts = encode_items(model, "text", [c.text for c in data.classes])
 
@@ -660,7 +660,7 @@ def test_embed_everything(run, tmp_path, use_model):
 
 def test_embed_places_with_the_bundled_model(run, tmp_path, use_model):
     """Every modality of real places, and their sum: what maps compare with a species."""
-    bundled = sdm.models.bundled.list_models()[0]
+    bundled = sdm.models.registry.list_models()[0]
     if not hasattr(bundled, "modalities"):
         object.__setattr__(bundled, "modalities", MODALITIES)
     use_model(bundled)
@@ -719,7 +719,7 @@ def test_classify(run, tmp_path, use_model):
     assert code == 0, err
     report = json.loads(out)
     assert (report["model"], report["candidates"], report["without_higher_ranks"]) == ("fake", 6, 2)
-    taxonomy = Taxonomy(tables=[m.taxa for m in sdm.models.bundled.list_models()])
+    taxonomy = Taxonomy(tables=[m.taxa for m in sdm.models.registry.list_models()])
     texts = encode_items(model, "text", [taxonomy.text(n) or n for n in names])
     place = encode_items(model, "location", np.array([[-134.9, 58.6]]))
     heard = encode_items(model, "audio", [tmp_path / "c.wav"])
@@ -737,7 +737,7 @@ def test_classify(run, tmp_path, use_model):
 
 def test_where_a_place_is_the_only_clue_with_the_bundled_model(run, tmp_path, use_model):
     """Names instead of texts: the species at home in Alaska before those of Africa."""
-    bundled = sdm.models.bundled.list_models()[0]
+    bundled = sdm.models.registry.list_models()[0]
     if not hasattr(bundled, "modalities"):
         object.__setattr__(bundled, "modalities", MODALITIES)
     use_model(bundled)

@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from sdm.errors import ModelError, RequestError
 from sdm.models import score
-from sdm.models.bundled import Model, build, list_models
+from sdm.models.bundled import BundledModel
 from sdm.models.config import all_subsets
+from sdm.models.encoders.bundled import build
+from sdm.models.registry import list_models
 from sdm.names import Resolution
 from sdm.request.choices import MODALITIES, parse_modalities
 
@@ -78,7 +80,7 @@ def reweigh(folder, change):
 
 
 def test_a_good_model_opens_and_encodes(toy):
-    model = Model.open(toy())
+    model = BundledModel.open(toy())
     assert (model.name, model.dim, model.domain) == ("toy", 8, (-60.0, 90.0))
     assert model.calibration(("location", "satellite")) == (10.0, -1.0)
     assert model.pitch("environment") == 0.05
@@ -89,7 +91,7 @@ def test_a_good_model_opens_and_encodes(toy):
 
 def test_location_is_a_place_on_the_sphere(toy):
     """Against the formula in plain NumPy: Fourier features of the unit vector, and no seam at 180."""
-    encoders = Model.open(toy()).load()
+    encoders = BundledModel.open(toy()).load()
     seen = {}
     encoders.location.net.register_forward_pre_hook(lambda module, args: seen.update(x=args[0].clone()))
     at = np.array([[30.0, 60.0], [180.0, 10.0], [-180.0, 10.0]])
@@ -106,11 +108,11 @@ def test_season_is_a_point_on_the_circle_of_the_year(toy):
     """Three inputs more: the middle of the month on a circle and 1, or nothing for the whole year."""
     folder = toy(location__season=True)
     with pytest.raises(ModelError, match="location"):
-        Model.open(folder).load()  # weights of a model without season
+        BundledModel.open(folder).load()  # weights of a model without season
     config = json.loads((folder / "config.json").read_text())
     torch.manual_seed(0)
     save_file(build(config, VOCABULARY).state_dict(), folder / "model.safetensors")
-    model = Model.open(folder)
+    model = BundledModel.open(folder)
     assert model.seasonal
     encoders = model.load()
     seen = {}
@@ -126,7 +128,7 @@ def test_season_is_a_point_on_the_circle_of_the_year(toy):
 
 
 def test_no_season_unless_the_config_says_so(toy):
-    model = Model.open(toy())
+    model = BundledModel.open(toy())
     assert not model.seasonal
     with pytest.raises(ValueError, match="season"):
         model.load().encode("location", np.array([[10.0, 50.0, 3.0]]))
@@ -134,7 +136,7 @@ def test_no_season_unless_the_config_says_so(toy):
 
 def test_season_must_be_true_or_false(toy):
     with pytest.raises(ModelError, match="neither true nor false"):
-        Model.open(toy(location__season=1))
+        BundledModel.open(toy(location__season=1))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocabulary.txt", "taxa.csv"])
@@ -142,13 +144,13 @@ def test_missing_file(toy, name):
     folder = toy()
     (folder / name).unlink()
     with pytest.raises(ModelError, match=r"config\.json" if name == "config.json" else name):
-        Model.open(folder)
+        BundledModel.open(folder)
 
 
 @pytest.mark.parametrize("name", ["nonesuch", "", "../..", "a\0b", "x" * 5000, "mammals-trees/../mammals-trees/x"])
 def test_unknown_model(name):
     with pytest.raises(ModelError, match="neither a bundled model") as caught:
-        Model.open(name)
+        BundledModel.open(name)
     assert len(str(caught.value)) < 400
 
 
@@ -169,7 +171,7 @@ def test_config_that_is_no_config(toy, text, says):
     folder = toy()
     (folder / "config.json").write_bytes(text)
     with pytest.raises(ModelError, match=says):
-        Model.open(folder)
+        BundledModel.open(folder)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +234,7 @@ def test_config_that_is_no_config(toy, text, says):
 def test_config_with_a_bad_part(toy, change):
     folder = toy(**change)
     with pytest.raises(ModelError, match=r"config\.json") as caught:
-        Model.open(folder)
+        BundledModel.open(folder)
     assert caught.value.exit_code == 5
     assert str(folder) in str(caught.value)
 
@@ -243,11 +245,11 @@ def test_sizes_in_a_config_allocate_nothing(toy):
     code = (
         "import resource, sys\n"
         "from sdm.errors import ModelError\n"
-        "from sdm.models.bundled import Model\n"
+        "from sdm.models.bundled import BundledModel\n"
         "import torch\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n"
-        f"    Model.open({str(folder)!r}).load()\n"
+        f"    BundledModel.open({str(folder)!r}).load()\n"
         "except ModelError as error:\n"
         "    assert 'config.json says' in str(error), error\n"
         "    sys.exit(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before > 300_000)\n"
@@ -279,7 +281,7 @@ def test_weights_must_fit(toy, change, says):
     folder = toy()
     reweigh(folder, change)
     with pytest.raises(ModelError, match=says):
-        Model.open(folder).load()
+        BundledModel.open(folder).load()
 
 
 class _Bomb:
@@ -318,7 +320,7 @@ def test_weights_that_are_no_safetensors(toy, replace, capfd):
     path = folder / "model.safetensors"
     path.write_bytes(replace(folder, path.read_bytes()))
     with pytest.raises(ModelError, match=r"model\.safetensors cannot be read"):
-        Model.open(folder).load()
+        BundledModel.open(folder).load()
     assert "executed" not in capfd.readouterr().out
 
 
@@ -326,7 +328,7 @@ def test_vocabulary_must_be_text(toy):
     folder = toy()
     (folder / "vocabulary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ModelError, match=r"vocabulary\.txt"):
-        Model.open(folder).load()
+        BundledModel.open(folder).load()
 
 
 def test_half_precision_weights_become_single(toy):
@@ -334,15 +336,15 @@ def test_half_precision_weights_become_single(toy):
     # A copy: some versions of safetensors hand out the file itself, and it is written over.
     full = load_file(folder / "model.safetensors")["text.embedding.weight"].clone()
     reweigh(folder, lambda s: s.update({"text.embedding.weight": s["text.embedding.weight"].half()}))
-    weight = Model.open(folder).load().text.embedding.weight
+    weight = BundledModel.open(folder).load().text.embedding.weight
     assert weight.dtype == torch.float32
     assert weight.numpy() == pytest.approx(full.numpy(), abs=1e-3)
 
 
 def test_weights_are_read_once_and_never_trained(toy):
-    model = Model.open(toy())
+    model = BundledModel.open(toy())
     encoders = model.load()
-    assert Model.open(model.folder).load() is encoders
+    assert BundledModel.open(model.folder).load() is encoders
     modules = (encoders.location, encoders.satellite, encoders.environment, encoders.text)
     assert not any(p.requires_grad for m in modules for p in m.parameters())
     assert not any(m.training for m in modules)
@@ -350,26 +352,26 @@ def test_weights_are_read_once_and_never_trained(toy):
 
 def test_digest_names_the_weights(toy):
     folder = toy()
-    first = Model.open(folder).digest
+    first = BundledModel.open(folder).digest
     assert len(first) == 16
-    assert Model.open(shutil.copytree(folder, folder.parent / "copy")).digest == first
+    assert BundledModel.open(shutil.copytree(folder, folder.parent / "copy")).digest == first
     for change in (
         lambda: reweigh(folder, lambda s: s["location.frequencies"].add_(1e-3)),
         lambda: (folder / "vocabulary.txt").write_text("class:Mammalia\ngenus:Ursus\nspecies:Ursus minor\n"),
         lambda: (folder / "config.json").write_text((folder / "config.json").read_text().replace("10.0", "10.5", 1)),
     ):
-        before = Model.open(folder).digest
+        before = BundledModel.open(folder).digest
         change()
-        assert Model.open(folder).digest != before
+        assert BundledModel.open(folder).digest != before
 
 
 def test_an_opened_model_is_light_to_send(toy):
-    model = Model.open(toy())
+    model = BundledModel.open(toy())
     model.load()
     assert len(model.taxa) == 1
     copy = pickle.loads(pickle.dumps(model))
     assert len(pickle.dumps(model)) < 5000
-    assert len(pickle.dumps(Model.open("mammals-trees"))) < 20_000
+    assert len(pickle.dumps(BundledModel.open("mammals-trees"))) < 20_000
     assert copy.digest == model.digest
     assert copy.taxa.resolve("brown bear").taxon.name == "Ursus arctos"
 
@@ -378,7 +380,7 @@ def test_an_opened_model_is_light_to_send(toy):
 
 
 def test_species_vector_is_the_sum_of_its_ranks(toy):
-    model = Model.open(toy())
+    model = BundledModel.open(toy())
     table = load_file(model.folder / "model.safetensors")["text.embedding.weight"].numpy()
     found = model.taxa.resolve("Ursus arctos")
     expected = table.sum(0) / np.linalg.norm(table.sum(0))  # class, genus and species; no order, no family
@@ -388,15 +390,15 @@ def test_species_vector_is_the_sum_of_its_ranks(toy):
 
 
 def test_a_name_without_any_vector(toy):
-    model = Model.open(toy())
+    model = BundledModel.open(toy())
     (model.folder / "vocabulary.txt").write_text("class:Aves\ngenus:Corvus\nspecies:Corvus corax\n")
-    model = Model.open(model.folder)
+    model = BundledModel.open(model.folder)
     with pytest.raises(ModelError, match="no vector"):
         model.species_embedding(model.taxa.resolve("Ursus arctos"))
 
 
 def test_relatives_lie_closer_than_strangers():
-    model = Model.open("mammals-trees")
+    model = BundledModel.open("mammals-trees")
 
     def vector(name) -> np.ndarray:
         found: Resolution = model.taxa.resolve(name)
@@ -412,7 +414,7 @@ def test_bundled_models_are_listed():
     assert [m.name for m in models] == ["mammals-trees", "birds"]  # the usual one first
     for model in models:
         assert model.folder.name == model.name
-        assert Model.open(model.name).digest == model.digest
+        assert BundledModel.open(model.name).digest == model.digest
         for subset in all_subsets():
             scale, bias = model.calibration(subset)
             assert scale > 0
@@ -420,7 +422,7 @@ def test_bundled_models_are_listed():
 
 
 def test_uncalibrated_subset(toy):
-    model = Model.open(toy(**{"calibration__satellite": KeyError}))
+    model = BundledModel.open(toy(**{"calibration__satellite": KeyError}))
     with pytest.raises(ModelError, match="no calibration for satellite"):
         model.calibration(("satellite",))
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 import sdm
-import sdm.models.bundled
+import sdm.models.folder
 from sdm.errors import RequestError, SdmError, SpeciesNameError
 from sdm.maps.batch import plan_batch
 from sdm.models.choice import choose
@@ -43,7 +43,7 @@ def models(tmp_path_factory, write_model):
 
 @pytest.fixture(autouse=True)
 def bundle(models, monkeypatch):
-    monkeypatch.setattr(sdm.models.bundled, "resource_folder", lambda kind: models)
+    monkeypatch.setattr(sdm.models.folder, "resource_folder", lambda kind: models)
 
 
 @pytest.mark.parametrize(

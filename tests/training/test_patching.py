@@ -150,7 +150,7 @@ def test_bound_locked_fine_tuned_and_patched_by_commands(tmp_path, tiny, capsys)
     """Three recipes with [binding] and `sdm patch`, from ranges to a model that maps."""
     from sdm.cli import main_sdm
     from sdm.maps.array import map_species
-    from sdm.models.bundled import Model
+    from sdm.models.bundled import BundledModel
 
     def sdm(*arguments):
         with pytest.MonkeyPatch.context() as patch:
@@ -175,11 +175,11 @@ def test_bound_locked_fine_tuned_and_patched_by_commands(tmp_path, tiny, capsys)
     assert not done.value.code
     said = capsys.readouterr().out
     assert "alpha text" in said and "test       mean AP" in said
-    model = Model.open(tmp_path / "patched")
+    model = BundledModel.open(tmp_path / "patched")
     facts = model.config["patching"]
     assert set(facts["alpha"]) == {"location", "satellite", "environment", "text"}
     assert facts["validation"]["patched"] >= max(facts["validation"]["locked"], facts["validation"]["tuned 1"]) - 1e-6
-    assert model.calibration(("location",)) != Model.open(first / "develop" / "model").calibration(("location",))
+    assert model.calibration(("location",)) != BundledModel.open(first / "develop" / "model").calibration(("location",))
     assert (tmp_path / "patched" / "patching.csv").is_file()
     expected = blend([s["text"] for s in (read_states(first, ["text"]), read_states(tuned, ["text"]))],
                      [1 - facts["alpha"]["text"], facts["alpha"]["text"]])  # fmt: skip

@@ -371,7 +371,7 @@ def silent(line):
 def test_recipe_to_map(tmp_path, tiny, capsys):
     """Ranges, recipe, training, export; then the exported folder maps, and has learned the two halves."""
     from sdm.maps.array import map_species
-    from sdm.models.bundled import Model
+    from sdm.models.bundled import BundledModel
 
     recipe, out = tiny(300)
     folder = tmp_path / "run"
@@ -398,7 +398,7 @@ def test_recipe_to_map(tmp_path, tiny, capsys):
         with (folder / stage / "curves.csv").open() as file:
             losses = [float(r["loss"]) for r in csv.DictReader(file)]
         assert losses[-1] < losses[0] and (folder / stage / "checkpoint.pt").is_file()
-    assert Model.open(out).config["calibration"] == json.loads((out / "config.json").read_text())["calibration"]
+    assert BundledModel.open(out).config["calibration"] == json.loads((out / "config.json").read_text())["calibration"]
     # What is complete is not run again; another recipe is refused.
     capsys.readouterr()
     assert run.run(recipe, out, folder, ("develop", "ship"))["held_out"] == json.loads(json.dumps(metrics["held_out"]))
@@ -417,7 +417,7 @@ def test_recipe_to_map(tmp_path, tiny, capsys):
     data = prepare(tuned, out, silent, run.initial_inputs(tuned))
     objective = run.make_objective(tuned, data, np.arange(len(data.places.start)))
     before = {k: v.clone() for k, v in objective.encoders.state_dict().items()}
-    developed = Model.open(folder / "develop" / "model").load("cpu")
+    developed = BundledModel.open(folder / "develop" / "model").load("cpu")
     assert torch.equal(before["text.embedding.weight"], developed.text.embedding.weight.float())
     run.trainer(tuned, objective, tmp_path / "tuned", "cpu", {}, silent).fit()
     moved = {k.split(".")[0] for k, v in objective.encoders.state_dict().items() if not torch.equal(v, before[k])}
@@ -672,11 +672,11 @@ def test_recipes_that_are_none(tmp_path):
 def test_bundled_recipe_describes_the_bundled_model(name):
     """What the recipe says is what was shipped."""
     from sdm.files.paths import folder
-    from sdm.models.bundled import Model
+    from sdm.models.bundled import BundledModel
     from sdm.training.prepare import environment_inputs
 
     recipe = Recipe.read(folder("recipes") / f"{name}.toml")
-    config = Model.open(name).config
+    config = BundledModel.open(name).config
     assert config["dim"] == recipe.architecture.dim
     for part in ("location", "satellite"):
         assert config[part] == dict(getattr(recipe.architecture, part))

@@ -80,7 +80,8 @@ class GeoCLIPLocation(nn.Module):
     def forward(self, latlon: Tensor) -> Tensor:
         """(B, 2) float32 degrees, **(lat, lon)** -> (B, dim), not of unit length."""
         xy = equal_earth(latlon)
-        total = self.LocEnc0(xy)
-        for k in range(1, self.count):
-            total = total + getattr(self, f"LocEnc{k}")(xy)
+        vectors = [getattr(self, f"LocEnc{k}")(xy) for k in range(self.count)]
+        total = vectors[0]
+        for vector in vectors[1:]:
+            total = total + vector
         return total

@@ -16,11 +16,18 @@ class LocationEncoder(nn.Module):
     """
 
     def __init__(
-        self, dim: int, sigmas: list[float], features: int, width: int, depth: int, dropout: float = 0.0,
+        self,
+        dim: int,
+        sigmas: list[float],
+        features: int,
+        width: int,
+        depth: int,
+        dropout: float = 0.0,
         season: bool = False,
-    ):  # fmt: skip
+    ) -> None:
         super().__init__()
         self.season = season
+        self.frequencies: Tensor
         self.register_buffer("frequencies", torch.empty(3, features * len(sigmas)))  # (3, F)
         for k, sigma in enumerate(sigmas):
             normal_(self.frequencies[:, k * features : (k + 1) * features], sigma)

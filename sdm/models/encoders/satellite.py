@@ -21,6 +21,7 @@ class SatelliteEncoder(nn.Module):
 
     def __init__(self, dim: int, size: int, width: int, depth: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.windows: Tensor
         self.register_buffer("windows", _windows(size))  # (size * size * 3, 3 * windows)
         self.net = nn.Sequential(
             nn.Linear(2 * self.windows.shape[1], width),

@@ -50,11 +50,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, width: int, heads: int, hidden: int, quick_gelu: bool, eps: float) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, quick_gelu: bool) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(width, eps=eps)
+        self.ln_1 = nn.LayerNorm(width)
         self.attn = Attention(width, heads)
-        self.ln_2 = nn.LayerNorm(width, eps=eps)
+        self.ln_2 = nn.LayerNorm(width)
         self.mlp = MLP(width, hidden, quick_gelu)
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
@@ -73,12 +73,11 @@ class Transformer(nn.Module):
         heads: int,
         hidden: int,
         quick_gelu: bool,
-        eps: float = 1e-5,
         causal: bool = False,
     ) -> None:
         super().__init__()
         self.causal = causal
-        self.resblocks = nn.ModuleList([Block(width, heads, hidden, quick_gelu, eps) for _ in range(layers)])
+        self.resblocks = nn.ModuleList([Block(width, heads, hidden, quick_gelu) for _ in range(layers)])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, width) -> (B, N, width)."""
@@ -100,7 +99,6 @@ class VisionTower(nn.Module):
         heads: int = 12,
         hidden: int = 3072,
         quick_gelu: bool = False,
-        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.image, self.dim = image, dim
@@ -108,9 +106,9 @@ class VisionTower(nn.Module):
         self.class_embedding = nn.Parameter(normal_(torch.empty(width), std))
         self.positional_embedding = nn.Parameter(normal_(torch.empty((image // patch) ** 2 + 1, width), std))
         self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
-        self.ln_pre = nn.LayerNorm(width, eps=eps)
-        self.transformer = Transformer(width, layers, heads, hidden, quick_gelu, eps)
-        self.ln_post = nn.LayerNorm(width, eps=eps)
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads, hidden, quick_gelu)
+        self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(normal_(torch.empty(width, dim), std))
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -11,16 +11,25 @@ from sdm.models.encoders.clip_text import TextTower
 from sdm.models.encoders.geoclip import GeoCLIPLocation
 from sdm.models.encoders.residual import ResidualNet
 from sdm.models.encoders.vit import VisionTower
-from sdm.models.taxabind.weights import Blueprint, Source, WeightFile
+from sdm.models.taxabind.weights import Blueprint, Shapes, Source
 
 MAX_SIZE, MAX_LAYERS = 65_536, 64
 
 
-def blueprint(key: str, config: dict | None, file: WeightFile, source: str, device: str = "meta") -> Blueprint:
-    """The blueprint of a part, by its key in the configuration ("sat_encoder"); `source` is for messages.
+def blueprint(key: str, config: dict | None, file: Shapes, source: str, device: str = "meta") -> Blueprint:
+    """The blueprint of a part.
 
-    Without memory: modules are on the meta device until a file has been seen to fit; on "cpu" they start with
-    random weights. Of `file` only the shapes are read. Raises ModelError.
+    Parameters
+    ----------
+    key : its key in the configuration, such as "sat_encoder".
+    config : its own `config.json`; None: it has none.
+    file : the shapes in its weight file.
+    source : path of the config, for messages.
+    device : "meta": modules without memory, until a file has been seen to fit; "cpu": with random weights.
+
+    Raises
+    ------
+    ModelError : for a setting of another architecture.
     """
     make = {
         "clip": _clip,
@@ -73,7 +82,7 @@ class Settings:
         return heads
 
 
-def _clip(settings: Settings, file: WeightFile) -> Blueprint:
+def _clip(settings: Settings, file: Shapes) -> Blueprint:
     """open_clip: the vision tower under `visual.`, the text tower at the top level."""
     # open_clip_config.json has the model under "model_cfg", beside "preprocess_cfg".
     model = settings.section("model_cfg")
@@ -88,16 +97,27 @@ def _clip(settings: Settings, file: WeightFile) -> Blueprint:
     dim, quick = model.size("embed_dim"), model.require("quick_gelu", False, True)
     # Absent settings have the defaults of open_clip.
     width, width_text = vision.size("width", 768), text.size("width", 512)
+    image, patch = _image(vision)
     towers = {
         "image": VisionTower(
-            dim, *_image(vision), width, vision.size("layers", 12, MAX_LAYERS),
-            vision.heads(width, max(1, width // vision.size("head_width", 64))), 4 * width, quick,
+            dim=dim,
+            image=image,
+            patch=patch,
+            width=width,
+            layers=vision.size("layers", 12, MAX_LAYERS),
+            heads=vision.heads(width, max(1, width // vision.size("head_width", 64))),
+            hidden=4 * width,
+            quick_gelu=quick,
         ),
         "text": TextTower(
-            dim, width=width_text, layers=text.size("layers", 12, MAX_LAYERS),
-            heads=text.heads(width_text, text.size("heads", 8)), hidden=4 * width_text, quick_gelu=quick,
+            dim=dim,
+            width=width_text,
+            layers=text.size("layers", 12, MAX_LAYERS),
+            heads=text.heads(width_text, text.size("heads", 8)),
+            hidden=4 * width_text,
+            quick_gelu=quick,
         ),
-    }  # fmt: skip
+    }
     prefix = {"image": "visual.", "text": ""}
     sources = {m: {k: Source((prefix[m] + k,)) for k in tower.state_dict()} for m, tower in towers.items()}
     return Blueprint(towers, sources, {"logit_scale": ()})
@@ -111,20 +131,25 @@ def _image(settings: Settings) -> tuple[int, int]:
     return image, patch
 
 
-def _satellite(settings: Settings, file: WeightFile) -> Blueprint:
+def _satellite(settings: Settings, file: Shapes) -> Blueprint:
     """transformers' CLIPVisionModelWithProjection; absent settings have that library's defaults."""
     settings.require("model_type", "clip_vision_model")
     settings.require("num_channels", 3)
-    eps = settings.require("layer_norm_eps", 1e-5)
+    settings.require("layer_norm_eps", 1e-5)  # the default of torch, which the towers use
     activation = settings.require("hidden_act", "quick_gelu", "gelu")
     width, layers = settings.size("hidden_size", 768), settings.size("num_hidden_layers", 12, MAX_LAYERS)
     # The library's default patch is 32; a published config says 16.
     image, patch = _image(Settings({"patch_size": 32, **settings.values}, settings.source))
     tower = VisionTower(
-        settings.size("projection_dim", 512), image, patch, width, layers,
-        settings.heads(width, settings.size("num_attention_heads", 12)), settings.size("intermediate_size", 3072),
-        activation == "quick_gelu", eps,
-    )  # fmt: skip
+        dim=settings.size("projection_dim", 512),
+        image=image,
+        patch=patch,
+        width=width,
+        layers=layers,
+        heads=settings.heads(width, settings.size("num_attention_heads", 12)),
+        hidden=settings.size("intermediate_size", 3072),
+        quick_gelu=activation == "quick_gelu",
+    )
     sources = {
         "class_embedding": Source(("vision_model.embeddings.class_embedding",)),
         "positional_embedding": Source(("vision_model.embeddings.position_embedding.weight",)),
@@ -158,7 +183,7 @@ def _same_names(modality: str, tower: torch.nn.Module) -> Blueprint:
     return Blueprint({modality: tower}, {modality: {k: Source((k,)) for k in tower.state_dict()}}, {})
 
 
-def _dimension(file: WeightFile, key: str, axis: int) -> int:
+def _dimension(file: Shapes, key: str, axis: int) -> int:
     """A size that only the weights tell."""
     shape = file.shapes.get(key, ())
     if len(shape) <= axis or not 0 < shape[axis] <= MAX_SIZE:
@@ -168,7 +193,7 @@ def _dimension(file: WeightFile, key: str, axis: int) -> int:
     return shape[axis]
 
 
-def _location(settings: Settings, file: WeightFile) -> Blueprint:
+def _location(settings: Settings, file: Shapes) -> Blueprint:
     """GeoCLIP: its sizes are in the weights, the config repeats some of them."""
     settings.require("input_size", 2)
     features = _dimension(file, "LocEnc0.capsule.0.b", 0)
@@ -184,7 +209,7 @@ def _location(settings: Settings, file: WeightFile) -> Blueprint:
     return _same_names("location", GeoCLIPLocation(dim, features, hidden, [1.0] * count))
 
 
-def _environment(settings: Settings, file: WeightFile) -> Blueprint:
+def _environment(settings: Settings, file: Shapes) -> Blueprint:
     """SINR's network: its sizes are in the weights, the config repeats them."""
     settings.require("num_classes", 0)
     width, inputs = (_dimension(file, "feats.0.weight", axis) for axis in (0, 1))
@@ -224,13 +249,13 @@ _CLAP_FIXED = {
 }
 
 
-def _audio(settings: Settings, file: WeightFile) -> Blueprint:
+def _audio(settings: Settings, file: Shapes) -> Blueprint:
     """transformers' ClapAudioModelWithProjection with fusion; its names as they are."""
     from sdm.models.encoders import clap
 
     if "enable_fusion" not in settings.values:
         raise ModelError(f"{settings.source}: enable_fusion is missing; the published encoder has it on.")
-    given = {key: settings.size(key, default, 4096) for key, default in _CLAP_SIZES.items()}
+    given: dict[str, Any] = {key: settings.size(key, default, 4096) for key, default in _CLAP_SIZES.items()}
     given |= {key: settings.require(key, value) for key, value in _CLAP_FIXED.items()}
     given.pop("model_type")
     for key, default in (("depths", [2, 2, 6, 2]), ("num_attention_heads", [4, 8, 16, 32]), ("patch_stride", [4, 4])):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sdm.errors import ModelError
 from sdm.models.taxabind.hashes import read_lock, sha256
-from sdm.models.taxabind.layout import MODALITIES, Part, megabytes, part_of, read_config
+from sdm.models.taxabind.layout import MODALITIES, Part, find_part, megabytes, read_config
 from sdm.models.taxabind.locate import Found, find, hub_cache, parts_below
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Checkpoints:
 
     def file_of(self, modality: str) -> Found:
         """The files of a modality. Raises ModelError saying what is missing and how to get it."""
-        part = part_of(modality, self.parts)
+        part = find_part(modality, self.parts)
         for found in self.found:
             if found.part.key == part.key:
                 return found
@@ -180,20 +180,22 @@ def lock_key(found: Found, path: Path) -> str:
 
 def dimension(tower: nn.Module) -> int:
     """Length of what a tower gives."""
-    return tower.dim if hasattr(tower, "dim") else tower.config.projection_dim
+    size = getattr(tower, "dim", None) or getattr(tower.config, "projection_dim", None)
+    assert isinstance(size, int)
+    return size
 
 
 def _towers(found: Found) -> dict[str, nn.Module]:
     """The towers of a part by modality, without memory."""
-    return dict(plan_of(found)[1].towers)
+    return dict(read_plan(found)[1].towers)
 
 
 def _read(found: Found, modality: str) -> nn.Module:
-    file, plan = plan_of(found)
+    file, plan = read_plan(found)
     return file.fill(plan, modality)
 
 
-def plan_of(found: Found) -> tuple[WeightFile, Blueprint]:
+def read_plan(found: Found) -> tuple[WeightFile, Blueprint]:
     """The weight file of a part, and what it must hold. Raises ModelError."""
     from sdm.models.taxabind.blueprints import blueprint
     from sdm.models.taxabind.weights import WeightFile

@@ -146,7 +146,7 @@ class PublishedEncoders:
 
         if "audio" not in self._helpers:
             self._helpers["audio"] = ClapFeatures()
-        read = []
+        read: list[tuple[Tensor, Tensor]] = []
         for clip in clips:
             clip = np.asarray(clip, np.float32)
             if clip.ndim != 1 or not len(clip) or not np.isfinite(clip).all():
@@ -154,7 +154,8 @@ class PublishedEncoders:
             features, longer = self._helpers["audio"](clip)
             read.append((features.to(self.device), longer.to(self.device)))
         if tower.training and read:  # the statistics of its batches are part of what it learns
-            read = [tuple(torch.cat(parts) for parts in zip(*read, strict=True))]
+            features, longer = (torch.cat(parts) for parts in zip(*read, strict=True))
+            read = [(features, longer)]
         vectors = [tower(features, is_longer=longer).audio_embeds for features, longer in read]
         return torch.cat(vectors) if vectors else torch.empty(0, dimension(tower), device=self.device)
 

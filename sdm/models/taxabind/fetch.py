@@ -6,6 +6,7 @@ import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +34,28 @@ Progress = Callable[[str, int, int | None], None]
 """Called with a file ("MVRL/ecosat/model.safetensors"), bytes done and bytes in all, if known."""
 
 
+def silent(name: str, done: int, total: int | None) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class _Download:
+    """How files are fetched."""
+
+    cache: Path
+    """The Hugging Face cache, or a folder of the same layout."""
+    offline: bool
+    progress: Progress
+
+
+class AbsentError(ModelError):
+    """The repository, or offline the cache, has no such file."""
+
+
+class UnreachableError(ModelError):
+    """The hub gave no answer."""
+
+
 def fetch(
     modalities: Iterable[str] | None = None,
     *,
@@ -40,19 +63,28 @@ def fetch(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
-    progress: Progress = lambda name, done, total: None,
+    progress: Progress = silent,
 ) -> Checkpoints:
-    """The published model, or the one that a configuration repository names, fetched where it is not there yet.
+    """The published model, or the one that a configuration repository names; what is missing is fetched.
 
-    `modalities`: only the parts these need. `repository`, `revision`: a TaxaBind configuration, as in
-    `hf://org/repo@revision`; the revision holds for that repository. Files go to the Hugging Face cache, or
-    to `cache_dir` in the same layout, so other programs find them; HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE
-    are respected. Raises ModelError.
+    The variables HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are respected.
+
+    Parameters
+    ----------
+    modalities : only the parts that these need; None: all.
+    repository, revision : of a TaxaBind configuration, as in `hf://org/repo@revision`.
+    cache_dir : folder in the layout of the Hugging Face cache, so that other programs find the files; None: that cache.
+    offline : use only what is in the cache.
+    progress : called while a file is fetched.
+
+    Raises
+    ------
+    ModelError
     """
-    cache = hub_cache(cache_dir)
-    parts = PARTS
+    how = _Download(hub_cache(cache_dir), offline, progress)
+    parts: tuple[Part, ...] = PARTS
     if repository is not None:
-        config = download(repository, CONFIG, revision or "main", cache, offline, progress=progress)
+        config = _fetch_file(repository, CONFIG, revision or "main", how)
         parts = parts_from_config(read_config(config), f"{repository}/{CONFIG}")
     elif revision is not None:
         raise ModelError("a revision needs a repository: hf://organisation/repository@revision.")
@@ -61,8 +93,8 @@ def fetch(
         raise ModelError(f"modality {unknown[0]!r} is not in this model.")
     for part in parts:
         if wanted & set(part.modalities):
-            fetch_part(part, cache, offline, progress)
-    return Checkpoints.below(cache, parts, by_hand=False)
+            _fetch_part(part, how)
+    return Checkpoints.below(how.cache, parts, by_hand=False)
 
 
 def fetch_files(
@@ -71,13 +103,14 @@ def fetch_files(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
-    progress: Progress = lambda name, done, total: None,
+    progress: Progress = silent,
 ) -> Path:
-    """Files of any repository -> the folder they lie in together. Raises ModelError, AbsentError for a missing one."""
-    paths = [
-        download(repository, name, revision or "main", hub_cache(cache_dir), offline, None, progress, MAX_WEIGHT_BYTES)
-        for name in names
-    ]
+    """The folder with some files of any repository; options are those of `fetch`.
+
+    Raises ModelError, AbsentError for a file that is missing.
+    """
+    how = _Download(hub_cache(cache_dir), offline, progress)
+    paths = [_fetch_file(repository, name, revision or "main", how, limit=MAX_WEIGHT_BYTES) for name in names]
     if len({p.parent for p in paths}) != 1:
         raise ModelError(f"{repository} changed while it was fetched; run the command again.")
     return paths[0].parent
@@ -90,72 +123,70 @@ def open_or_fetch(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
-    progress: Progress = lambda name, done, total: None,
+    progress: Progress = silent,
 ) -> Checkpoints:
-    """As `fetch`, but what is in the cache is taken as it is, without asking the hub for something newer."""
-    where = {"repository": repository, "revision": revision, "cache_dir": cache_dir, "progress": progress}
-    modalities = None if modalities is None else tuple(modalities)
+    """As `fetch`, but files in the cache are taken as they are, without asking the hub for newer ones."""
+    wanted = None if modalities is None else tuple(modalities)
+
+    def attempt(offline: bool) -> Checkpoints:
+        return fetch(
+            wanted, repository=repository, revision=revision, cache_dir=cache_dir, offline=offline, progress=progress
+        )
+
     try:
-        return fetch(modalities, offline=True, **where)
+        return attempt(offline=True)
     except AbsentError:
         if is_offline(offline):
             raise
-        return fetch(modalities, **where)
+        return attempt(offline=False)
 
 
-def fetch_part(
-    part: Part, cache: Path, offline: bool = False, progress: Progress = lambda name, done, total: None
-) -> Path:
+def _fetch_part(part: Part, how: _Download) -> Path:
     """The weights of a part, its config beside them; safetensors where the repository has them."""
     with contextlib.nullcontext() if part.config_required else contextlib.suppress(AbsentError):
-        download(part.repository, part.config, part.revision, cache, offline, part, progress)
+        _fetch_file(part.repository, part.config, part.revision, how)
     for name in part.weights:
         with contextlib.suppress(AbsentError):
-            return download(part.repository, name, part.revision, cache, offline, part, progress)
+            return _fetch_file(part.repository, name, part.revision, how, part.bytes, MAX_WEIGHT_BYTES)
     raise AbsentError(
         f"{part.weights[0]} ({megabytes(part.bytes)}) of {part.repository} is not "
-        + (f"in {str(cache)!r}, and this is the offline mode; {_advice(part.repository)}." if offline else "there.")
+        + (
+            f"in {str(how.cache)!r}, and this is the offline mode; {_advice(part.repository)}."
+            if how.offline
+            else "there."
+        )
     )
 
 
-class AbsentError(ModelError):
-    """The repository has no such file, or, offline, the cache has not."""
-
-
-def download(
-    repository: str,
-    name: str,
-    revision: str,
-    cache: Path,
-    offline: bool = False,
-    part: Part | None = None,
-    progress: Progress = lambda name, done, total: None,
-    limit: int | None = None,
+def _fetch_file(
+    repository: str, name: str, revision: str, how: _Download, size: int | None = None, limit: int = MAX_CONFIG_BYTES
 ) -> Path:
     """One file of a repository, in the cache; fetched when it is not there or has changed.
 
-    `limit`: bytes it may have. Raises ModelError, AbsentError when there is no such file.
+    `size`: what it has as published, for messages; `limit`: bytes it may have. Raises ModelError, AbsentError when
+    there is no such file.
     """
     check_repository(repository, "the repository")
     check_revision(revision)
-    weights = part is not None and name in part.weights
-    what = f"{name}{f' ({megabytes(part.bytes)})' if weights else ''} of {repository}"
-    store = Store(cache, repository)
-    if is_offline(offline):
-        if (path := store.find(name, revision)) is not None:
-            return path
-        raise AbsentError(f"{what} is not in {str(cache)!r}, and this is the offline mode; {_advice(repository)}.")
-    if len(revision) == 40 and (path := store.find(name, revision)) is not None:
-        return path  # a commit does not change
+    what = f"{name}{f' ({megabytes(size)})' if size else ''} of {repository}"
+    store = Store(how.cache, repository)
+    cached = store.find(name, revision)
+    if is_offline(how.offline):
+        if cached is None:
+            raise AbsentError(
+                f"{what} is not in {str(how.cache)!r}, and this is the offline mode; {_advice(repository)}."
+            )
+        return cached
+    if len(revision) == 40 and cached is not None:
+        return cached  # a commit does not change
     try:
-        seen = _metadata(repository, name, revision, what, patient=store.find(name, revision) is None)
+        remote = _find_remote(repository, name, revision, what, patient=cached is None)
     except UnreachableError:
-        if (path := store.find(name, revision)) is not None:
-            return path
+        if cached is not None:
+            return cached
         raise
     try:
-        limit = limit or (MAX_WEIGHT_BYTES if weights else MAX_CONFIG_BYTES)
-        return store.take(name, revision, seen, limit, progress)
+        return store.take(name, revision, remote, limit, how.progress)
     except CorruptError as error:
         raise ModelError(f"{what} could not be fetched: {error}; run the command again.") from error
     except ModelError as error:
@@ -164,7 +195,7 @@ def download(
             f"or {_by_hand(repository)}."
         ) from error
     except OSError as error:
-        raise ModelError(f"{what} cannot be stored in {str(cache)!r}: {error}.") from error
+        raise ModelError(f"{what} cannot be stored in {str(how.cache)!r}: {error}.") from error
 
 
 def is_offline(asked: bool = False) -> bool:
@@ -180,12 +211,8 @@ def _advice(repository: str) -> str:
     return f"fetch it with `sdm models fetch` where there is a network, or {_by_hand(repository)}"
 
 
-class UnreachableError(ModelError):
-    """The hub gave no answer."""
-
-
-def _metadata(repository: str, name: str, revision: str, what: str, patient: bool) -> _Remote:
-    """What the hub says about a file; `patient`: ask several times. Raises ModelError and its kinds above."""
+def _find_remote(repository: str, name: str, revision: str, what: str, patient: bool) -> _Remote:
+    """A file on the hub; `patient`: ask several times. Raises ModelError, AbsentError, UnreachableError."""
     try:
         import huggingface_hub as hub
         from huggingface_hub import constants, errors  # submodules are not attributes until imported
@@ -201,20 +228,8 @@ def _metadata(repository: str, name: str, revision: str, what: str, patient: boo
     def ask() -> Any:
         return hub.get_hf_file_metadata(url, endpoint=endpoint)
 
-    final = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError)
-
-    def ask_again() -> Any:
-        for tries in range(3):
-            try:
-                return ask()
-            except final:
-                raise
-            except Exception:
-                transfer.wait(tries)
-        return ask()
-
     try:
-        seen = ask_again() if patient else ask()
+        answer = _ask_again(ask) if patient else ask()
     except errors.GatedRepoError as error:
         raise ModelError(
             f"{repository} asks for an agreement on its page first; then log in with `hf auth login`."
@@ -233,29 +248,44 @@ def _metadata(repository: str, name: str, revision: str, what: str, patient: boo
             f"{what} could not be fetched: {endpoint} gives no answer "
             f"({str(error).strip()[:150] or type(error).__name__}); try again later, or {_by_hand(repository)}."
         ) from error
-    if not seen.commit_hash or not seen.etag:
+    if not answer.commit_hash or not answer.etag:
         raise UnreachableError(f"{what} could not be fetched: {endpoint} does not answer as a Hugging Face hub does.")
-    return _Remote(url, seen, ask)
+    return _Remote(url, answer, ask)
+
+
+def _ask_again(ask: Callable[[], Any]) -> Any:
+    """The answer of the hub, asked up to four times unless it says that there is no such file."""
+    from huggingface_hub import errors
+
+    final = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError)
+    for tries in range(3):
+        try:
+            return ask()
+        except final:
+            raise
+        except Exception:
+            transfer.wait(tries)
+    return ask()
 
 
 class _Remote:
     """A file on the hub."""
 
-    def __init__(self, url: str, seen: Any, ask: Callable[[], Any]) -> None:
-        self.commit, self.etag, self.size = seen.commit_hash, seen.etag, seen.size
-        self._url, self._seen, self._ask = url, seen, ask
+    def __init__(self, url: str, answer: Any, ask: Callable[[], Any]) -> None:
+        self.commit, self.etag, self.size = answer.commit_hash, answer.etag, answer.size
+        self._url, self._answer, self._ask = url, answer, ask
         for part in (self.commit, self.etag):
             if not part.replace("-", "").isalnum():  # they become names of files
                 raise ModelError(f"the hub names a file {part[:80]!r}, which is not a hash")
 
     def locate(self) -> tuple[str, Mapping[str, str]]:
-        """URL and headers; from the second time on asked for anew."""
+        """URL and headers; every call but the first asks the hub again, since signed links expire."""
         from huggingface_hub.utils import build_hf_headers
 
-        seen, self._seen = self._seen or self._ask(), None
+        answer, self._answer = self._answer or self._ask(), None
         # The token is for the hub alone: large files come from elsewhere, by signed links.
-        own = urlsplit(seen.location).netloc == urlsplit(self._url).netloc
-        return seen.location, build_hf_headers() if own else {}
+        own = urlsplit(answer.location).netloc == urlsplit(self._url).netloc
+        return answer.location, build_hf_headers() if own else {}
 
 
 class Store:

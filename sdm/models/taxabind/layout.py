@@ -89,7 +89,7 @@ PREPROCESSING = {
 """Of the published configuration; a configuration that asks for something else is refused."""
 
 
-def part_of(modality: str, parts: tuple[Part, ...] = PARTS) -> Part:
+def find_part(modality: str, parts: tuple[Part, ...] = PARTS) -> Part:
     """The part that holds a modality. Raises ModelError for an unknown one."""
     for part in parts:
         if modality in part.modalities:

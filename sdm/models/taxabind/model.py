@@ -1,20 +1,22 @@
-"""The published TaxaBind space as a model: names and words, photos and sounds in; places scored by it.
+"""The published TaxaBind space as a model: names, texts, photos and sounds in; places scored by it.
 
-It has the members that `sdm.model.Model` has, so that the engine, the index and the outputs need not
-know which of the two they work with. The difference that matters: this space knows any species that
-can be named, shown or heard, but its cosines are not calibrated.
+It is a `sdm.models.protocol.Model` as the bundled ones are. What differs: it embeds any species that can be named,
+photographed or recorded, and its cosines are not calibrated.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from sdm.errors import SpeciesNameError
+from sdm.errors import ModelError, SpeciesNameError
+from sdm.models.layerspec import ImageryCrops, LayerSpec, Position, WorldClimChannels
+from sdm.models.protocol import Check
 from sdm.models.taxabind.checkpoints import Checkpoints
 from sdm.names import Resolution, Taxon, TaxonTable, taxonomic_string
 
@@ -23,20 +25,22 @@ if TYPE_CHECKING:
 
     from sdm.models.taxabind.encoders import PublishedEncoders
 
-PLACES = ("location", "satellite", "environment")
-"""The modalities of a place, in the order in which their embeddings are added."""
+LAYERS: Mapping[str, LayerSpec] = MappingProxyType(
+    {"location": Position(), "satellite": ImageryCrops(256, 10.0), "environment": WorldClimChannels()}
+)
+"""By modality of a place, in the order in which their embeddings are added."""
 CROP_DEGREES = 0.023
 """A satellite crop is 2.56 km wide: encoding one more often than that sees the same ground twice."""
 LINEAGE = 7
-"""Words of a taxonomic string down to the species: six ranks above it, genus and epithet make the last two."""
+"""Words of a taxonomic string: five ranks from the kingdom to the family, then the genus and the epithet."""
+
+_encoders: dict[tuple[str, str], PublishedEncoders] = {}
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """The six published encoders, or as many as are there.
-
-    Cheap to open, compare and send to a worker; weights are read there, when first needed.
-    """
+    """The six published encoders, or as many as there are weights for; see `Model`."""
 
     checkpoints: Checkpoints
     tables: tuple[Path, ...] = field(default=(), repr=False)
@@ -47,7 +51,16 @@ class PublishedModel:
     licence: str = "MIT (image, text); none stated (satellite, location, environment, audio)"
     calibrated: bool = False
     seasonal: bool = False
+    ranges: str = ""
     domain: tuple[float, float] = (-90.0, 90.0)
+
+    @classmethod
+    def open(
+        cls, folder: str | Path | None, tables: Iterable[Path], cache_dir: str | Path | None = None
+    ) -> PublishedModel:
+        """The published model below a folder, or from the Hugging Face cache. Raises ModelError."""
+        # A damaged part is reported when it is used: the others may be all that is needed.
+        return cls(Checkpoints.open(folder, cache_dir), tuple(tables))
 
     def __getstate__(self) -> dict:
         return {k: v for k, v in self.__dict__.items() if k != "taxa"}
@@ -65,18 +78,23 @@ class PublishedModel:
     @property
     def modalities(self) -> tuple[str, ...]:
         """All whose weights are there: location, satellite, environment, image, text, audio."""
-        order = (*PLACES, "image", "text", "audio")
+        order = (*LAYERS, "image", "text", "audio")
         return tuple(m for m in order if m in self.checkpoints.modalities)
 
     @property
     def place_modalities(self) -> tuple[str, ...]:
         """Those of a place."""
-        return tuple(m for m in PLACES if m in self.checkpoints.modalities)
+        return tuple(m for m in LAYERS if m in self.checkpoints.modalities)
 
     @property
     def dim(self) -> int:
         """Length of the embeddings."""
         return self.checkpoints.dim
+
+    @property
+    def layers(self) -> Mapping[str, LayerSpec]:
+        """What is read for each modality of a place."""
+        return LAYERS
 
     @cached_property
     def taxa(self) -> TaxonTable:
@@ -89,16 +107,28 @@ class PublishedModel:
 
     @property
     def coverage(self) -> None:
-        """Where it had anything to learn from: it does not say."""
+        """Where it had training data: not stated, so everywhere."""
         return None
 
     def extent(self, group: str) -> None:
         """Nothing limits where a species may be shown."""
         return
 
+    def calibration(self, modalities: tuple[str, ...]) -> tuple[float, float]:
+        """None of its cosines can be turned into a probability: raises ModelError."""
+        raise ModelError(f"model {self.name!r} is not calibrated.")
+
     def files(self) -> list[dict[str, Any]]:
         """Path and bytes of the files in use."""
         return [{"path": str(p), "bytes": p.stat().st_size} for f in self.checkpoints.found for p in f.files]
+
+    def verify(self) -> list[Check]:
+        """Check every file in use, and report weights that cannot be used; see `sdm.models.taxabind.verify`."""
+        from sdm.models.taxabind.verify import verify
+
+        parts = {part.key: part.modalities for part in self.checkpoints.parts}
+        unusable = [Check(parts[key], self.folder, None, "", problem) for key, problem in self.checkpoints.problems]
+        return verify(self.checkpoints) + unusable
 
     def batch(self, modalities: Sequence[str], device: str) -> int:
         """Places per forward pass: a vision transformer's take much memory and time, padding included."""
@@ -111,12 +141,12 @@ class PublishedModel:
 
         key = (self.digest, device)
         with _lock:
-            if key not in _cache:
-                _cache[key] = PublishedEncoders(self.checkpoints, device)
-            return _cache[key]
+            if key not in _encoders:
+                _encoders[key] = PublishedEncoders(self.checkpoints, device)
+            return _encoders[key]
 
     def resolve(self, query: str) -> Resolution:
-        """What a name stands for, with its lineage from the tables.
+        """The taxon that a name stands for, with its lineage from the tables.
 
         A species that the tables lack takes the lineage of its genus; a full taxonomic string (kingdom to
         species, as "Animalia Chordata Aves Accipitriformes Accipitridae Haliaeetus leucocephalus") is taken as
@@ -149,15 +179,3 @@ class PublishedModel:
     def embed(self, modality: str, values: object) -> np.ndarray:
         """Unit embeddings (N, dim) float32 of N values of a modality, computed on the CPU."""
         return self.load("cpu").encode(modality, values).numpy()
-
-
-_cache: dict[tuple[str, str], PublishedEncoders] = {}
-_lock = threading.Lock()
-
-
-def open_published(
-    folder: str | Path | None, tables: Iterable[Path], cache_dir: str | Path | None = None
-) -> PublishedModel:
-    """The published model below a folder, or from the Hugging Face cache. Raises ModelError."""
-    # A damaged part is told of when it is asked for: the others may be all that is needed.
-    return PublishedModel(Checkpoints.open(folder, cache_dir), tuple(tables))

@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 from sdm.errors import ModelError
-from sdm.models.taxabind.checkpoints import Checkpoints, lock_key, plan_of
+from sdm.models.protocol import Check
+from sdm.models.taxabind.checkpoints import Checkpoints, lock_key, read_plan
 from sdm.models.taxabind.hashes import read_lock, write_lock
-
-
-@dataclass(frozen=True)
-class Check:
-    """What was found about one file."""
-
-    modalities: tuple[str, ...]
-    path: Path
-    bytes: int
-    sha256: str
-    status: str
-    """ "ok", "recorded" (trusted now, checked from now on), or what is wrong, as one sentence."""
-
-    @property
-    def good(self) -> bool:
-        """Nothing is wrong with the file."""
-        return self.status in ("ok", "recorded")
+from sdm.models.taxabind.locate import Found
 
 
 def verify(checkpoints: Checkpoints) -> list[Check]:
@@ -33,7 +15,8 @@ def verify(checkpoints: Checkpoints) -> list[Check]:
     A hash seen for the first time is recorded in `taxabind.lock.json` beside the files (trust on first
     use), unless something is wrong with the part. Nothing is raised for a bad file: read `good`.
     """
-    checks, record = [], dict(read_lock(checkpoints.root))
+    checks: list[Check] = []
+    record = dict(read_lock(checkpoints.root))
     known = dict(record)
     for found in checkpoints.found:
         problem = _structure(found)
@@ -53,10 +36,10 @@ def verify(checkpoints: Checkpoints) -> list[Check]:
     return checks
 
 
-def _structure(found) -> str:
+def _structure(found: Found) -> str:
     """What is wrong with the weights of a part, or nothing."""
     try:
-        file, plan = plan_of(found)
+        file, plan = read_plan(found)
         file.check(plan)
         for key in file.shapes:  # one at a time: the largest tensor is all the memory it takes
             file.read([key])

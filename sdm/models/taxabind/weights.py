@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -61,12 +62,26 @@ class Blueprint:
 
     def expected(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of every tensor of the file; floats stand for floats of any width."""
-        found = {key: (shape, torch.float32) for key, shape in self.extra.items()}
+        expected = {key: (shape, torch.float32) for key, shape in self.extra.items()}
         for modality, tower in self.towers.items():
             state = tower.state_dict()
             for target, source in self.sources[modality].items():
-                found.update({k: (source.shape(state[target].shape), state[target].dtype) for k in source.keys})
-        return found
+                expected.update({k: (source.shape(state[target].shape), state[target].dtype) for k in source.keys})
+        return expected
+
+
+class Shapes(Protocol):
+    """What a blueprint asks of a weight file."""
+
+    @property
+    def path(self) -> Path:
+        """For messages."""
+        ...
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of each tensor by name."""
+        ...
 
 
 class WeightFile:
@@ -74,6 +89,10 @@ class WeightFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.types: dict[str, torch.dtype | None] = {}
+        self._tensors: dict[str, Tensor] | None = None
+        """Of a file that was read whole."""
         try:
             with path.open("rb") as file:
                 head = file.read(200)
@@ -103,7 +122,6 @@ class WeightFile:
             raise ModelError(
                 f"{str(self.path)!r} is no complete safetensors file ({error}); it may be cut off: download it again."
             ) from error
-        self._tensors = None
 
     def _open_pickle(self) -> None:
         self._refuse_compressed()

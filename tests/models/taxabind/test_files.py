@@ -216,10 +216,10 @@ def test_damaged_weights(copy_of, kind):
 )  # fmt: skip
 def test_every_key_counts(copy_of, rng, repository, modality):
     """Of each repository, three keys left out and three renamed: all are noticed, whichever tower is asked for."""
-    from sdm.models.taxabind.layout import part_of
+    from sdm.models.taxabind.layout import find_part
 
     root = copy_of(repository)
-    path = root / repository / part_of(modality).weights[0]
+    path = root / repository / find_part(modality).weights[0]
     # Copies: some versions of safetensors hand out the file itself, and it is written over.
     whole = {k: v.clone() for k, v in load_file(path).items()}
     for key in rng.choice(sorted(whole), 3, replace=False):

@@ -16,8 +16,9 @@ from sdm.evaluation import datasets
 from sdm.layers import worldclim
 from sdm.models.registry import open_model
 from sdm.models.taxabind import MODALITIES, Checkpoints
+from sdm.models.taxabind.configs import SMALL
 from sdm.models.taxabind.verify import verify
-from sdm.models.taxabind.write import SMALL, create_published, write_published
+from sdm.models.taxabind.write import create_published, write_published
 from sdm.training import contrastive
 from sdm.training.binding import Binding, BindingObjective, Rates
 from sdm.training.pairs import DatasetPairs, halves

@@ -1,0 +1,78 @@
+"""Folders of models: those that are bundled, and what such a folder must hold.
+
+A model folder holds `config.json` (architecture, inputs, calibration, domain), `model.safetensors`
+(weights), `vocabulary.txt` (tokens of the text tower, one a line), `taxa.csv` (names) and a card,
+`README.md`. Weights are safetensors only, and every key and shape must match: nothing in the
+folder is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from sdm.errors import ModelError
+from sdm.files.paths import folder as resource_folder
+from sdm.models.config import FORMAT, check_config
+
+DEFAULT = "mammals-trees"
+"""The bundled model for requests without a species, such as an index."""
+FILES = ("config.json", "model.safetensors", "vocabulary.txt", "taxa.csv")
+"""All of them must be there."""
+_DIGESTED = ("config.json", "model.safetensors", "vocabulary.txt")
+"""Those that change an embedding."""
+
+
+def bundled_folders() -> dict[str, Path]:
+    """Folders of the bundled models by name: the default one first, the others sorted."""
+    folders = sorted(resource_folder("models").iterdir(), key=lambda p: (p.name != DEFAULT, p.name))
+    return {p.name: p for p in folders if (p / "config.json").is_file()}
+
+
+def find_folder(name: str | Path) -> Path:
+    """The folder of a model, from its path or the name of a bundled one. Raises ModelError."""
+    path = Path(name)
+    try:
+        if path.is_dir() and (path / "config.json").exists():
+            return path.resolve()
+    except (OSError, ValueError):  # a name too long, or with a null byte
+        pass
+    bundled = bundled_folders()
+    if str(name) in bundled:
+        return bundled[str(name)]
+    raise ModelError(
+        f"model {str(name)[:120]!r} is neither a bundled model ({', '.join(bundled) or 'none'}) nor a folder "
+        "with a config.json; see --list-models."
+    )
+
+
+def read_folder(path: Path) -> tuple[dict, str]:
+    """The checked `config.json` of a complete model folder, and its digest. Raises ModelError."""
+    for name in FILES:
+        if not (path / name).is_file():
+            raise ModelError(
+                f"model folder {str(path)!r} has no {name}; a model needs config.json, "
+                "model.safetensors, vocabulary.txt and taxa.csv."
+            )
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"model {str(path)!r}: config.json cannot be read: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ModelError(f"model {str(path)!r}: config.json is not of the format {FORMAT!r}.")
+    check_config(path, config)
+    digest = hashlib.sha256()
+    for name in _DIGESTED:
+        digest.update((path / name).read_bytes())
+    return config, digest.hexdigest()[:16]
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder is meant to hold a model of this format, complete or not."""
+    if any((path / f).exists() for f in ("vocabulary.txt", "taxa.csv")):
+        return True
+    try:
+        return FORMAT in (path / "config.json").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False

@@ -25,6 +25,7 @@ _MAX_PLACES = 1500  # whose pairs make a variogram: about a million
 _BINS = 20  # of distance, with equally many pairs
 _SMALLEST_KM = 1.0  # of a block
 _LARGEST_KM = 5000.0
+_MOST_LEFT_OUT = 2000  # presences whose distances to each other are held in memory
 
 
 @dataclass(frozen=True)
@@ -304,11 +305,13 @@ def leave_location_out(
 
     Raises
     ------
-    ValueError when all presences are one location.
+    ValueError when all presences are one location, or with more than 2,000 of them, where blocks serve better.
     """
     is_present = np.asarray(present, bool)
     points = unit_vectors(lon, lat)
     here = np.flatnonzero(is_present)
+    if here.size > _MOST_LEFT_OUT:
+        raise ValueError(f"{here.size:,} presences are too many to leave out one location at a time; use blocks")
     location = _linked(distances_km(points[here], points[here]) <= within_km)
     count = int(location.max(initial=-1)) + 1
     if count < 2:

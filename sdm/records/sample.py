@@ -47,7 +47,7 @@ class MapSampler:
         from pyproj import Transformer
 
         rows, columns = self.shape
-        corners = [self.transform * corner for corner in ((0, 0), (columns, 0), (0, rows), (columns, rows))]
+        corners = [self.transform @ corner for corner in ((0, 0), (columns, 0), (0, rows), (columns, rows))]
         x, y = zip(*corners, strict=True)
         if self.crs.is_geographic and max(x) - min(x) >= 360 - 1e-6:
             return -180.0, max(min(y), -90.0), 180.0, min(max(y), 90.0)
@@ -69,10 +69,10 @@ class MapSampler:
         rows, columns = self.shape
         if self.crs.is_geographic:
             turn = 360.0
-            centre = (self.transform * (columns / 2, rows / 2))[0]
+            centre = (self.transform @ (columns / 2, rows / 2))[0]
             x = x - turn * np.floor((x - centre) / turn + 0.5)
         known = np.isfinite(x) & np.isfinite(y)
-        column, row = ~self.transform * (np.where(known, x, 0.0), np.where(known, y, 0.0))
+        column, row = ~self.transform @ (np.where(known, x, 0.0), np.where(known, y, 0.0))
         inside = known & (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
         number = np.floor(np.where(inside, row, 0)).astype(np.int64) * columns
         number += np.floor(np.where(inside, column, 0)).astype(np.int64)
@@ -131,8 +131,13 @@ def _of_file(path: Path, band: int) -> MapSampler:
     from rasterio.windows import Window
 
     try:
-        # The list of formats leaves out those that can name other files or addresses.
-        dataset = rasterio.open(path, driver=DRIVERS)
+        with path.open("rb") as file:
+            # GDAL knows a VRT by its content, and a VRT can name any other file or address.
+            if b"<VRTDataset" in file.read(4096):
+                raise LayerError(f"map {str(path)!r} is a VRT; give the raster itself (gdal_translate makes one).")
+        dataset = rasterio.open(path)
+        if dataset.driver not in DRIVERS:
+            raise LayerError(f"map {str(path)!r} is of the format {dataset.driver}; accepted: {', '.join(DRIVERS)}.")
     except (RasterioError, OSError, ValueError) as error:
         raise LayerError(f"map {str(path)!r} cannot be read as a raster: {error}") from error
     if dataset.crs is None or dataset.transform.is_identity:

@@ -1,0 +1,497 @@
+"""How good a map or a method is, judged by records: measures, evaluation of a raster, cross-validation.
+
+The same scores look better against random land than against places where people looked for the same group,
+by 0.1 of AUC and more: the one asks where the species lives, the other tells it from its group. So every
+result is given for each kind of comparison places there is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sdm.errors import RecordsError
+from sdm.records import measures
+from sdm.records.baselines import Fitter, Indices, nearest_km
+from sdm.records.folds import Folds, unit_vectors
+from sdm.records.sample import MapSampler, open_sampler
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from sdm.records.table import Records
+
+Floats = npt.NDArray[np.float64]
+
+CONTRASTS = {
+    "land": "random places within reach",
+    "group": "places where the group was recorded",
+    "absences": "recorded absences",
+}
+"""What presences are compared with."""
+
+PRESENCE = "presence"
+_AT_ONCE = 20_000  # candidates for random places
+_MOST_CANDIDATES = 4_000_000
+_MOST_RECORDS = 2000  # presences that distances are measured to exactly
+_FEWEST = 20  # random places that say something
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All measures of presences against one kind of places; None where a measure does not apply."""
+
+    presences: int
+    places: int
+    """Presences are compared with this many."""
+    auc: float | None = None
+    auc_prg: float | None = None
+    tss: float | None = None
+    """The largest over all thresholds."""
+    tss_threshold: float | None = None
+    boyce: float | None = None
+    correlation: float | None = None
+    """COR, the point-biserial correlation."""
+    log_loss: float | None = None
+    """This and the next two only for probabilities against absences."""
+    brier: float | None = None
+    calibration_error: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+
+MEASURES = tuple(one.name for one in fields(Scores) if one.name not in ("presences", "places"))
+
+
+def measure(
+    presence: npt.ArrayLike,
+    others: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+    *,
+    probability: bool = False,
+) -> Scores:
+    """All measures of the scores of presences, shape (n,), against those of other places, shape (m,).
+
+    `weights`: of the other places. `probability`: the scores are probabilities of presence and the other places
+    real absences, so that log loss, Brier score and calibration error mean something.
+    """
+    presence, others = np.asarray(presence, float), np.asarray(others, float)
+    counts = (int(presence.size), int(others.size))
+    if not presence.size or not others.size or not np.isfinite(np.concatenate([presence, others])).all():
+        return Scores(*counts)
+    tss, threshold = measures.max_tss(presence, others, weights)
+    scores = Scores(
+        *counts,
+        auc=measures.auc(presence, others, weights),
+        auc_prg=measures.auc_prg(presence, others, weights),
+        tss=tss,
+        tss_threshold=threshold,
+        boyce=_or_none(measures.boyce(presence, others, weights).index),
+        correlation=_or_none(measures.correlation(presence, others, weights)),
+    )
+    if not probability:
+        return scores
+    p, label = np.concatenate([presence, others]), np.repeat([True, False], counts)
+    return replace(
+        scores,
+        log_loss=measures.log_loss(p, label),
+        brier=measures.brier(p, label),
+        calibration_error=measures.calibration(p, label).error,
+    )
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How a map is evaluated."""
+
+    within_km: float = 1000.0
+    """Random places lie within this distance of a presence."""
+    places: int = 10_000
+    """Random places."""
+    surface: str = "land"
+    """Where random places lie: "land", "sea" (with lakes) or "none" (anywhere)."""
+    group: tuple[npt.ArrayLike, npt.ArrayLike] | None = None
+    """(lon, lat) of the records of the species' group, degrees, for the comparison with the group."""
+    probability: bool | None = None
+    """Whether the map holds probabilities of presence; None: as its band or variable says."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Thresholds, by rule, whose omission is wanted."""
+    band: int = 1
+    """Of a raster file."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.within_km) and self.within_km > 0):
+            raise RecordsError(f"a reach of {self.within_km!r} km is not possible; give a number above 0.")
+        if self.places < _FEWEST:
+            raise RecordsError(f"{self.places} random places are too few; give at least {_FEWEST}.")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What records say about a map."""
+
+    source: str
+    """Name of the map."""
+    probability: bool
+    """Whether its values were taken for probabilities of presence."""
+    presences: int
+    """Presences used, one per pixel."""
+    same_pixel: int
+    """Presences left out because another one lies in the same pixel."""
+    off_map: int
+    """Presences off the map, or where it has no value."""
+    scores: Mapping[str, Scores]
+    """Measures by what the presences are compared with (CONTRASTS)."""
+    omission: Mapping[str, float]
+    """Share of the presences below each threshold asked for."""
+    values: Mapping[str, Floats]
+    """Values of the map at the presences (key "presence") and at the places of each comparison."""
+    within_km: float
+    notes: tuple[str, ...] = ()
+    """Sentences on what could not be evaluated."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, without the values of the map."""
+        return {
+            "source": self.source,
+            "probability": self.probability,
+            "presences": self.presences,
+            "presences_in_the_same_pixel": self.same_pixel,
+            "presences_off_the_map": self.off_map,
+            "random_places_within_km": self.within_km,
+            "measures": {name: scores.to_dict() for name, scores in self.scores.items()},
+            "omission": dict(self.omission),
+            "notes": list(self.notes),
+        }
+
+
+def evaluate(source: str | Path | xr.DataArray, records: Records, options: EvaluateOptions | None = None) -> Evaluation:
+    """Evaluate a map of any origin with records, best such that it was not made with.
+
+    Parameters
+    ----------
+    source : a GeoTIFF or other raster in any CRS, a Zarr store of this program, or a DataArray (y, x) with a CRS
+    records : presences and, where there are some, absences
+    options : what to compare with
+
+    Returns
+    -------
+    Evaluation, with one presence per pixel, against random places, the group's places and absences.
+
+    Raises
+    ------
+    LayerError when the map cannot be read. RecordsError when no presence lies on it, or there is nothing to
+    compare with.
+    """
+    options = options or EvaluateOptions()
+    sampler = open_sampler(source, options.band)
+    probability = options.probability
+    if probability is None:
+        probability = sampler.quantity.lower().startswith("probability")
+    pixel = sampler.pixels(records.lon[records.present], records.lat[records.present])
+    value = sampler.values(pixel)
+    known = np.isfinite(value)
+    used, first = np.unique(pixel[known], return_index=True)
+    if not used.size:
+        raise RecordsError(f"none of the {pixel.size} presences lies on {sampler.name} where it has a value.")
+    values = {PRESENCE: value[known][first]}
+    notes: list[str] = []
+    for name, lon, lat in _comparisons(sampler, records, options):
+        here = sampler.pixels(lon, lat)
+        # A pixel with a presence is no place without one, except among random places, which stand for the area.
+        here = here if name == "land" else np.unique(here[~np.isin(here, used)])
+        compared = sampler.values(here)
+        compared = compared[np.isfinite(compared)][: options.places if name == "land" else None]
+        if compared.size:
+            values[name] = compared
+        else:
+            notes.append(f"There is no comparison with {CONTRASTS[name]}: none lies where the map has a value.")
+    if len(values) == 1:
+        raise RecordsError(f"there is nothing to compare the presences on {sampler.name} with; give absences.")
+    p = np.concatenate(list(values.values()))
+    if probability and (p.min() < 0 or p.max() > 1):
+        probability = False
+        notes.append("The map has values outside 0 to 1, so they were not taken for probabilities.")
+    return Evaluation(
+        source=sampler.name,
+        probability=probability,
+        presences=int(used.size),
+        same_pixel=int(known.sum() - used.size),
+        off_map=int((~known).sum()),
+        scores={
+            name: measure(values[PRESENCE], values[name], probability=probability and name == "absences")
+            for name in CONTRASTS
+            if name in values
+        },
+        omission={
+            rule: float(measures.omission(values[PRESENCE], threshold))
+            for rule, threshold in options.thresholds.items()
+        },
+        values=values,
+        within_km=options.within_km,
+        notes=tuple(notes),
+    )
+
+
+def _comparisons(
+    sampler: MapSampler, records: Records, options: EvaluateOptions
+) -> Iterator[tuple[str, npt.ArrayLike, npt.ArrayLike]]:
+    lon, lat = records.lon[records.present], records.lat[records.present]
+    yield ("land", *random_places(lon, lat, options, sampler.bounds, sampler))
+    if options.group is not None:
+        yield ("group", *options.group)
+    if (~records.present).any():
+        yield ("absences", records.lon[~records.present], records.lat[~records.present])
+
+
+def random_places(
+    lon: npt.ArrayLike,
+    lat: npt.ArrayLike,
+    options: EvaluateOptions | None = None,
+    bounds: tuple[float, float, float, float] = (-180.0, -90.0, 180.0, 90.0),
+    sampler: MapSampler | None = None,
+) -> tuple[Floats, Floats]:
+    """Random places within reach of presences, each standing for the same area: (lon, lat), each (n,) degrees.
+
+    Parameters
+    ----------
+    lon, lat : of the presences, degrees, shape (k,)
+    options : number, reach, surface and seed
+    bounds : (west, south, east, north) in degrees; west > east crosses 180 degrees
+    sampler : a map on which the places have to have a value
+
+    Returns
+    -------
+    As many as asked for, or fewer where little of the box is within reach.
+    """
+    from sdm.layers.landmask import LandMask
+
+    options = options or EvaluateOptions()
+    mask, records = LandMask(), unit_vectors(*_thinned(np.asarray(lon, float), np.asarray(lat, float), options))
+    west, south, east, north = _reach_box(np.asarray(lon, float), np.asarray(lat, float), options.within_km, bounds)
+    random = np.random.default_rng(options.seed)
+    found: list[tuple[Floats, Floats]] = []
+    count = 0
+    for _ in range(_MOST_CANDIDATES // _AT_ONCE):
+        u, v = random.random((2, _AT_ONCE))
+        x = (west + u * (east - west) + 180.0) % 360.0 - 180.0
+        low, high = math.sin(math.radians(south)), math.sin(math.radians(north))
+        y = np.degrees(np.arcsin(low + v * (high - low)))
+        keep = mask.keep(options.surface, x, y)
+        x, y = x[keep], y[keep]
+        keep = nearest_km(unit_vectors(x, y), records) <= options.within_km
+        x, y = x[keep], y[keep]
+        if sampler is not None:
+            keep = np.isfinite(sampler.values(sampler.pixels(x, y)))
+            x, y = x[keep], y[keep]
+        found.append((x, y))
+        count += x.size
+        if count >= options.places:
+            break
+    xs, ys = (np.concatenate(part)[: options.places] for part in zip(*found, strict=True))
+    return xs, ys
+
+
+def _thinned(lon: Floats, lat: Floats, options: EvaluateOptions) -> tuple[Floats, Floats]:
+    """Of very many presences one per cell of a fiftieth of the reach: distances to them become too slow."""
+    if lon.size <= _MOST_RECORDS:
+        return lon, lat
+    cell = options.within_km / 111.0 / 50.0
+    _, first = np.unique(np.floor(np.stack([lon, lat]) / cell), axis=1, return_index=True)
+    return lon[first], lat[first]
+
+
+def _reach_box(
+    lon: Floats, lat: Floats, within_km: float, bounds: tuple[float, float, float, float]
+) -> tuple[float, float, float, float]:
+    """The box to draw in, degrees, east > west: the smaller of the bounds and what is in reach, side by side."""
+    west, south, east, north = bounds
+    east = east + 360.0 if east <= west else east
+    reach = within_km / 110.5  # degrees of latitude; a little more than needed
+    poleward = float(np.abs(lat).max()) + reach
+    around = np.sort(lon % 360.0)
+    gaps = np.diff(around, append=around[0] + 360.0)
+    widest = int(gaps.argmax())
+    if poleward < 85.0:
+        margin = reach / math.cos(math.radians(poleward))
+        width = 360.0 - float(gaps[widest]) + 2 * margin
+        if width < east - west:
+            west = float(around[(widest + 1) % around.size]) - margin
+            east = west + width
+    low, high = max(south, float(lat.min()) - reach, -90.0), min(north, float(lat.max()) + reach, 90.0)
+    return (west, low, east, high) if low < high else (west, south, east, north)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Presences and all places they are compared with, of n places, in any order."""
+
+    lon: Floats
+    """Degrees, shape (n,)."""
+    lat: Floats
+    kind: npt.NDArray[np.str_]
+    """"presence" or a key of CONTRASTS, shape (n,)."""
+    weight: Floats | None = None
+    """What each place stands for among those of its kind, shape (n,)."""
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.lon), len(self.lat), len(self.kind)} | (
+            {len(self.weight)} if self.weight is not None else set()
+        )
+        unknown = set(np.unique(self.kind).tolist()) - {PRESENCE, *CONTRASTS}
+        if len(sizes) > 1 or unknown:
+            raise ValueError(f"places of lengths {sorted(sizes)} and kinds {sorted(unknown)} are not usable")
+
+    @property
+    def present(self) -> npt.NDArray[np.bool_]:
+        """True for presences, shape (n,)."""
+        return self.kind == PRESENCE
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """The kinds of comparison places there are."""
+        return tuple(name for name in CONTRASTS if (self.kind == name).any())
+
+
+@dataclass(frozen=True)
+class Result:
+    """The measures of one method in the folds of one scheme, against one kind of places."""
+
+    method: str
+    scheme: str
+    """Name of the folds, such as "blocks"."""
+    contrast: str
+    folds: tuple[Scores, ...]
+    """Measures in each fold, from places that were not trained on."""
+    pooled: Scores
+    """Measures of the scores of all folds together."""
+
+    def mean(self, name: str) -> float | None:
+        """Mean of a measure over the folds in which it applies."""
+        values = self._values(name)
+        return float(np.mean(values)) if values else None
+
+    def standard_error(self, name: str) -> float | None:
+        """Standard error of that mean; None with fewer than two folds."""
+        values = self._values(name)
+        return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+
+    def _values(self, name: str) -> list[float]:
+        return [value for scores in self.folds if (value := getattr(scores, name)) is not None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "method": self.method,
+            "scheme": self.scheme,
+            "contrast": self.contrast,
+            "mean": {name: self.mean(name) for name in MEASURES},
+            "standard_error": {name: self.standard_error(name) for name in MEASURES},
+            "pooled": self.pooled.to_dict(),
+            "folds": [scores.to_dict() for scores in self.folds],
+        }
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Measures of several methods in the same folds."""
+
+    places: Places
+    folds: Mapping[str, Folds]
+    predictions: Mapping[tuple[str, str], Floats]
+    """Score of every place when it was not trained on, by (method, scheme); NaN where it was never scored."""
+    results: tuple[Result, ...]
+
+    def result(self, method: str, scheme: str, contrast: str) -> Result:
+        """One of the results. Raises KeyError."""
+        for one in self.results:
+            if (one.method, one.scheme, one.contrast) == (method, scheme, contrast):
+                return one
+        raise KeyError((method, scheme, contrast))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods, the one of interest first."""
+        return tuple(dict.fromkeys(one.method for one in self.results))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, without the single places."""
+        return {
+            "folds": {
+                name: {
+                    "kind": folds.kind,
+                    "count": folds.count,
+                    "block_km": folds.block_km,
+                    "range_of_autocorrelation_km": folds.range_km,
+                    "blocks_smaller_than_the_range": folds.limited,
+                    "description": folds.describe(),
+                }
+                for name, folds in self.folds.items()
+            },
+            "results": [one.to_dict() for one in self.results],
+        }
+
+
+def cross_validate(
+    places: Places,
+    methods: Mapping[str, Fitter],
+    folds: Mapping[str, Folds],
+    *,
+    probability: Collection[str] = (),
+) -> CrossValidation:
+    """Fit and test methods in the same folds.
+
+    Parameters
+    ----------
+    places : presences and the places they are compared with, n in all
+    methods : by name, the one of interest first and then its baselines; a function of the indices (into `places`)
+        to train on that returns a function of the indices to score
+    folds : divisions of the n places by name, such as blocks and random
+    probability : names of methods whose scores are probabilities of presence
+
+    Returns
+    -------
+    CrossValidation. In a fold without presences or comparison places measures are None, and so are those of a
+    method that gave a score that is not finite.
+    """
+    predictions: dict[tuple[str, str], Floats] = {}
+    results: list[Result] = []
+    for scheme, division in folds.items():
+        if division.fold.shape != places.lon.shape:
+            raise ValueError(f"folds {scheme!r} of {division.fold.size} places; there are {places.lon.size}")
+        for method, fitter in methods.items():
+            predicted = np.full(places.lon.size, np.nan)
+            for train, test in division:
+                if places.present[train].any():
+                    predicted[test] = np.asarray(fitter(train)(test), float)
+            predictions[method, scheme] = predicted
+            results += _results(places, division, scheme, method, predicted, method in probability)
+    return CrossValidation(places, dict(folds), predictions, tuple(results))
+
+
+def _results(
+    places: Places, division: Folds, scheme: str, method: str, predicted: Floats, probability: bool
+) -> Iterator[Result]:
+    def scores(contrast: str, index: Indices) -> Scores:
+        presence, others = index[places.present[index]], index[places.kind[index] == contrast]
+        weights = None if places.weight is None else places.weight[others]
+        true = probability and contrast == "absences"
+        return measure(predicted[presence], predicted[others], weights, probability=true)
+
+    for contrast in places.contrasts:
+        tested = tuple(scores(contrast, np.flatnonzero(division.fold == one)) for one in range(division.count))
+        everything = np.flatnonzero(np.isfinite(predicted))
+        yield Result(method, scheme, contrast, tested, scores(contrast, everything))

@@ -64,6 +64,11 @@ def open_client(execution: Execution) -> Iterator[Client | None]:
         yield active
 
 
+def on_cluster(execution: Execution) -> bool:
+    """Whether other processes than this one compute the tasks."""
+    return execution.workers is not None or execution.scheduler_address is not None or active_client() is not None
+
+
 def active_client() -> Client | None:
     """The `dask.distributed.Client` the caller has made, or None. Raises RequestError for an asynchronous one."""
     if "distributed" not in sys.modules:  # nobody can have made one

@@ -29,11 +29,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from sdm.errors import OutputError
-
-try:
-    import fcntl
-except ImportError:  # Windows: stale staging folders are then left for the user to remove.
-    fcntl = None  # type: ignore[assignment]
+from sdm.files.locks import Lock, LockedError
 
 PREFIX = ".sdm-staging-"
 """How the names of staging folders begin."""
@@ -43,7 +39,7 @@ _COMPANIONS = (".aux.xml", ".ovr", ".msk")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NEARLY_FULL = 1 << 20  # bytes left on a disk that counts as full: GDAL does not pass on the reason
-_ABANDONED = 3600.0  # seconds after which a staging folder without a lock file is left over, not just begun
+_ABANDONED = 3600.0  # seconds after which a staging folder without a lock is a leftover
 
 
 def check_targets(folder: Path, names: Iterable[str], *, overwrite: bool = False) -> None:
@@ -117,7 +113,7 @@ class Staging:
         self.names = tuple(names)
         self.overwrite = overwrite
         self._root: Path | None = None
-        self._lock: int | None = None
+        self._lock: Lock | None = None
         self._published = False
         self._signals = contextlib.ExitStack()
 
@@ -131,7 +127,8 @@ class Staging:
         try:
             with disk_errors(self.folder):
                 self._root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.folder))
-                self._lock = _take_lock(self._root)
+                self._lock = Lock(self._root / "lock")
+                # After the lock: a folder that has it, and whose lock is free, is stale beyond doubt.
                 (self._root / "new").mkdir()
         except BaseException:
             self._close()
@@ -191,10 +188,12 @@ class Staging:
         try:
             if self._root is not None:
                 _remove(self._root, linger=0.0 if self._published else 0.25)
-                self._root = None
             if self._lock is not None:
-                os.close(self._lock)
+                self._lock.release()
                 self._lock = None
+            if self._root is not None:
+                shutil.rmtree(self._root, ignore_errors=True)  # Windows keeps the file of a lock that is held
+                self._root = None
         finally:
             self._signals.close()
 
@@ -230,43 +229,30 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(143)
 
 
-def _take_lock(root: Path) -> int | None:
-    """Lock the staging folder for the life of this process; None where locks are not to be had."""
-    if fcntl is None:
-        return None
-    # Locked before it gets its name: a file called "lock" that nobody holds is stale beyond doubt.
-    descriptor = os.open(root / "locking", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    (root / "locking").rename(root / "lock")
-    return descriptor
-
-
 def _remove_stale(folder: Path) -> None:
     """Remove staging folders of processes that are gone, first putting back outputs they had set aside."""
-    if fcntl is None:
-        return
     for root in folder.glob(PREFIX + "*"):
-        try:
-            descriptor = os.open(root / "lock", os.O_RDWR)
-        except FileNotFoundError:
-            with contextlib.suppress(OSError):
-                if time.time() - root.stat().st_mtime > _ABANDONED:
-                    shutil.rmtree(root, ignore_errors=True)
-            continue
-        except OSError:  # another user's
+        if not any((root / name).is_dir() for name in ("new", "old")):  # being made: its lock may not be held yet
+            _remove_abandoned(root)
             continue
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = Lock(root / "lock")
+        except (LockedError, OSError):  # its process is alive, or it is another user's
+            continue
+        if not lock.held:  # no locks here, so nothing tells
+            _remove_abandoned(root)
+            continue
+        try:
             _put_back(root / "old", folder)
-            shutil.rmtree(root, ignore_errors=True)
-        except OSError:  # held: its process is alive
-            pass
         finally:
-            os.close(descriptor)
+            lock.release()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _remove_abandoned(root: Path) -> None:
+    with contextlib.suppress(OSError):
+        if time.time() - root.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(root, ignore_errors=True)
 
 
 def _put_back(aside: Path, folder: Path) -> None:
@@ -278,10 +264,10 @@ def _put_back(aside: Path, folder: Path) -> None:
 
 def flush(path: Path) -> None:
     """Make the content durable before the rename is: else a power cut leaves a final name on no content."""
-    found = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    # Side by side: file systems settle many waiting files in one go.
-    with ThreadPoolExecutor(min(16, max(1, len(found)))) as pool:
-        list(pool.map(_flush_one, found))
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    # Side by side: file systems write many waiting files in one go.
+    with ThreadPoolExecutor(min(16, max(1, len(files)))) as pool:
+        list(pool.map(_flush_one, files))
 
 
 def _flush_one(file: Path) -> None:

@@ -1,7 +1,6 @@
 """Where files are: the bundled `models`, `recipes` and `data` folders, and the user's cache."""
 
 import os
-import sys
 import uuid
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +22,7 @@ def folder(kind: str) -> Path:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file in one step: readers see the old one or the new one, and a failure leaves the old one.
 
-    Raises OSError. For what is kept for speed; outputs must also survive a power cut (`sdm.outputs`).
+    Raises OSError. For what is kept for speed; outputs must also survive a power cut (`sdm.files.atomic`).
     """
     # Not the tempfile module's, which only their owner may read.
     part = path.with_name(f".part-{uuid.uuid4().hex}")
@@ -36,15 +35,16 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def cache_folder(given: str | Path | None = None) -> Path:
-    """The folder for what is fetched or computed once: `given`, $TAXABIND_MAP_CACHE, or the user's cache folder.
+    """The folder for what is fetched or computed once: `given`, $TAXABIND_MAP_CACHE, or one in the user's cache folder.
 
     It may not exist yet.
     """
     chosen = given or os.environ.get("TAXABIND_MAP_CACHE")
     if chosen:
         return Path(chosen).expanduser()
-    usual = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}.get(sys.platform)
-    return Path(usual or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "taxabind-map"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("taxabind-map", appauthor=False, opinion=False).expanduser()
 
 
 def absolute(path: str | Path) -> str:

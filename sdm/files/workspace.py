@@ -1,147 +1,191 @@
-"""A run that may be cut off at any moment and goes on: what was asked, which tiles are done, what is made.
+"""The folder of a run that can be interrupted at any moment and continued by the same call.
 
-While it lasts, everything lies in one visible folder beside the final outputs::
+While the run is unfinished, everything lies in one folder::
 
-    OUT/batch.partial/
-        run.json        what was asked, written first; the next run must ask the same
-        tiles/I.J.npz   the record of a finished tile: its files with sizes and CRCs, its statistics
-        new/            the outputs, not complete yet
-        tmp/            files being written
-        publish.json    written last: all outputs are complete and durable, moving them has begun
-        old/            outputs of an earlier run that are being replaced
+    batch.partial/         beside the outputs of a batch; west.zarr.partial/ for the index west.zarr
+        run.json           what was asked, written first: whoever continues must ask the same (build.json)
+        tiles/I.J.npz      the record of a finished tile, see `sdm.files.records`
+        tmp/               files being written
+        new/               outputs, under their final names
+        publish.json       written last: the outputs are being moved to their final places
 
-A tile's record is written after its files, and appears whole or not at all. Nothing is flushed to the disk
-for each tile: the kernel keeps what a killed process wrote, and after a power cut the next run finds, by the
-CRCs, which tiles did not reach the disk, and does those again.
+A tile's record is believed only if the files it lists are whole, so neither a killed process nor a power cut leaves
+a gap: the tile is computed again, and the outputs have the same bytes as those of a run that was never interrupted.
 
-One run at a time: a lock on OUT/.taxabind-map.lock is held by the process and dies with it.
+One run at a time: a lock is held by the process and dies with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import io
 import json
 import os
 import shutil
-import socket
-import threading
 import uuid
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from sdm.errors import OutputError
 from sdm.files.atomic import check_folder, companions, disk_errors, flush, flush_folder
+from sdm.files.locks import Lock, LockedError
+from sdm.files.records import files_are_whole, read_record, record_path, write_record
 
-try:
-    import fcntl
-except ImportError:  # Windows: two runs on one output are then not kept apart.
-    fcntl = None  # type: ignore[assignment]
+__all__ = [
+    "BATCH",
+    "REPORT",
+    "Kind",
+    "Workspace",
+    "differences",
+    "files_are_whole",
+    "read_record",
+    "read_report",
+    "record_path",
+    "write_record",
+]
 
-PARTIAL = "batch.partial"
+record_of = record_path
 REPORT = "batch.json"
-"""The last output of a finished run; it holds the configuration, and the names of all outputs."""
-_LOCK = ".taxabind-map.lock"
-_DISCARDED = ".batch.discarded-"
-# NumPy parses headers with `ast`, and some releases of Python fail now and then where threads do so at once
-# (https://github.com/python/cpython/issues/106905: "AST constructor recursion depth mismatch").
-_ONE_AT_A_TIME = threading.Lock()
+"""The last output of a finished batch; it holds the configuration, and the names of all outputs."""
 _CHECKED_AT_ONCE = 8
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
-Record = dict[str, npt.NDArray]
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The report of the finished batch in a folder; None when there is none, or it is not a batch's."""
+    try:
+        report = json.loads((Path(folder) / REPORT).read_bytes())
+        names = report["outputs"]
+        # What may be removed because the report says so must be plain names in this folder.
+        plain = all(isinstance(n, str) and Path(n).name == n and n not in ("", "..") for n in names)
+        return report if plain and isinstance(report["configuration"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What differs between kinds of runs. Texts may contain {output} and {partial}, which are paths."""
+
+    partial: str
+    """Name of the folder that holds everything until the run is finished."""
+    lock: str
+    """Name of the lock file."""
+    request: str
+    """Name of the file in `partial` that says what was asked."""
+    finished: Callable[[Path], Mapping[str, Any] | None]
+    """Of the folder of outputs: {"configuration": ..., "outputs": names} of the finished run there, None if none."""
+    unfinished_text: str = "{partial} holds an unfinished run"
+    """Begins the sentence that refuses to continue another run."""
+    finished_text: str = "{output} holds a finished run"
+    """Begins the sentence that refuses to replace another run."""
+    foreign_text: str = "was not made by a batch run"
+    """Says of an output path that it is never replaced."""
+    replaceable: Callable[[Path], bool] | None = None
+    """Of an existing output: it may be replaced; None: any file, and folders of the finished run."""
+    last: str | None = None
+    """The output that is removed first and appears last: without it nothing counts as a finished run."""
+    output: str | None = None
+    """The only output of a run, after which it is called in messages; None: it is called after its folder."""
+
+
+BATCH = Kind("batch.partial", ".taxabind-map.lock", "run.json", read_report, last=REPORT)
 
 
 class Workspace:
-    """The folder of outputs of a run that can be resumed; a context manager that holds its lock.
+    """A folder of outputs, and in it what is unfinished; a context manager that holds its lock.
 
     Raises OutputError on entering where another run holds the lock, or the folder cannot be used.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
-        self.folder, self.names, self.overwrite = Path(folder), tuple(names), overwrite
-        self.partial = self.folder / PARTIAL
+    def __init__(self, folder: Path, names: Sequence[str], *, kind: Kind = BATCH, overwrite: bool = False) -> None:
+        self.folder, self.names, self.kind, self.overwrite = Path(folder), tuple(names), kind, overwrite
+        self.output = self.folder / kind.output if kind.output else self.folder
+        self.partial = self.folder / kind.partial
         self.new, self.tmp, self.tiles = (self.partial / name for name in ("new", "tmp", "tiles"))
-        self._lock: int | None = None
+        self._lock: Lock | None = None
 
     def __enter__(self) -> Self:
         check_folder(self.folder)
-        with disk_errors(self.folder / _LOCK):
+        path = self.folder / self.kind.lock
+        with disk_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = take_lock(self.folder / _LOCK, self.folder)
+            try:
+                self._lock = Lock(path)
+            except LockedError as error:
+                raise OutputError(
+                    f"another run is writing to {self.output} ({error}); wait for it to end, or choose another --out."
+                ) from None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._lock is not None:
-            # Removed while it is held: who waits for it finds that the name has gone, and looks again.
-            with contextlib.suppress(OSError):
-                (self.folder / _LOCK).unlink()
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def begin(self, configuration: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Start or take up the run of a configuration; None when the folder holds its finished outputs.
+        """Start or continue the run of a configuration; None when its finished outputs are there already.
 
-        Returns the notes of the first start: the command, for one, stays what it was. `configuration`: all
-        that the outputs depend on, as JSON values. Raises OutputError when the folder holds another run,
-        finished or not, unless `overwrite`; and, always, for what was not made by a run.
+        Parameters
+        ----------
+        configuration : all that the outputs depend on, as JSON values.
+        notes : whatever else is to be kept, for example the command.
+
+        Returns
+        -------
+        The notes of the first start: the command, for one, stays what it was.
+
+        Raises
+        ------
+        OutputError : the folder holds another run, finished or not (unless `overwrite`); or, always, something that
+            was not made by a run.
         """
         with disk_errors(self.partial):
-            for left in self.folder.glob(_DISCARDED + "*"):
+            for left in self.folder.glob(self._discarded("*")):
                 shutil.rmtree(left, ignore_errors=True)
-            if (self.partial / "publish.json").exists():  # cut off while it was publishing
+            if (self.partial / "publish.json").exists():  # interrupted while it was publishing
                 self._move()
             asked = json.loads(json.dumps(configuration))
-            begun = self._begun()
-            if begun is not None:
-                differing = differences(begun["configuration"], asked)
-                if differing and not self.overwrite:
-                    raise OutputError(
-                        f"{self.partial} holds an unfinished run with {differing}; ask for the same to go on, "
-                        "choose another --out, or give --overwrite to start anew."
-                    )
-                if differing:
+            started, finished = self._started(), self.kind.finished(self.folder)
+            resumes = started is not None and not differences(started["configuration"], asked)
+            if finished is not None and not differences(finished["configuration"], asked) and not self.overwrite:
+                if resumes:
                     self._discard()
-                    begun = None
-            finished = read_report(self.folder)
-            if begun is None and finished is not None and not self.overwrite:
-                differing = differences(finished["configuration"], asked)
-                if not differing:
-                    return None
-                raise OutputError(
-                    f"{self.folder} holds a finished run with {differing}; choose another --out, or give "
-                    "--overwrite to replace it."
-                )
+                return None
+            if started is not None and not resumes:
+                self._refuse_another(self.kind.unfinished_text, started["configuration"], asked, "start over")
+                self._discard()
+                started = None
+            if started is None and finished is not None:
+                self._refuse_another(self.kind.finished_text, finished["configuration"], asked, "replace it")
             self._check_targets([] if finished is None else finished["outputs"])
-            if begun is None:
-                begun = {"configuration": asked, "notes": json.loads(json.dumps(notes))}
+            if started is None:
+                started = {"configuration": asked, "notes": json.loads(json.dumps(notes))}
                 self.partial.mkdir(exist_ok=True)
-                write_whole(self.partial / "run.json", json.dumps(begun, indent=1).encode())
+                _write_whole(self.partial / self.kind.request, json.dumps(started, indent=1).encode())
             shutil.rmtree(self.tmp, ignore_errors=True)
             for folder in (self.new, self.tmp, self.tiles):
                 folder.mkdir(exist_ok=True)
-            return begun["notes"]
+            return started["notes"]
 
-    def record(self, tile: tuple[int, int]) -> Path:
-        """Where the record of a tile is kept."""
-        return self.tiles / f"{tile[0]}.{tile[1]}.npz"
+    def finished(
+        self, tiles: Iterable[tuple[int, int]], store: Path, tell: Callable[[int], None] = lambda done: None
+    ) -> set[tuple[int, int]]:
+        """Which of the tiles are finished, with every file as it was written; the records of others are removed.
 
-    def finished(self, tiles: Iterable[tuple[int, int]], store: Path, tell=lambda done: None) -> set[tuple[int, int]]:
-        """Which of the tiles are done, with every file as it was written; the records of others are removed."""
+        Parameters
+        ----------
+        tiles : (row, column) of each.
+        store : where they wrote their files.
+        tell : called with the number of tiles looked at.
+        """
 
         def sound(tile: tuple[int, int]) -> bool:
-            path = self.record(tile)
+            path = record_path(self.tiles, tile)
             if not path.exists():
                 return False
             with contextlib.suppress(OutputError):
@@ -160,28 +204,27 @@ class Workspace:
         return good
 
     def publish(self) -> None:
-        """Move every output to its final place; a cut in the middle is made good by the next run's `begin`."""
+        """Move every output to its final place; interrupted in the middle, the next run's `begin` completes it."""
         with disk_errors(self.folder):
             missing = [name for name in self.names if not os.path.lexists(self.new / name)]
             if missing:
                 raise OutputError(f"Output {missing[0]} was not written; nothing is published.")
-            finished = read_report(self.folder)
+            finished = self.kind.finished(self.folder)
             stale = [] if finished is None else finished["outputs"]
             self._check_targets(stale)
             for name in self.names:
                 flush(self.new / name)
-            write_whole(self.partial / "publish.json", json.dumps({"names": self.names, "stale": stale}).encode())
+            _write_whole(self.partial / "publish.json", json.dumps({"names": self.names, "stale": stale}).encode())
             self._move()
 
     def _move(self) -> None:
-        old = self.partial / "old"
+        old, last = self.partial / "old", self.kind.last
         old.mkdir(exist_ok=True)
         listed = json.loads((self.partial / "publish.json").read_bytes())
-        # The report goes first and comes last: without it nobody takes what lies there for a finished run.
-        if (self.new / REPORT).exists():
-            _set_aside([self.folder / REPORT], old)
+        if last is not None and (self.new / last).exists():
+            _set_aside([self.folder / last], old)
         _set_aside([self.folder / name for name in listed["stale"] if name not in listed["names"]], old)
-        for name in sorted(listed["names"], key=lambda n: n == REPORT):
+        for name in sorted(listed["names"], key=lambda n: n == last):
             if os.path.lexists(self.new / name):
                 final = self.folder / name
                 _set_aside([final, *companions(final)], old)
@@ -191,27 +234,42 @@ class Workspace:
 
     def _discard(self) -> None:
         # Renamed first: half a folder must not be taken for an unfinished run.
-        aside = self.folder / f"{_DISCARDED}{uuid.uuid4().hex[:8]}"
+        aside = self.folder / self._discarded(uuid.uuid4().hex[:8])
         self.partial.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
-    def _begun(self) -> dict[str, Any] | None:
+    def _discarded(self, number: str) -> str:
+        return f".{self.kind.partial.removesuffix('.partial')}.discarded-{number}"
+
+    def _started(self) -> dict[str, Any] | None:
+        """What an unfinished run was asked, {"configuration": ..., "notes": ...}; None where there is none."""
         if not os.path.lexists(self.partial):
             return None
         if self.partial.is_symlink() or not self.partial.is_dir():
             raise OutputError(f"{self.partial} is not a folder; remove it or choose another --out.")
+        path = self.partial / self.kind.request
         try:
-            begun = json.loads((self.partial / "run.json").read_bytes())
-            if not isinstance(begun["configuration"], dict) or not isinstance(begun["notes"], dict):
+            started = json.loads(path.read_bytes())
+            if not isinstance(started["configuration"], dict) or not isinstance(started["notes"], dict):
                 raise ValueError("not an object")
-            return begun
+            return started
         except FileNotFoundError:
-            # The first thing written is missing: nothing was.
-            if {path.name for path in self.partial.iterdir()} <= {"run.json.part"}:
+            # The first file to be written is missing: none was.
+            if {child.name for child in self.partial.iterdir()} <= {f"{path.name}.part"}:
                 return None
             raise OutputError(f"{self.partial} was not made by this program; remove it yourself.") from None
         except (ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{self.partial / 'run.json'} cannot be read ({error}); remove {self.partial}.") from None
+            raise OutputError(f"{path} cannot be read ({error}); remove {self.partial}.") from None
+
+    def _refuse_another(self, text: str, before: Mapping[str, Any], now: Mapping[str, Any], purpose: str) -> None:
+        """Raise OutputError, unless overwriting, where two configurations differ."""
+        differing = differences(before, now)
+        if differing and not self.overwrite:
+            advice = "ask for the same to continue, " if purpose == "start over" else ""
+            raise OutputError(
+                f"{text.format(output=self.output, partial=self.partial)} with {differing}; {advice}choose another "
+                f"--out, or give --overwrite to {purpose}."
+            )
 
     def _check_targets(self, ours: Sequence[str]) -> None:
         for name in self.names:
@@ -220,20 +278,12 @@ class Workspace:
                 continue
             if not self.overwrite:
                 raise OutputError(f"{path} exists already; give --overwrite to replace it, or another --out.")
-            if path.is_symlink() or (path.is_dir() and name not in ours):
-                raise OutputError(f"{path} was not made by a batch run; remove it yourself or choose another --out.")
-
-
-def read_report(folder: Path) -> dict[str, Any] | None:
-    """The report of the finished run in a folder; None when there is none, or it is not a run's."""
-    try:
-        report = json.loads((Path(folder) / REPORT).read_bytes())
-        names = report["outputs"]
-        # What may be removed on its word must be plain names in this folder.
-        plain = all(isinstance(n, str) and Path(n).name == n and n not in ("", "..") for n in names)
-        return report if plain and isinstance(report["configuration"], dict) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+            if self.kind.replaceable is None:
+                replaceable = name in ours or not path.is_dir()
+            else:
+                replaceable = self.kind.replaceable(path)
+            if path.is_symlink() or not replaceable:
+                raise OutputError(f"{path} {self.kind.foreign_text}; remove it yourself or choose another --out.")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -243,95 +293,19 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(phrases[:3]) + (f"; and {len(phrases) - 3} other differences" if len(phrases) > 3 else "")
 
 
-def record_of(folder: Path, index: tuple[int, int]) -> Path:
-    """Where the record of a tile lies, by the tile's (row, column)."""
-    return folder / f"{index[0]}.{index[1]}.npz"
-
-
-def write_record(path: Path, scratch: Path, files: Sequence[tuple[str, int, int]], values: Record) -> None:
-    """Write the record of a tile: its files (name, bytes, CRC-32) and arrays of one number per species."""
-    names, sizes, checks = zip(*files, strict=True) if files else ((), (), ())
-    listed = {
-        "files": np.array(names, dtype=str),
-        "sizes": np.array(sizes, dtype=np.int64),
-        "checks": np.array(checks, dtype=np.uint32),
-    }
-    buffer = io.BytesIO()
-    np.savez(buffer, **listed, **{f"value_{name}": array for name, array in values.items()})
-    part = scratch / uuid.uuid4().hex
-    with disk_errors(path):
-        part.write_bytes(buffer.getvalue())
-        part.replace(path)
-
-
-def read_record(path: Path, names: Iterable[str] | None = None) -> Record:
-    """The arrays of a record, or those of some names that it has. Raises OutputError when it is not whole."""
-    try:
-        # A zip file: each array carries its CRC.
-        with _ONE_AT_A_TIME, np.load(path, allow_pickle=False) as record:
-            return {name: record[name] for name in record.files if names is None or name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise OutputError(f"{path} cannot be read: {error}") from error
-
-
-def files_are_whole(record: Record, store: Path) -> bool:
-    """True when every file of a record lies in a store as it was written."""
-    for name, size, check in zip(record["files"], record["sizes"], record["checks"], strict=True):
-        try:
-            content = (store / str(name)).read_bytes()
-        except OSError:
-            return False
-        if len(content) != size or zlib.crc32(content) != check:
-            return False
-    return True
-
-
 def _set_aside(paths: Iterable[Path], old: Path) -> None:
     for path in paths:
         if os.path.lexists(path):
             path.rename(old / f"{uuid.uuid4().hex[:8]}-{path.name}")
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def _write_whole(path: Path, content: bytes) -> None:
     """Write a file that appears complete and durable, or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_bytes(content)
     flush(part)
     part.replace(path)
     flush_folder(path.parent)
-
-
-def take_lock(path: Path, output: Path) -> int | None:
-    """Lock a file for the life of this process; None where locks are not to be had.
-
-    Raises OutputError when another process, which is writing `output`, holds it.
-    """
-    if fcntl is None:
-        return None
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another run may have finished, and removed the file, between the two lines above.
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-                return descriptor
-        except BlockingIOError:
-            holder = os.read(descriptor, 200).decode("utf-8", "replace").strip()
-            os.close(descriptor)
-            raise OutputError(
-                f"another run is writing to {output} ({holder or 'just begun'}); wait for it to end, or choose "
-                "another --out."
-            ) from None
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(descriptor)
-                raise
-            return descriptor  # a file system without locks: two runs are then not kept apart
-        os.close(descriptor)
 
 
 def _short(value: Any) -> str:

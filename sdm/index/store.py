@@ -18,12 +18,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 import zarr
 from affine import Affine
 from numcodecs import Blosc
@@ -34,14 +35,15 @@ from zarr.storage import FsspecStore, LocalStore, WrapperStore
 from sdm.errors import RegionIndexError, SdmError
 from sdm.grid import Grid, parse_crs
 from sdm.index.encoding import DTYPES
+from sdm.models.protocol import Model
 from sdm.outputs.metadata import MapMetadata
 from sdm.outputs.zarr_store import root_attributes, variable_attributes, write_grid
-from sdm.request.choices import MODALITIES
+from sdm.request import Sampling, Storage
+from sdm.request.choices import MASKS, MODALITIES
 
 FORMAT = "taxabind-map-index/1"
 ATTRIBUTE = "region_index"
 NOT_HELD, LAND, WATER, UNWRITTEN = 0, 1, 2, 255
-MASKS = ("land", "sea", "none")
 
 MAX_METADATA = 16 << 20
 """Bytes of `.zmetadata` that are read at most; a usual one has 20 kB."""
@@ -72,32 +74,43 @@ class Header:
 
 
 def identity(
-    *, model: Mapping[str, str], layers: Mapping[str, str], grid: Grid, modalities: Sequence[str], each: bool,
-    mask: str, encoding: str, dim: int, month: int = 0,
-) -> dict[str, Any]:  # fmt: skip
-    """All that the bytes of an index depend on, as JSON values; "month" only where it is not the whole year."""
+    model: Model, layers: Mapping[str, str], grid: Grid, sampling: Sampling, storage: Storage
+) -> dict[str, Any]:
+    """All that the bytes of an index depend on, as JSON values.
+
+    Parameters
+    ----------
+    model : that encodes.
+    layers : from `sdm.engine.inputs.layer_fingerprints`.
+    grid : the pixels.
+    sampling : its modalities are stated. "month" is in the identity only where it is not the whole year.
+    storage : what is held of each pixel.
+    """
+    sampled, stored = sampling.to_dict(), storage.to_dict()
     region = None
     if grid.region is not None:
-        import shapely
-
         # Rounded to a hundred-millionth of a degree: the same polygon from another file format is the same.
         shape = shapely.normalize(shapely.set_precision(grid.region.geometry, 1e-8))
         region = hashlib.sha256(shapely.to_wkb(shape)).hexdigest()[:16]
     described = {
         "format": FORMAT,
-        "model": dict(model),
+        "model": {"name": model.name, "version": model.version, "digest": model.digest},
         "layers": dict(layers),
         "grid": {
-            "crs": grid.crs, "transform": list(grid.geobox.affine)[:6], "shape": list(grid.shape),
-            "tile": grid.tile_size, "bbox": list(grid.bbox),
+            "crs": grid.crs,
+            "transform": list(grid.geobox.affine)[:6],
+            "shape": list(grid.shape),
+            "tile": grid.tile_size,
+            "bbox": list(grid.bbox),
         },
         "region": region,
-        "modalities": list(modalities),
-        "each": each,
-        "mask": mask,
-        "encoding": encoding,
-        "dim": dim,
-    } | ({"month": month} if month else {})  # fmt: skip
+        "modalities": sampled["modalities"],
+        "each": stored["each"],
+        "mask": stored["mask"],
+        "encoding": stored["encoding"],
+        "dim": model.dim,
+        **({"month": sampled["month"]} if sampled["month"] else {}),
+    }
     return json.loads(json.dumps(described))
 
 
@@ -128,32 +141,48 @@ def create(path: Path, identity: Mapping[str, Any], grid: Grid, metadata: MapMet
     attributes = variable_attributes(grid.geobox, metadata)
     for key in ("long_name", "units", "valid_min", "valid_max"):
         attributes.pop(key)
-    codec = compressor(identity["encoding"])
     for modality in (None, *held(identity)):
         embedding, scale = names(modality)
         what = "summed embedding" if modality is None else f"embedding of the {modality}"
         root.create_array(
-            embedding, shape=(rows, cols, dim), chunks=(side, side, dim), dtype=DTYPES[identity["encoding"]],
+            embedding,
+            shape=(rows, cols, dim),
+            chunks=(side, side, dim),
+            dtype=DTYPES[identity["encoding"]],
             # No fill value: 0 is a code like any other, and xarray would read it as missing.
-            fill_value=None, compressors=codec,
-            attributes=attributes | {
-                "_ARRAY_DIMENSIONS": ["y", "x", "dimension"], "units": "1", "ancillary_variables": scale,
+            fill_value=None,
+            compressors=compressor(identity["encoding"]),
+            attributes=attributes
+            | {
+                "_ARRAY_DIMENSIONS": ["y", "x", "dimension"],
+                "units": "1",
+                "ancillary_variables": scale,
                 "long_name": f"codes of the unit {what}; times {scale} they are the vector",
             },
-        )  # fmt: skip
+        )
         root.create_array(
-            scale, shape=(rows, cols), chunks=(side, side), dtype="float32", fill_value=0.0,
+            scale,
+            shape=(rows, cols),
+            chunks=(side, side),
+            dtype="float32",
+            fill_value=0.0,
             compressors=Blosc("zstd", clevel=1, shuffle=Blosc.SHUFFLE),
             attributes=attributes | {"units": "1", "long_name": f"scale of {embedding}; 0: not held"},
-        )  # fmt: skip
+        )
     root.create_array(
-        "surface", shape=(rows, cols), chunks=(side, side), dtype="uint8", fill_value=UNWRITTEN,
+        "surface",
+        shape=(rows, cols),
+        chunks=(side, side),
+        dtype="uint8",
+        fill_value=UNWRITTEN,
         compressors=Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE),
-        attributes=attributes | {
-            "long_name": "pixels held, and their surface", "flag_values": [NOT_HELD, LAND, WATER],
+        attributes=attributes
+        | {
+            "long_name": "pixels held, and their surface",
+            "flag_values": [NOT_HELD, LAND, WATER],
             "flag_meanings": "not_held land water",
         },
-    )  # fmt: skip
+    )
 
 
 def finish(path: Path, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
@@ -265,23 +294,39 @@ def _check(metadata: Mapping[str, Any], url: str) -> Header:
     return Header(identity, notes)
 
 
-def _well_formed(i: Mapping[str, Any]) -> bool:
-    g = i["grid"]
-    sizes = [*g["shape"], g["tile"], i["dim"]]
-    numbers = [*g["transform"], *g["bbox"]]
-    texts = [i["mask"], i["encoding"], g["crs"], *i["model"].values(), *i["layers"].values()]
+def _well_formed(identity: Mapping[str, Any]) -> bool:
+    """Whether every part of an identity is of its type and within its bounds; may raise for one that is not."""
+    texts = [identity["mask"], identity["encoding"], *identity["model"].values(), *identity["layers"].values()]
+    month, modalities = identity.get("month", 0), identity["modalities"]
     return (
-        len(g["shape"]) == 2 and len(g["transform"]) == 6 and len(g["bbox"]) == 4
-        and all(type(n) is int and 0 < n <= MAX_SIDE for n in sizes) and 16 <= g["tile"] <= 8192
-        and all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
-        and g["transform"][1] == g["transform"][3] == 0.0 and g["transform"][0] == -g["transform"][4] > 0.0
-        and all(isinstance(t, str) and len(t) < 100_000 for t in texts) and parse_crs(g["crs"]) == g["crs"]
-        and {"name", "version", "digest"} <= i["model"].keys()
-        and i["mask"] in MASKS and i["encoding"] in DTYPES and isinstance(i["each"], bool)
-        and type(i.get("month", 0)) is int and 0 <= i.get("month", 0) <= 12
-        and len(i["modalities"]) > 0 and i["modalities"] == [m for m in MODALITIES if m in i["modalities"]]
-        and g["tile"] ** 2 * i["dim"] * DTYPES[i["encoding"]].itemsize <= MAX_CHUNK
-    )  # fmt: skip
+        _grid_well_formed(identity["grid"], identity["dim"])
+        and all(isinstance(text, str) and len(text) < 100_000 for text in texts)
+        and {"name", "version", "digest"} <= identity["model"].keys()
+        and identity["mask"] in MASKS
+        and identity["encoding"] in DTYPES
+        and isinstance(identity["each"], bool)
+        and (type(month) is int and 0 <= month <= 12)
+        and len(modalities) > 0
+        and modalities == [m for m in MODALITIES if m in modalities]
+        and identity["grid"]["tile"] ** 2 * identity["dim"] * DTYPES[identity["encoding"]].itemsize <= MAX_CHUNK
+    )
+
+
+def _grid_well_formed(grid: Mapping[str, Any], dim: Any) -> bool:
+    sizes, transform = [*grid["shape"], grid["tile"], dim], grid["transform"]
+    return (
+        len(grid["shape"]) == 2
+        and len(transform) == 6
+        and len(grid["bbox"]) == 4
+        and all(type(n) is int and 0 < n <= MAX_SIDE for n in sizes)
+        and 16 <= grid["tile"] <= 8192
+        and all(type(n) in (int, float) and math.isfinite(n) for n in [*transform, *grid["bbox"]])
+        and transform[1] == transform[3] == 0.0
+        and transform[0] == -transform[4] > 0.0
+        and isinstance(grid["crs"], str)
+        and len(grid["crs"]) < 100_000
+        and parse_crs(grid["crs"]) == grid["crs"]
+    )
 
 
 def _notes_well_formed(notes: Mapping[str, Any]) -> bool:

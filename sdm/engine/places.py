@@ -28,11 +28,20 @@ Extent = tuple[float, float, float, float]
 class Source(Protocol):
     """Where the embeddings of places lie ready: a window of a region index. Thread-safe; travels to workers."""
 
-    digest: str
-    note: str
-    """For the user of a map."""
-    info: dict
-    """For its report, as JSON values."""
+    @property
+    def digest(self) -> str:
+        """Changes with anything that changes an embedding."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """For the user of a map."""
+        ...
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """For its report, as JSON values."""
+        ...
 
     def embeddings(self, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
         """Of all pixels of a tile that are held, as `embed_tile` returns them."""

@@ -295,10 +295,12 @@ def _parquet(path: Path, key: str | None, name: str, dim: int | None) -> Embeddi
         wanted = [chosen] if lists else numbered[chosen]
         _check_leaves(file.metadata, wanted, name)
         others = [f.name for f in schema if f.name not in wanted and _is_plain(f.type)]
-        labels, parts, columns = _label_column(others), [], {c: [] for c in others}
+        labels = _label_column(others)
+        parts: list[np.ndarray] = []
+        columns: dict[str, list[Any]] = {c: [] for c in others}
         for batch in file.iter_batches(batch_size=4096, columns=[*wanted, *others]):
             parts.append(
-                _list_rows(batch.column(chosen), name, sum(map(len, parts)))
+                _list_rows(batch.column(chosen), name, sum(len(part) for part in parts))
                 if lists
                 else _number_rows(batch, wanted, name)
             )
@@ -310,8 +312,8 @@ def _parquet(path: Path, key: str | None, name: str, dim: int | None) -> Embeddi
         raise RequestError(f"embedding file {name} holds no vectors.")
     names = tuple(str(i if v is None else v) for i, v in enumerate(columns[labels])) if labels else ()
     raw = schema.metadata or {}
-    metadata = {k: raw[f"sdm.{k}".encode()].decode("utf-8", "replace") for k in ("model", "digest", "dim", "month")
-                if f"sdm.{k}".encode() in raw}  # fmt: skip
+    stated = {key: raw.get(f"sdm.{key}".encode()) for key in ("model", "digest", "dim", "month")}
+    metadata = {key: value.decode("utf-8", "replace") for key, value in stated.items() if value is not None}
     return Embeddings(np.concatenate(parts), names, columns, metadata)
 
 

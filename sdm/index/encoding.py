@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from sdm.engine.encode import one_torch_thread
 
-DTYPES = {"int8": np.dtype("int8"), "float16": np.dtype("float16")}
+DTYPES: dict[str, np.dtype[Any]] = {"int8": np.dtype("int8"), "float16": np.dtype("float16")}
 """How the numbers of an embedding can be stored."""
 
 BLOCK = 4096

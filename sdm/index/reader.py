@@ -210,8 +210,9 @@ class Index(StoredPixels):
         labels, targets = zip(*(self._target(opened, one, mask) for one in asked), strict=True)
         grid, (row, col) = locate(self.grid, Area(bbox=bbox, region=region), self.url)
         values = self.values_at_once(targets, slice(row, row + grid.shape[0]), slice(col, col + grid.shape[1]))
-        for tile in grid.tiles() if grid.region is not None else ():
-            values[:, tile.rows, tile.cols][:, ~grid.inside_region(tile)] = np.nan
+        for tile in grid.tiles():
+            if (inside := grid.inside_region(tile)) is not None:
+                values[:, tile.rows, tile.cols][:, ~inside] = np.nan
         score = targets[0].score
         attrs = {
             "long_name": score.phrase.format(labels[0] if single and labels[0] else "the species"),

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import shapely
 import zarr
 from affine import Affine
@@ -59,7 +60,7 @@ class Header:
     identity: Mapping[str, Any]
     """All that the bytes depend on; see `identity`."""
     notes: Mapping[str, Any]
-    """What they do not depend on: error measured, where the layers lay, software."""
+    """What they do not depend on: error measured, pixels held, software."""
 
     @property
     def digest(self) -> str:
@@ -67,7 +68,7 @@ class Header:
         return digest(self.identity)
 
     def grid(self) -> Grid:
-        """The pixels; a region has done its work when the index was built."""
+        """The pixels, without the region: it decided which of them are held when the index was built."""
         g = self.identity["grid"]
         box = GeoBox(tuple(g["shape"]), Affine(*g["transform"]), g["crs"])
         return Grid(box, g["tile"], None, tuple(g["bbox"]))
@@ -338,7 +339,7 @@ def _notes_well_formed(notes: Mapping[str, Any]) -> bool:
 def _check_arrays(group: zarr.Group, header: Header, url: str) -> None:
     i = header.identity
     (rows, cols), side = i["grid"]["shape"], i["grid"]["tile"]
-    expected = {"surface": ((rows, cols), "uint8")}
+    expected: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {"surface": ((rows, cols), "uint8")}
     for modality in (None, *held(i)):
         embedding, scale = names(modality)
         expected[embedding] = ((rows, cols, i["dim"]), DTYPES[i["encoding"]])

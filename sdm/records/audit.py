@@ -19,6 +19,7 @@ KEPT = ""
 REASONS = (
     KEPT,
     "unreadable row",
+    "presence not stated",
     "no coordinates",
     "not a number",
     "zero coordinates",
@@ -168,7 +169,8 @@ class Audit:
     def _lines(self, part: slice) -> list[tuple[object, ...]]:
         rows = self.given.slice(part.start, part.stop - part.start)
         species, lon, lat = (
-            [_cell(text or "") for text in rows.column(name).to_pylist()] for name in ("species", "lon", "lat")
+            [_cell(text or otherwise) for text in rows.column(name).to_pylist()]
+            for name, otherwise in (("species", self.species), ("lon", ""), ("lat", ""))
         )
         reason, repair = self.reason[part].tolist(), self.repair[part].tolist()
         used = zip(self.lon[part].tolist(), self.lat[part].tolist(), strict=True)

@@ -12,8 +12,8 @@ from sdm.errors import RecordsError
 from sdm.records.audit import Audit
 
 if TYPE_CHECKING:
-    from sdm.records.clean import CleanOptions
-    from sdm.records.columns import RawRecords, ReadOptions
+    from sdm.records.options import CleanOptions, ReadOptions
+    from sdm.records.raw import RawRecords
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ class Records:
         """
         from sdm.records.read import read_raw
 
-        raw = read_raw(path, options, species=species)
+        raw = read_raw(path, options, species)
         return cls.from_raw(raw.only(species), clean)
 
     @classmethod
@@ -181,10 +181,10 @@ class Records:
             species=raw.species,
             lon=audit.lon[kept],
             lat=audit.lat[kept],
-            present=raw.present[kept],
-            uncertainty_m=raw.uncertainty_m[kept],
-            month=raw.month[kept],
-            year=raw.year[kept],
-            row=raw.row[kept],
+            present=raw.rows["present"][kept],
+            uncertainty_m=raw.rows["uncertainty_m"][kept],
+            month=raw.rows["month"][kept],
+            year=raw.rows["year"][kept],
+            row=raw.rows["row"][kept],
             audit=audit,
         )

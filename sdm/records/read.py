@@ -1,0 +1,192 @@
+"""Records as they come: which kind of file it is, and its rows with coordinates in degrees."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from sdm.errors import RecordsError, quoted
+from sdm.records.columns import find_columns
+from sdm.records.dwca import citations_of, read_dwca
+from sdm.records.guard import Archive, TextStream, first_bytes, open_text, regular_file
+from sdm.records.options import ReadOptions
+from sdm.records.raw import RawRecords
+from sdm.records.text import layout_of, read_table
+from sdm.records.vector import MAX_IN_MEMORY, read_parquet, read_vector
+
+FORMATS = "give a Darwin Core archive, .csv, .txt, .gpkg, .geojson, .shp, .kml or .parquet"
+
+_NOWHERE = (1e9, 1e8)
+"""Degrees of a place that is not on the globe: where a CRS has no inverse."""
+_EXCEL = "is a spreadsheet; save it as CSV (UTF-8) first"
+_SHAPEFILE = (".shp", ".shx", ".dbf", ".prj", ".cpg")
+
+
+def read_raw(path: str | Path, options: ReadOptions | None = None, species: str | None = None) -> RawRecords:
+    """All rows of a file of records, before cleaning.
+
+    Parameters
+    ----------
+    path
+        The file; what it is follows from its content, not from its name.
+    options
+        Columns, layer and CRS that the user names.
+    species
+        Keep only the rows of this species, where the file names any.
+
+    Raises
+    ------
+    RecordsError
+        The file cannot be read, or it is not clear what its columns mean.
+    """
+    options = ReadOptions() if options is None else options
+    path = regular_file(path)
+    try:
+        return _read(path, quoted(path.name), options, species)
+    except OSError as error:
+        raise RecordsError(f"records {quoted(str(path), 120)} cannot be read ({error.strerror or error}).") from None
+    except MemoryError:
+        raise RecordsError(f"records {quoted(str(path), 120)} do not fit into memory; keep one species.") from None
+
+
+def _read(path: Path, source: str, options: ReadOptions, species: str | None) -> RawRecords:
+    head = first_bytes(path)
+    if head.startswith(b"PK"):
+        with Archive(path, source) as archive:
+            return _read_archive(archive, options, species)
+    if head.startswith(b"\xd0\xcf\x11\xe0"):
+        raise RecordsError(f"{source} {_EXCEL}.")
+    if head.startswith(b"PAR1"):
+        raw, crs = read_parquet(path, source, options, species)
+        return _in_degrees(raw, options.records_crs or crs)
+    if _is_vector(path, source, head):
+        raw, crs = read_vector(path, source, options, species)
+        return _in_degrees(raw, options.records_crs or crs)
+    stream = open_text(path, source)
+    try:
+        return _in_degrees(read_table(stream, layout_of(stream), source, options, species), options.records_crs)
+    finally:
+        stream.close()
+
+
+def _is_vector(path: Path, source: str, head: bytes) -> bool:
+    """Whether a file is GeoPackage, shapefile, GeoJSON or KML, by its first bytes. Raises RecordsError."""
+    if head.startswith(b"SQLite format 3\0"):
+        if head[68:72] not in (b"GPKG", b"GP10", b"GP11"):
+            raise RecordsError(f"{source} is an SQLite database but not a GeoPackage; {FORMATS}.")
+        return True
+    if head.startswith(b"\x00\x00\x27\x0a"):
+        return True
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if path.suffix.lower() in (".dbf", ".shx", ".prj"):
+        raise RecordsError(f"{source} is a part of a shapefile; give the .shp file.")
+    if text.startswith(b"<"):
+        if not re.search(rb"<kml[\s>]", text):
+            raise RecordsError(f"{source} is XML but not KML; {FORMATS}.")
+    elif not text.startswith(b"{"):
+        return False
+    if path.stat().st_size > MAX_IN_MEMORY:
+        raise RecordsError(f"{source} is larger than {MAX_IN_MEMORY >> 30} GiB; convert it to GeoPackage or Parquet.")
+    return True
+
+
+# Zip files -------------------------------------------------------------------------------------------
+
+
+def _read_archive(archive: Archive, options: ReadOptions, species: str | None) -> RawRecords:
+    names = list(archive.members)
+    meta = [name for name in names if PurePosixPath(name).name.lower() == "meta.xml" and name.count("/") <= 1]
+    if len(meta) == 1:
+        return _in_degrees(read_dwca(archive, meta[0], options, species), options.records_crs)
+    if "xl/workbook.xml" in names or "mimetype" in names:
+        raise RecordsError(f"{archive.source} {_EXCEL}.")
+    for suffixes in ((".shp",), (".gpkg",), (".parquet", ".pq"), (".geojson", ".json"), (".kml",)):
+        inner = [name for name in names if name.lower().endswith(suffixes)]
+        if len(inner) > 1:
+            raise RecordsError(f"{archive.source} holds {len(inner)} {suffixes[0]} files; unpack it and give one.")
+        if inner:
+            return _read_unpacked(archive, inner[0], options, species)
+    return _in_degrees(_read_member(archive, options, species), options.records_crs)
+
+
+def _read_unpacked(archive: Archive, name: str, options: ReadOptions, species: str | None) -> RawRecords:
+    """Rows of a member that is no text. It is unpacked under a name of ours, never under its own."""
+    suffix = PurePosixPath(name).suffix.lower()
+    with tempfile.TemporaryDirectory(prefix="taxabind-map-") as folder:
+        target = Path(folder) / f"records{suffix}"
+        archive.unpack(name, target)
+        if suffix == ".shp":
+            stem = name[: -len(suffix)].lower()
+            for other in archive.members:
+                if other[:-4].lower() == stem and other[-4:].lower() in _SHAPEFILE[1:]:
+                    archive.unpack(other, target.with_suffix(other[-4:].lower()))
+        if first_bytes(target, 2) == b"PK":
+            raise RecordsError(f"{archive.source} holds an archive inside an archive; unpack it first.")
+        return _read(target, archive.source, options, species)
+
+
+def _read_member(archive: Archive, options: ReadOptions, species: str | None) -> RawRecords:
+    """Rows of the one text of an archive that has coordinates; eBird puts several beside it."""
+    tables = [name for name in archive.members if name.lower().endswith((".csv", ".txt", ".tsv", ".tab"))]
+    if not tables:
+        raise RecordsError(f"{archive.source} holds no file of records; {FORMATS}.")
+    if len(tables) > 1:
+        fitting = [name for name in tables[:100] if _has_coordinates(archive, name, options)]
+        if len(fitting) != 1:
+            few = "none of them" if not fitting else f"{len(fitting)} of them"
+            raise RecordsError(
+                f"{archive.source} holds {len(tables)} tables, {few} with coordinates; unpack it and give one."
+            )
+        tables = fitting
+    with_closing = archive.text(tables[0])
+    try:
+        raw = read_table(with_closing, layout_of(with_closing), archive.source, options, species)
+    finally:
+        with_closing.close()
+    citations, doi = citations_of(archive, tables[0].rpartition("/")[0], None)
+    return replace(raw, citations=tuple(citations), doi=tuple(doi))
+
+
+def _has_coordinates(archive: Archive, name: str, options: ReadOptions) -> bool:
+    stream: TextStream | None = None
+    try:
+        stream = archive.text(name)
+        find_columns(layout_of(stream).names, options, name)
+    except RecordsError:
+        return False
+    finally:
+        if stream is not None:
+            stream.close()
+    return True
+
+
+# Coordinates -----------------------------------------------------------------------------------------
+
+
+def _in_degrees(raw: RawRecords, crs: str | None) -> RawRecords:
+    """The rows with their coordinates in degrees, (lon, lat) WGS84; `crs`: what they are in, None: such degrees."""
+    import pyproj
+
+    if crs is None:
+        return raw
+    try:
+        given = pyproj.CRS.from_user_input(crs)
+        change = pyproj.Transformer.from_crs(given, 4326, always_xy=True)
+    except (pyproj.exceptions.ProjError, ValueError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise RecordsError(
+            f"{raw.source}: CRS {quoted(crs)} is not known ({reason}); use for example EPSG:4326."
+        ) from None
+    if given.equals(pyproj.CRS.from_epsg(4326), ignore_axis_order=True) or given.to_authority() == ("OGC", "CRS84"):
+        return raw
+    lon, lat = change.transform(raw.rows["lon"], raw.rows["lat"])
+    lost = np.isfinite(raw.rows["lon"]) & np.isfinite(raw.rows["lat"]) & ~(np.isfinite(lon) & np.isfinite(lat))
+    lon, lat = np.where(lost, _NOWHERE[0], lon), np.where(lost, _NOWHERE[1], lat)
+    # Where a coordinate is missing PROJ makes it infinite.
+    lon, lat = (np.where(np.isfinite(values), values, np.nan) for values in (lon, lat))
+    note = f"Coordinates were transformed from {given.name} to WGS84."
+    return replace(raw, rows=raw.rows | {"lon": lon, "lat": lat}, notes=(*raw.notes, note))

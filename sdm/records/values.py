@@ -1,0 +1,157 @@
+"""The text of a table as numbers, dates, presences and names of species."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sdm.errors import RecordsError, quoted
+
+_MISSING = pa.array(["", "na", "n/a", "nan", "null", "none", "\\n", "nd", "<na>"])
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
+
+
+def texts(column: pa.Array | pa.ChunkedArray, *, missing: bool = True) -> pa.Array:
+    """A column as text without blanks around it, cut at 300 characters; `missing`: null where a word says so, as NA."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if pa.types.is_dictionary(column.type):
+        # Cut first, repeat then: a long text in every row would fill the memory.
+        return texts(column.dictionary, missing=missing).take(column.indices)
+    column = pc.utf8_trim_whitespace(as_text(column))
+    if missing:
+        none = pc.is_in(pc.utf8_lower(column), value_set=_MISSING)
+        column = pc.if_else(none, pa.scalar(None, pa.string()), column)
+    return pc.utf8_slice_codeunits(column, 0, 300)
+
+
+def as_text(column: pa.Array) -> pa.Array:
+    """A column of any type as text. Raises RecordsError for one of lists or bytes."""
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowException:
+        raise RecordsError(f"a column of type {column.type} is neither text nor numbers.") from None
+
+
+def numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(Values, float64, NaN for none; bool, True for a text that is not a number). Decimal commas are read."""
+    column = pc.replace_substring(column, "\N{MINUS SIGN}", "-")
+    comma = pc.and_(pc.match_substring(column, ","), pc.invert(pc.match_substring(column, ".")))
+    column = pc.if_else(comma, pc.replace_substring(column, ",", "."), column)
+    valid = pc.fill_null(pc.match_substring_regex(column, _NUMBER), False)
+    wrong = pc.and_(pc.is_valid(column), pc.invert(valid)).to_numpy(zero_copy_only=False)
+    plain = pc.if_else(valid, pc.utf8_ltrim(column, "+"), pa.scalar(None, pa.string()))
+    values = pc.fill_null(plain.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False).copy()
+    wrong |= np.isinf(values)
+    values[np.isinf(values)] = np.nan
+    return values, wrong
+
+
+def years_and_months(
+    date: pa.Array | None, year: pa.Array | None, month: pa.Array | None, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(Years, int32; months, int8) of N rows from their columns of text; 0 where unknown."""
+    years, months = np.zeros(n, np.int32), np.zeros(n, np.int8)
+    if date is not None:
+        years, months = _dates(date)
+    if year is not None:
+        given, _ = numbers(year)
+        known = (given >= 1) & (given <= 9999)
+        years = np.where(known, np.nan_to_num(given), years).astype(np.int32)
+    if month is not None:
+        given, _ = numbers(month)
+        known = (given >= 1) & (given <= 12)
+        months = np.where(known, np.nan_to_num(given), months).astype(np.int8)
+    return years, months
+
+
+_ISO = r"^(?P<y>\d{4})(?:[-/](?P<m>\d{1,2}))?(?:[-/]\d{1,2})?(?:[T ][^/]*)?(?:/(?P<y2>\d{4})-(?P<m2>\d{1,2}).*)?"
+_LOCAL = r"^(?P<a>\d{1,2})(?P<s>[./-])(?P<b>\d{1,2})[./-](?P<y>\d{4})"
+
+
+def _dates(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    iso, local = pc.extract_regex(column, _ISO), pc.extract_regex(column, _LOCAL)
+    years, months = _integers(iso.field("y"), iso), _integers(iso.field("m"), iso)
+    # An interval over several months has none.
+    end = _integers(iso.field("m2"), iso)
+    months[(end > 0) & ((end != months) | (_integers(iso.field("y2"), iso) != years))] = 0
+    first, second, year = (_integers(local.field(name), local) for name in "aby")
+    # 13/05/2014: the day first, in this row and so in its neighbours; where no row tells, only the dot does.
+    day_first = bool((first > 12).any()) or pc.any(pc.equal(local.field("s"), ".")).as_py() is True
+    month_first = not day_first and bool((second > 12).any())
+    named = second if day_first else first if month_first else np.where(first == second, first, 0)
+    years, months = np.where(year > 0, year, years), np.where(year > 0, named, months)
+    months[(months < 1) | (months > 12)] = 0
+    return years.astype(np.int32), months.astype(np.int8)
+
+
+def _integers(field: pa.Array, matched: pa.Array) -> np.ndarray:
+    # A null struct may have fields that are not.
+    valid = pc.and_(pc.is_valid(matched), pc.not_equal(pc.fill_null(field, ""), ""))
+    values = pc.if_else(valid, field, pa.scalar("0")).cast(pa.int32())
+    return values.to_numpy(zero_copy_only=False).copy()
+
+
+_YES = frozenset(["1", "yes", "y", "true", "t", "present", "presence", "p", "pres", "detected", "observed", "x"])
+_NO = frozenset(["0", "no", "n", "false", "f", "absent", "absence", "a", "abs", "undetected", "background"])
+
+
+def presences(column: pa.Array, name: str, source: str) -> tuple[np.ndarray, np.ndarray]:
+    """(Present, bool; stated, bool: False where the cell is blank) of a column of presence and absence.
+
+    Raises RecordsError for a word that is neither.
+    """
+    coded = column.dictionary_encode()
+    meaning = [_presence(str(word), name, source) for word in coded.dictionary.to_pylist()]
+    codes = pc.fill_null(coded.indices, len(meaning)).to_numpy(zero_copy_only=False)
+    return np.array([*meaning, False], bool)[codes], codes < len(meaning)
+
+
+def _presence(word: str, name: str, source: str) -> bool:
+    plain = re.sub(r"[\s_-]+", "", word).lower()
+    if plain in _YES:
+        return True
+    if plain in _NO or plain == "notdetected":
+        return False
+    try:
+        number = float(plain.replace(",", "."))
+    except ValueError:
+        number = np.nan
+    if not number >= 0:
+        raise RecordsError(
+            f"{source}: column {quoted(name)} holds {quoted(word)}, which is neither presence nor absence; use 1 and 0."
+        )
+    return number > 0
+
+
+# Names -----------------------------------------------------------------------------------------------
+
+_OPEN = frozenset(["sp", "sp.", "spp", "spp.", "cf", "cf.", "aff", "aff.", "indet", "indet.", "ssp.", "subsp."])
+_CROSS = ("×", "x", "X")
+
+
+def species_name(text: str, scientific: bool) -> str:
+    """The species in a name: without author and year, and where it is `scientific` without subspecies.
+
+    Other words, such as vernacular names and codes, stay as they are.
+    """
+    words = text.replace("_", " ").split()
+    if len(words) < 2:
+        return " ".join(words)
+    if words[1] in _OPEN:
+        return words[0] if scientific else " ".join(words)
+    size = 3 if words[1] in _CROSS else 2
+    epithet = words[size - 1].lstrip("×") if len(words) >= size else ""
+    if not (words[0][0].isupper() and epithet[:1].islower()):
+        return " ".join(words)
+    rest = words[size:]
+    authored = bool(rest) and not rest[0][:1].islower()
+    return " ".join(words[:size]) if scientific or authored else " ".join(words)
+
+
+def same_name(name: str) -> str:
+    """What two spellings of a name have in common."""
+    return " ".join(name.replace("_", " ").split()).casefold()

@@ -26,7 +26,7 @@ def all_subsets() -> list[tuple[str, ...]]:
 
 
 def check_config(path: Path, config: dict) -> None:
-    """Refuse a config that misses a part or holds a number no model can have."""
+    """Raise ModelError for a config that lacks an entry, or has one that no model can have."""
     try:
         location, satellite, environment = (config[m] for m in MODALITIES)
         inputs = environment["inputs"]

@@ -1,6 +1,6 @@
-"""Where a model had anything to learn from: outside, its maps are nodata ("not known") instead of a guess.
+"""Where a model had training data: elsewhere its maps are nodata, not a guess.
 
-Kept in a model's `config.json` as a grid of the whole globe, row 0 north, column 0 at 180 W: `{"degrees": size of a
+Kept in a model's `config.json` as a grid of the globe, row 0 north, column 0 at 180 W: `{"degrees": size of a
 square cell, "cells": base64 of zlib of the packed bits, 1 = covered}`.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 DEGREES = (0.25, 0.5, 1.0, 2.0, 5.0)
-"""Sizes of a cell that are read."""
+"""Sizes of a cell that are supported."""
 
 
 @dataclass(frozen=True)

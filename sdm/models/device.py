@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import socket
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from sdm.errors import RequestError
-
-if TYPE_CHECKING:
-    pass
 
 
 @lru_cache(maxsize=8)

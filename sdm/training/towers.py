@@ -143,7 +143,7 @@ class PublishedSpace(Space):
 
         towers = {}
         for modality in modalities or checkpoints.modalities:
-            file, plan = read_plan(checkpoints.file_of(modality))
+            file, plan = read_plan(checkpoints.find(modality))
             towers[modality] = file.fill(plan, modality)  # its own copy: that of `load` is shared
         super().__init__(towers)
         self.checkpoints = checkpoints

@@ -32,10 +32,12 @@ CONFIG = {
     "location": {"sigmas": [1.0], "features": 4, "width": 8, "depth": 1, "pitch": 0.25},
     "satellite": {"size": 8, "pixel": 0.1, "width": 8, "depth": 1, "pitch": 0.25},
     "environment": {
-        "width": 8, "depth": 1, "pitch": 0.05,
+        "width": 8,
+        "depth": 1,
+        "pitch": 0.05,
         "inputs": [{"layer": "bio1", "transform": "identity", "value": 0, "mean": 10.0, "std": 5.0}],
     },
-}  # fmt: skip
+}
 VOCABULARY = ["class:Mammalia", "genus:Ursus", "species:Ursus arctos"]
 
 

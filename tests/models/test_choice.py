@@ -157,8 +157,14 @@ def test_a_mixed_list_has_one_model_and_names_the_other():
     batch = plan_batch(names, SMALL["bbox"], resolution=0.5)
     assert batch.job.plan.model.name == "birds"
     assert [row.resolution.taxon.name if row.resolution else None for row in batch.rows] == [
-        None, "Hirundo rustica", "Falco tinnunculus", None, None, None, "Morus bassanus",
-    ]  # fmt: skip
+        None,
+        "Hirundo rustica",
+        "Falco tinnunculus",
+        None,
+        None,
+        None,
+        "Morus bassanus",
+    ]
     errors = {row.asked.query: row.error for row in batch.failed}
     assert "'Ursus arctos' belongs to model mammals-trees (Ursus arctos (brown bear))" in errors["Ursus arctos"]
     assert "this run maps with birds" in errors["Ursus arctos"] and "--model mammals-trees" in errors["Ursus arctos"]
@@ -177,8 +183,10 @@ def test_a_list_of_one_model_is_mapped_by_it():
 def test_models_are_listed_with_their_licence_and_season(run):
     code, out, _ = run("--list-models")
     assert code == 0 and [line.split()[0] for line in out.splitlines() if "  version " in line] == [
-        "mammals-trees", "birds", "trees",
-    ]  # fmt: skip
+        "mammals-trees",
+        "birds",
+        "trees",
+    ]
     assert "birds  version 1  CC BY-NC-SA 4.0 (non-commercial)" in out and out.count("--month") == 1
     code, out, _ = run("--search", "rob")
     assert code == 0 and "Erithacus rubecula (European robin)  [birds]" in out

@@ -58,7 +58,7 @@ def test_from_observations_to_checkpoints(tmp_path, recipe):
     said, run = [], tmp_path / "run"
     train_observed(recipe(), tmp_path / "out", run, log=said.append)
     assert said[0] == "8 observations of 3 species; image binds satellite, location"
-    assert Checkpoints.open(tmp_path / "out").found
+    assert Checkpoints.open(tmp_path / "out").present
     # The folder of the run says what was run, and a run of another recipe leaves that as it is.
     assert {f.name for f in run.iterdir()} >= {"recipe.toml", "run.json", "checkpoint.pt", "curves.csv"}
     description = (run / "run.json").read_bytes()

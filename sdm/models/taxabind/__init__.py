@@ -1,7 +1,7 @@
 """The published TaxaBind model: its files, read strictly, and its six encoders.
 
-`Checkpoints.open(folder)` finds files, `fetch.fetch()` gets them, `verify.verify()` checks them,
-`encoders.PublishedEncoders` uses them. Importing this package loads neither torch nor the hub's library.
+`Checkpoints.open(folder)` finds files, `fetch.fetch()` downloads them, `verify.verify()` checks them,
+`encoders.PublishedEncoders` computes with them. Importing this package imports neither torch nor the hub's library.
 """
 
 from sdm.models.taxabind.checkpoints import Checkpoints

@@ -1,4 +1,4 @@
-"""The published model on this machine: which modalities are there, and their towers."""
+"""The published weights on this machine: for which modalities there are any, and their towers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sdm.errors import ModelError
 from sdm.models.taxabind.hashes import read_lock, sha256
 from sdm.models.taxabind.layout import MODALITIES, Part, find_part, megabytes, read_config
-from sdm.models.taxabind.locate import Found, find, hub_cache, parts_below
+from sdm.models.taxabind.locate import PartFiles, find_files, hub_cache, parts_below
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,8 @@ class Checkpoints:
 
     root: Path
     parts: tuple[Part, ...]
-    found: tuple[Found, ...]
+    present: tuple[PartFiles, ...]
+    """Those of the parts that have weights here."""
     problems: tuple[tuple[str, str], ...]
     """Of parts whose weights are there but not usable: key of the part and a sentence."""
     by_hand: bool
@@ -47,7 +48,7 @@ class Checkpoints:
         root = (hub_cache(cache_dir) if folder is None else Path(folder).expanduser()).absolute()
         checkpoints = cls.below(root, parts_below(root), folder is not None)
         parts = checkpoints.parts
-        if not checkpoints.found and not checkpoints.problems:
+        if not checkpoints.present and not checkpoints.problems:
             total = sum(part.bytes for part in parts)
             raise ModelError(
                 f"none of TaxaBind's files are in {str(root)!r} ({megabytes(total)} in {len(parts)} repositories). "
@@ -59,64 +60,64 @@ class Checkpoints:
 
     @classmethod
     def below(cls, root: Path, parts: tuple[Part, ...], by_hand: bool) -> Checkpoints:
-        """What is there of some parts; nothing at all is fine."""
-        found, problems = [], []
+        """What is there of some parts, which may be nothing."""
+        present, problems = [], []
         for part in parts:
             try:
-                found += [f for f in [find(root, part)] if f is not None]
+                files = find_files(root, part)
             except ModelError as error:
                 problems.append((part.key, str(error)))
-        return cls(root, parts, tuple(found), tuple(problems), by_hand)
+                continue
+            if files is not None:
+                present.append(files)
+        return cls(root, parts, tuple(present), tuple(problems), by_hand)
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Those whose weights are there, in the order of `MODALITIES`."""
-        there = {m for f in self.found for m in f.part.modalities}
-        return tuple(m for m in MODALITIES if m in there)
+        present = {m for files in self.present for m in files.part.modalities}
+        return tuple(m for m in MODALITIES if m in present)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over all weight and config files in use, first 16 hex digits."""
-        return self.digest_of(self.modalities)
-
-    def digest_of(self, modalities: tuple[str, ...]) -> str:
-        """The same over the files of some modalities.
+        """SHA-256 over all weight and config files in use, first 16 hex digits.
 
         Raises ModelError when a file differs from its recorded or published hash.
         """
         total = hashlib.sha256()
-        for found in dict.fromkeys(self.file_of(m) for m in sorted(modalities)):
-            for path in found.files:
-                total.update(f"{found.part.key}/{path.suffix}/{self.checked_hash(found, path)}\n".encode())
+        for files in dict.fromkeys(self.find(m) for m in sorted(self.modalities)):
+            for path in files.paths:
+                total.update(f"{files.part.key}/{path.suffix}/{self.checked_hash(files, path)}\n".encode())
         return total.hexdigest()[:16]
 
-    def checked_hash(self, found: Found, path: Path) -> str:
+    def checked_hash(self, files: PartFiles, path: Path) -> str:
         """SHA-256 of a file. Raises ModelError when it is not the published or the recorded one."""
         digest = sha256(path)
-        expected = self._known_hash(found, path)
-        if expected not in (None, digest):
+        expected = self._known_hash(files, path)
+        if expected is not None and expected != digest:
             raise ModelError(
                 f"{str(path)!r} is not the file it was: its SHA-256 is {digest[:16]}..., expected {expected[:16]}.... "
                 "Fetch it again, or, if the change is meant, delete taxabind.lock.json beside the files."
             )
         return digest
 
-    def _known_hash(self, found: Found, path: Path) -> str | None:
+    def _known_hash(self, files: PartFiles, path: Path) -> str | None:
         """The hash that a file should have: as published, as the hub names it, or as recorded here."""
-        if path == found.weights and found.part.sha256 is not None and path.name == found.part.weights[0]:
-            return found.part.sha256
+        part = files.part
+        if path == files.weights and part.sha256 is not None and path.name == part.weights[0]:
+            return part.sha256
         # The hub's cache names the content of large files by their SHA-256.
         blob = path.resolve()
         if blob.parent.name == "blobs" and len(blob.name) == 64:
             return blob.name
-        return read_lock(self.root).get(lock_key(found, path))
+        return read_lock(self.root).get(lock_key(files, path))
 
-    def file_of(self, modality: str) -> Found:
+    def find(self, modality: str) -> PartFiles:
         """The files of a modality. Raises ModelError saying what is missing and how to get it."""
         part = find_part(modality, self.parts)
-        for found in self.found:
-            if found.part.key == part.key:
-                return found
+        for files in self.present:
+            if files.part.key == part.key:
+                return files
         raise ModelError(dict(self.problems).get(part.key) or self.missing(part, modality))
 
     def missing(self, part: Part, modality: str) -> str:
@@ -137,8 +138,8 @@ class Checkpoints:
     def dim(self) -> int:
         """Length of the embeddings. Raises ModelError when two parts differ, so that they cannot be compared."""
         sizes: dict[int, str] = {}
-        for found in self.found:
-            for modality, tower in _towers(found).items():
+        for files in self.present:
+            for modality, tower in read_plan(files)[1].towers.items():
                 sizes.setdefault(dimension(tower), modality)
         if len(sizes) > 1:
             listed = ", ".join(f"{size} ({modality})" for size, modality in sizes.items())
@@ -150,12 +151,13 @@ class Checkpoints:
 
         See `sdm.models.taxabind.encoders.PublishedEncoders` for what each takes. Raises ModelError.
         """
-        found = self.file_of(modality)
-        stamp = tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in found.files)
+        files = self.find(modality)
+        stamp = tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files.paths)
         key = (modality, device, stamp)
         with _lock:
             if key not in _cache:
-                _cache[key] = _read(found, modality).to(device)
+                file, plan = read_plan(files)
+                _cache[key] = file.fill(plan, modality).to(device)
             return _cache[key]
 
     def logit_scale(self) -> float:
@@ -164,7 +166,7 @@ class Checkpoints:
 
         from sdm.models.taxabind.weights import WeightFile
 
-        file = WeightFile(self.file_of("image").weights)
+        file = WeightFile(self.find("image").weights)
         if file.shapes.get("logit_scale") != ():
             raise ModelError(f"{str(file.path)!r} has no scalar logit_scale.")
         value = float(file.read(["logit_scale"])["logit_scale"])
@@ -173,33 +175,23 @@ class Checkpoints:
         return math.exp(value)
 
 
-def lock_key(found: Found, path: Path) -> str:
+def lock_key(files: PartFiles, path: Path) -> str:
     """Name of a file in the lock: "MVRL/ecosat/model.safetensors"."""
-    return f"{found.part.repository}/{path.name}"
+    return f"{files.part.repository}/{path.name}"
 
 
 def dimension(tower: nn.Module) -> int:
-    """Length of what a tower gives."""
+    """Length of the vectors that a tower computes."""
     size = getattr(tower, "dim", None) or getattr(tower.config, "projection_dim", None)
     assert isinstance(size, int)
     return size
 
 
-def _towers(found: Found) -> dict[str, nn.Module]:
-    """The towers of a part by modality, without memory."""
-    return dict(read_plan(found)[1].towers)
-
-
-def _read(found: Found, modality: str) -> nn.Module:
-    file, plan = read_plan(found)
-    return file.fill(plan, modality)
-
-
-def read_plan(found: Found) -> tuple[WeightFile, Blueprint]:
+def read_plan(files: PartFiles) -> tuple[WeightFile, Blueprint]:
     """The weight file of a part, and what it must hold. Raises ModelError."""
     from sdm.models.taxabind.blueprints import blueprint
     from sdm.models.taxabind.weights import WeightFile
 
-    file = WeightFile(found.weights)
-    config = None if found.config is None else read_config(found.config)
-    return file, blueprint(found.part.key, config, file, str(found.config or found.weights))
+    file = WeightFile(files.weights)
+    config = None if files.config is None else read_config(files.config)
+    return file, blueprint(files.part.key, config, file, str(files.config or files.weights))

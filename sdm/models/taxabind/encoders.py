@@ -1,4 +1,4 @@
-"""The published encoders at work: raw values of a modality in, unit vectors out."""
+"""The published encoders: raw values of a modality in, unit vectors out."""
 
 from __future__ import annotations
 

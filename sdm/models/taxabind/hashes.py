@@ -1,6 +1,6 @@
-"""SHA-256 of weight files, and the lock file that remembers them beside the weights.
+"""SHA-256 of weight files, and the lock file that records them beside the weights.
 
-Hashing a gigabyte takes a second or more, so a hash is remembered, per user, for as long as a file keeps its path,
+Hashing a gigabyte takes a second or more, so hashes are cached, per user, for as long as a file keeps its path,
 size and modification time.
 """
 
@@ -19,40 +19,40 @@ _FORMAT = "taxabind-map-lock/1"
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file, from memory where it has not changed. Raises ModelError."""
+    """Hex digest of a file, from the cache where the file has not changed. Raises ModelError."""
     try:
         path = path.resolve()
         stat = path.stat()
         key, stamp = str(path), [stat.st_size, stat.st_mtime_ns]
-        remembered = _read_memory().get(key)
-        if isinstance(remembered, list) and len(remembered) == 3 and remembered[:2] == stamp:
-            return remembered[2]
+        cached = _read_cache().get(key)
+        if isinstance(cached, list) and len(cached) == 3 and cached[:2] == stamp:
+            return cached[2]
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ModelError(f"{str(path)!r} cannot be read: {error}") from error
-    _remember(key, [*stamp, digest])
+    _write_cache(key, [*stamp, digest])
     return digest
 
 
-def _memory() -> Path:
+def _cache_file() -> Path:
     return cache_folder() / "sha256.json"
 
 
-def _read_memory() -> dict:
+def _read_cache() -> dict:
     try:
-        memory = json.loads(_memory().read_text(encoding="utf-8"))
+        cache = json.loads(_cache_file().read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return memory if isinstance(memory, dict) else {}
+    return cache if isinstance(cache, dict) else {}
 
 
-def _remember(key: str, entry: list) -> None:
+def _write_cache(key: str, entry: list) -> None:
     try:
-        memory = {k: v for k, v in _read_memory().items() if Path(k).exists()}
-        _memory().parent.mkdir(parents=True, exist_ok=True)
-        replace_file(_memory(), _json(memory | {key: entry}))
-    except OSError:  # a home that cannot be written to costs time, no more
+        cache = {k: v for k, v in _read_cache().items() if Path(k).exists()}
+        _cache_file().parent.mkdir(parents=True, exist_ok=True)
+        replace_file(_cache_file(), _json(cache | {key: entry}))
+    except OSError:  # a cache that cannot be written to costs time, no more
         pass
 
 
@@ -68,7 +68,7 @@ def read_lock(root: Path) -> dict[str, str]:
         or not isinstance(files, dict)
         or not all(isinstance(v, str) for v in files.values())
     ):
-        raise ModelError(f"{str(path)!r} is no lock file of this program; delete it to record the files anew.")
+        raise ModelError(f"{str(path)!r} is no lock file of this program; delete it to record the files again.")
     return files
 
 

@@ -1,4 +1,4 @@
-"""Finding the published files on this machine: in a folder made by hand, or in the Hugging Face cache."""
+"""Find the published files on this machine: in a folder made by hand, or in the Hugging Face cache."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sdm.models.taxabind.layout import CONFIG, CONFIG_REPOSITORY, PARTS, Part, p
 
 
 @dataclass(frozen=True)
-class Found:
-    """A part with its files. Paths are as found, links not resolved."""
+class PartFiles:
+    """The files of a part on this machine; links are not resolved."""
 
     part: Part
     weights: Path
     config: Path | None
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[Path, ...]:
         """Files that decide what the encoder computes."""
         return (self.weights,) if self.config is None else (self.weights, self.config)
 
@@ -36,7 +36,7 @@ def hub_cache(cache_dir: str | Path | None = None) -> Path:
 
 
 def folders(root: Path, repository: str, revision: str = "main") -> Iterator[Path]:
-    """Where the files of a repository may lie below a folder, most explicit first."""
+    """Where the files of a repository may be below a folder, the most explicit place first."""
     organisation, name = repository.split("/")
     yield root / name
     yield root / organisation / name
@@ -53,7 +53,7 @@ def folders(root: Path, repository: str, revision: str = "main") -> Iterator[Pat
         if commit.isalnum():
             yield stored / "snapshots" / commit
         elif revision == "main":
-            # Copied without its refs: fine as long as there is no choice.
+            # Copied without its refs: accepted where there is only one snapshot.
             snapshots = sorted((stored / "snapshots").glob("*"))
             if len(snapshots) == 1:
                 yield snapshots[0]
@@ -71,12 +71,14 @@ def find_config(root: Path) -> tuple[dict, Path] | None:
 
 
 def parts_below(root: Path) -> tuple[Part, ...]:
-    """The parts to look for: those of the configuration found there, or the published ones."""
-    found = find_config(root)
-    return PARTS if found is None else parts_from_config(found[0], str(found[1]))
+    """The parts to look for: those of the configuration in the folder, or the published ones."""
+    if (configuration := find_config(root)) is None:
+        return PARTS
+    config, path = configuration
+    return parts_from_config(config, str(path))
 
 
-def find(root: Path, part: Part) -> Found | None:
+def find_files(root: Path, part: Part) -> PartFiles | None:
     """The files of a part below a folder; None when there are no weights.
 
     Raises ModelError when there are weights without the config they need.
@@ -88,11 +90,11 @@ def find(root: Path, part: Part) -> Found | None:
                 continue
             config = folder / part.config
             if config.is_file():
-                return Found(part, weights, config)
+                return PartFiles(part, weights, config)
             if part.config_required:
                 raise ModelError(
                     f"{str(weights)!r} is there, but {part.config} of {part.repository} is missing beside it; "
                     "without it the architecture is open. Download it too."
                 )
-            return Found(part, weights, None)
+            return PartFiles(part, weights, None)
     return None

@@ -120,7 +120,7 @@ class PublishedModel:
 
     def files(self) -> list[dict[str, Any]]:
         """Path and bytes of the files in use."""
-        return [{"path": str(p), "bytes": p.stat().st_size} for f in self.checkpoints.found for p in f.files]
+        return [{"path": str(p), "bytes": p.stat().st_size} for f in self.checkpoints.present for p in f.paths]
 
     def verify(self) -> list[Check]:
         """Check every file in use, and report weights that cannot be used; see `sdm.models.taxabind.verify`."""
@@ -157,15 +157,15 @@ class PublishedModel:
             name = " ".join(words[-2:])
             return Resolution(query, Taxon("species", name, (*words[:5], words[5], name)), True, "full lineage")
         try:
-            found = self.taxa.resolve(query)
+            resolution = self.taxa.resolve(query)
         except SpeciesNameError as error:
             raise SpeciesNameError(
                 f"{error} For a species outside the tables of names give its full lineage, kingdom to species, or use "
                 "--text."
             ) from None
-        if found.known or found.taxon.rank != "genus" or len(words) < 2:
-            return found
-        taxon = found.taxon
+        if resolution.known or resolution.taxon.rank != "genus" or len(words) < 2:
+            return resolution
+        taxon = resolution.taxon
         name = f"{taxon.name} {words[1].lower()}"
         note = f"{name} is not in the tables of names; its lineage is taken from its genus."
         return Resolution(

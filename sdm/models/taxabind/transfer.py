@@ -1,7 +1,7 @@
-"""Bytes over HTTP into a file, going on where an earlier try, or an earlier run, was cut off.
+"""Download a file over HTTP, resuming where an earlier try, or an earlier run, was interrupted.
 
-The hub's own library starts an interrupted file again from nothing when its process has ended, which is no
-way to fetch half a gigabyte over a poor line; its layout of the cache and its locks are kept.
+The hub's own library restarts an interrupted download when its process has ended, which makes it hard to fetch half a
+gigabyte over an unreliable connection. Its cache layout and its locks are kept.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from sdm.errors import ModelError
 
 TRIES = 6
-"""In a row that bring no new byte."""
+"""Tries in a row without a new byte, after which a download is given up."""
 TIMEOUT = 30.0
 """Seconds without a byte."""
 _CHUNK = 1 << 20
@@ -26,12 +26,12 @@ _FINAL = (400, 401, 403, 404, 410)
 
 
 def wait(tries: int) -> None:
-    """Pause before the next of several tries in vain."""
+    """Pause after the n-th try that failed."""
     time.sleep(min(0.5 * 2**tries, 10.0))
 
 
 class CorruptError(ModelError):
-    """What arrived is not what the server had announced."""
+    """The content received is not what the server announced."""
 
 
 def resume(
@@ -43,29 +43,37 @@ def resume(
 ) -> None:
     """Fill `partial` until it has `size` bytes (None: until the server says it is complete), and check it.
 
-    `locate` gives a URL and headers, anew for each try, since signed links expire. `etag` is the hub's: the
-    SHA-256 of a large file, the git hash of a small one. `progress` is called with bytes done and in all.
-    Raises ModelError: a network that gives nothing in six tries, a full disk, a content that does not fit
-    its hash (the file is then removed).
+    Parameters
+    ----------
+    locate : returns a URL and headers; called before each try, since signed links expire.
+    partial : file to write to; what it holds already is not fetched again.
+    size : bytes of the complete file, if known.
+    etag : the hub's: the SHA-256 of a large file, the git hash of a small one.
+    progress : called with the bytes done and in all.
+
+    Raises
+    ------
+    ModelError : when six tries in a row bring nothing, and when the disk is full.
+    CorruptError : when the content does not fit its hash; the file is then removed.
     """
-    vain = 0
+    failures = 0
     while True:
         before = partial.stat().st_size if partial.exists() else 0
         if size is not None and before >= size:
             break
         try:
-            size = _once(*locate(), partial, before, size, progress)
+            size = _request_rest(*locate(), partial, before, size, progress)
             break
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             code = getattr(error, "code", None)
-            if code == 416:  # what is here does not fit what is there
+            if code == 416:  # the partial file is not a part of the remote one
                 partial.unlink(missing_ok=True)
             after = partial.stat().st_size if partial.exists() else 0
-            vain = 0 if after > before else vain + 1
-            if code in _FINAL or vain >= TRIES:
+            failures = 0 if after > before else failures + 1
+            if code in _FINAL or failures >= TRIES:
                 raise ModelError(f"the server gave no more than {after:,} bytes ({_reason(error)})") from error
-            if vain:
-                wait(vain)
+            if failures:
+                wait(failures)
     _check(partial, size, etag)
 
 
@@ -73,20 +81,22 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "reason", "") or error or type(error).__name__)[:150]
 
 
-def _once(url: str, headers: Mapping[str, str], partial: Path, done: int, size: int | None, progress: Callable) -> int:
-    """One request for the rest of a file; returns the size of the whole. Raises on any interruption."""
+def _request_rest(
+    url: str, headers: Mapping[str, str], partial: Path, done: int, size: int | None, progress: Callable
+) -> int:
+    """One request for the rest of a file; returns the size of the complete file. Raises on any interruption."""
     if not url.startswith(("http://", "https://")):
         raise ModelError(f"the server refers to {url[:100]!r}, which is not fetched")
-    asked = dict(headers) | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
-    with urllib.request.urlopen(urllib.request.Request(url, headers=asked), timeout=TIMEOUT) as answer:
+    sent = dict(headers) | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    with urllib.request.urlopen(urllib.request.Request(url, headers=sent), timeout=TIMEOUT) as answer:
         if done and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {done}-"):
-            done = 0  # a server that knows no ranges sends everything
+            done = 0  # a server without support of ranges sends everything
         length = answer.headers.get("Content-Length")
         total = size if size is not None else (done + int(length) if length else None)
         if total is not None and shutil.disk_usage(partial.parent).free < total - done:
             raise ModelError(f"{(total - done) / 1e6:.0f} MB do not fit on the disk of {str(partial.parent)!r}")
         with partial.open("ab" if done else "wb") as file:
-            # read1, since read waits for a whole chunk and loses what it has when the line goes dead.
+            # read1, since read waits for a full chunk and loses what it has when the connection breaks.
             while chunk := answer.read1(_CHUNK):
                 done += len(chunk)
                 if total is not None and done > total:
@@ -99,7 +109,7 @@ def _once(url: str, headers: Mapping[str, str], partial: Path, done: int, size: 
 
 
 def _check(path: Path, size: int, etag: str) -> None:
-    """The hub names large files by their SHA-256 and small ones as git does; other servers do neither."""
+    """Raise CorruptError for a file of another size or hash; servers other than the hub announce no hash."""
     if path.stat().st_size != size:
         problem = f"{path.stat().st_size:,} bytes arrived instead of {size:,}"
     elif len(etag) == 64 and _hash(path, hashlib.sha256()) != etag:
@@ -112,7 +122,7 @@ def _check(path: Path, size: int, etag: str) -> None:
     raise CorruptError(f"the file arrived damaged: {problem}")
 
 
-def _hash(path: Path, digest) -> str:
+def _hash(path: Path, digest: hashlib._Hash) -> str:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)

@@ -6,7 +6,7 @@ from sdm.errors import ModelError
 from sdm.models.protocol import Check
 from sdm.models.taxabind.checkpoints import Checkpoints, lock_key, read_plan
 from sdm.models.taxabind.hashes import read_lock, write_lock
-from sdm.models.taxabind.locate import Found
+from sdm.models.taxabind.locate import PartFiles
 
 
 def verify(checkpoints: Checkpoints) -> list[Check]:
@@ -18,28 +18,28 @@ def verify(checkpoints: Checkpoints) -> list[Check]:
     checks: list[Check] = []
     record = dict(read_lock(checkpoints.root))
     known = dict(record)
-    for found in checkpoints.found:
-        problem = _structure(found)
-        for path in found.files:
+    for files in checkpoints.present:
+        problem = _structure(files)
+        for path in files.paths:
             digest, status = "", problem
             try:
-                digest = checkpoints.checked_hash(found, path)
+                digest = checkpoints.checked_hash(files, path)
             except ModelError as error:
                 status = status or str(error)
             if not status:
-                key = lock_key(found, path)
+                key = lock_key(files, path)
                 status = "ok" if key in record else "recorded"
                 record.setdefault(key, digest)
-            checks.append(Check(found.part.modalities, path, path.stat().st_size, digest, status))
+            checks.append(Check(files.part.modalities, path, path.stat().st_size, digest, status))
     if record != known:
         write_lock(checkpoints.root, record)
     return checks
 
 
-def _structure(found: Found) -> str:
+def _structure(files: PartFiles) -> str:
     """What is wrong with the weights of a part, or nothing."""
     try:
-        file, plan = read_plan(found)
+        file, plan = read_plan(files)
         file.check(plan)
         for key in file.shapes:  # one at a time: the largest tensor is all the memory it takes
             file.read([key])

@@ -172,10 +172,10 @@ class WeightFile:
         for key, (shape, dtype) in expected.items():
             if self.shapes[key] != shape:
                 raise ModelError(f"{str(self.path)!r}: {key} has the shape {self.shapes[key]}, expected {shape}.")
-            found = self.types[key]
-            if found is None or (found not in FLOATS.values() if dtype.is_floating_point else found != dtype):
+            stored = self.types[key]
+            if stored is None or (stored not in FLOATS.values() if dtype.is_floating_point else stored != dtype):
                 raise ModelError(
-                    f"{str(self.path)!r}: {key} has the type {str(found).removeprefix('torch.')}, expected "
+                    f"{str(self.path)!r}: {key} has the type {str(stored).removeprefix('torch.')}, expected "
                     f"{'a float of 16, 32 or 64 bits' if dtype.is_floating_point else dtype}."
                 )
 

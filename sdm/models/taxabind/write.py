@@ -42,20 +42,20 @@ def write_published(
     ModelError : for a modality that is not there, and for a weight of another shape.
     """
     for modality in states:
-        checkpoints.file_of(modality)
-    for found in checkpoints.found:
-        file, plan = read_plan(found)
+        checkpoints.find(modality)
+    for files in checkpoints.present:
+        file, plan = read_plan(files)
         file.check(plan)
         tensors = file.read(file.shapes.keys() - plan.tolerated)
-        for modality in found.part.modalities:
+        for modality in files.part.modalities:
             if modality in states:
                 _replace(tensors, modality, states[modality], plan.sources[modality])
         if logit_scale is not None and "logit_scale" in tensors:
             tensors["logit_scale"] = torch.tensor(logit_scale)
-        folder = out / found.part.name
-        _save({k: v.to(file.types[k] or v.dtype) for k, v in tensors.items()}, folder / found.part.weights[0])
-        if found.config is not None:
-            shutil.copyfile(found.config, folder / found.part.config)
+        folder = out / files.part.name
+        _save({k: v.to(file.types[k] or v.dtype) for k, v in tensors.items()}, folder / files.part.weights[0])
+        if files.config is not None:
+            shutil.copyfile(files.config, folder / files.part.config)
 
 
 def _replace(tensors: dict[str, Tensor], modality: str, state: State, sources: Mapping[str, Source]) -> None:

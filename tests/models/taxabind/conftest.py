@@ -122,10 +122,17 @@ def make_published(root: Path, reference, full=False, quick_gelu=None, image=48)
     save_safetensors(clip.state_dict(), folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": {}}))
 
-    small = {} if full else {
-        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "image_size": image,
-    }  # fmt: skip
+    small = (
+        {}
+        if full
+        else {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": image,
+        }
+    )
     satellite = randomise(
         hf.CLIPVisionModelWithProjection(hf.CLIPVisionConfig(projection_dim=dim, patch_size=16, **small)), 2
     )
@@ -143,9 +150,16 @@ def make_published(root: Path, reference, full=False, quick_gelu=None, image=48)
         json.dumps({"depth": 4, "num_classes": 0, "num_filts": dim, "num_inputs": 20})
     )
 
-    small = {} if full else {
-        "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 4, 8], "patch_embeds_hidden_size": 16, "hidden_size": 128,
-    }  # fmt: skip
+    small = (
+        {}
+        if full
+        else {
+            "depths": [1, 1, 1, 1],
+            "num_attention_heads": [1, 2, 4, 8],
+            "patch_embeds_hidden_size": 16,
+            "hidden_size": 128,
+        }
+    )
     audio = hf.ClapAudioModelWithProjection(hf.ClapAudioConfig(enable_fusion=True, projection_dim=dim, **small))
     audio = randomise(audio, 4)
     audio.save_pretrained(root / "ecosound")

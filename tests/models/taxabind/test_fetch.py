@@ -184,7 +184,7 @@ def test_dropped_connections_are_resumed(hub, tmp_path, kind, monkeypatch):
     if kind != "reset":  # a reset may also lose bytes that had already arrived
         assert starts == [0, 50_000, 50_001, 50_001, 50_001, 70_001, 70_001]
     assert not list(tmp_path.rglob("*.incomplete"))
-    path = Checkpoints.open(cache_dir=tmp_path).file_of("environment").weights
+    path = Checkpoints.open(cache_dir=tmp_path).find("environment").weights
     assert path.read_bytes() == hub.files["MVRL/ecoclim/model.safetensors"]
 
 
@@ -210,7 +210,7 @@ def test_a_server_without_ranges(hub, tmp_path):
     hub.ranges = False
     hub.cuts = [60_000, 10_000]
     fetch(["environment"], cache_dir=tmp_path)
-    path = Checkpoints.open(cache_dir=tmp_path).file_of("environment").weights
+    path = Checkpoints.open(cache_dir=tmp_path).find("environment").weights
     assert path.read_bytes() == hub.files["MVRL/ecoclim/model.safetensors"]
 
 
@@ -251,7 +251,7 @@ def test_pickles_where_there_are_no_safetensors(hub, tmp_path):
     torch.save(load(hub.files.pop("MVRL/ecoclim/model.safetensors")), file)
     hub.files["MVRL/ecoclim/pytorch_model.bin"] = file.getvalue()
     checkpoints = fetch(["environment"], cache_dir=tmp_path)
-    assert checkpoints.file_of("environment").weights.name == "pytorch_model.bin"
+    assert checkpoints.find("environment").weights.name == "pytorch_model.bin"
     checkpoints.load("environment")
 
 
@@ -293,9 +293,13 @@ def test_without_a_network(hub, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("status", "says"),
-    [((401, "RepoNotFound"), "no repository MVRL/ecoclim"), ((403, "GatedRepo"), "agreement"),
-     ((500, "Oops"), "no answer"), ((404, "RevisionNotFound"), "no revision 'main'")],
-)  # fmt: skip
+    [
+        ((401, "RepoNotFound"), "no repository MVRL/ecoclim"),
+        ((403, "GatedRepo"), "agreement"),
+        ((500, "Oops"), "no answer"),
+        ((404, "RevisionNotFound"), "no revision 'main'"),
+    ],
+)
 def test_answers_of_the_hub_that_are_no_file(hub, tmp_path, status, says):
     hub.status = status
     with pytest.raises(ModelError, match=says):
@@ -342,8 +346,8 @@ def test_a_new_version_is_noticed(hub, tmp_path):
     hub.commit = "f" * 40
     hub.files["MVRL/ecoclim/model.safetensors"] = hub.files["MVRL/ecoclim/model.safetensors"][::-1]
     second = fetch(["environment"], cache_dir=tmp_path)
-    assert second.file_of("environment").weights != first.file_of("environment").weights
-    assert second.file_of("environment").weights.read_bytes() == hub.files["MVRL/ecoclim/model.safetensors"]
+    assert second.find("environment").weights != first.find("environment").weights
+    assert second.find("environment").weights.read_bytes() == hub.files["MVRL/ecoclim/model.safetensors"]
     assert second.digest != first.digest
 
 

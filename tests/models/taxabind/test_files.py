@@ -152,7 +152,8 @@ def test_uris():
 
 
 def test_importing_is_light():
-    code = "import sys, sdm.models.taxabind, sdm.models.taxabind.fetch, sdm.models.taxabind.verify, sdm.models.taxabind.photo, sdm.models.taxabind.sound\n"
+    parts = "".join(f", sdm.models.taxabind.{name}" for name in ("model", "fetch", "verify", "photo", "sound"))
+    code = f"import sys, sdm.models.registry{parts}\n"
     code += "print(*{m.partition('.')[0] for m in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"torch", "transformers", "huggingface_hub", "PIL", "soundfile", "regex", "ftfy", "safetensors", "rasterio"}
@@ -211,9 +212,14 @@ def test_damaged_weights(copy_of, kind):
 
 @pytest.mark.parametrize(
     ("repository", "modality"),
-    [("taxabind-vit-b-16", "image"), ("taxabind-vit-b-16", "text"), ("ecosat", "satellite"), ("ecogeo", "location"),
-     ("ecosound", "audio")],
-)  # fmt: skip
+    [
+        ("taxabind-vit-b-16", "image"),
+        ("taxabind-vit-b-16", "text"),
+        ("ecosat", "satellite"),
+        ("ecogeo", "location"),
+        ("ecosound", "audio"),
+    ],
+)
 def test_every_key_counts(copy_of, rng, repository, modality):
     """Of each repository, three keys left out and three renamed: all are noticed, whichever tower is asked for."""
     from sdm.models.taxabind.layout import find_part
@@ -400,7 +406,7 @@ def test_verify_finds_what_loading_one_tower_would_not(copy_of):
 def test_a_cache_knows_its_hashes(published, tmp_path):
     """A file that the hub named by its SHA-256 is held to it, without any lock file."""
     cache = to_hub_cache(published.root, tmp_path / "hub")
-    path = Checkpoints.open(cache).file_of("environment").weights.resolve()
+    path = Checkpoints.open(cache).find("environment").weights.resolve()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

@@ -102,8 +102,13 @@ def modes(picture):
         "L": (Image.fromarray(GREY), "png", {}, grey3, 0),
         "LA": (grey_alpha, "png", {}, over_white(GREY, ALPHA), 2),
         "RGBA": (Image.fromarray(np.dstack([picture, ALPHA])), "png", {}, over_white(picture, ALPHA), 2),
-        "RGBA webp": (Image.fromarray(np.dstack([picture, ALPHA])), "webp", {"lossless": True, "exact": True},
-                      over_white(picture, ALPHA), 2),
+        "RGBA webp": (
+            Image.fromarray(np.dstack([picture, ALPHA])),
+            "webp",
+            {"lossless": True, "exact": True},
+            over_white(picture, ALPHA),
+            2,
+        ),
         "RGBA tiff": (Image.fromarray(np.dstack([picture, ALPHA])), "tiff", {}, over_white(picture, ALPHA), 2),
         "P": (palette, "png", {}, flat, 0),
         "P with a hole": (palette, "png", {"transparency": index}, holes, 0),
@@ -118,7 +123,7 @@ def modes(picture):
         "I": (Image.fromarray(sixteen.astype(np.int32)), "tiff", {}, grey3, 0),
         "F, 0 to 1": (Image.fromarray(GREY.astype(np.float32) / 255), "tiff", {}, grey3, 0),
         "F, 0 to 255": (Image.fromarray(GREY.astype(np.float32)), "tiff", {}, grey3, 0),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("mode", list(modes(np.zeros((48, 64, 3), np.uint8))))

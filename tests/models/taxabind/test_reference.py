@@ -100,10 +100,10 @@ def test_full_size(reference, tmp_path, rng):
 
     models = make_published(tmp_path, reference, full=True)
     check_all(reference, SimpleNamespace(root=tmp_path, **vars(models)), rng)
-    counts = [len(WeightFile(f.weights).shapes) for f in Checkpoints.open(tmp_path).found]
+    counts = [len(WeightFile(f.weights).shapes) for f in Checkpoints.open(tmp_path).present]
     assert counts == [302, 200, 27, 18, 270]
-    sizes = [f.weights.stat().st_size for f in Checkpoints.open(tmp_path).found]
-    assert sizes == pytest.approx([f.part.bytes for f in Checkpoints.open(tmp_path).found], rel=0.01)
+    sizes = [f.weights.stat().st_size for f in Checkpoints.open(tmp_path).present]
+    assert sizes == pytest.approx([f.part.bytes for f in Checkpoints.open(tmp_path).present], rel=0.01)
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -178,8 +178,11 @@ def test_longitudes_wrap_and_order_is_lon_lat(published):
     a = encoders.encode("location", np.array([[190.0, 45.0], [-540.0, 10.0], [180.0, 10.0]]))
     b = encoders.encode("location", np.array([[-170.0, 45.0], [-180.0, 10.0], [-180.0, 10.0]]))
     assert torch.equal(a, b)
-    assert not torch.allclose(encoders.encode("location", np.array([[45.0, 10.0]])),
-                              encoders.encode("location", np.array([[10.0, 45.0]])), atol=0.1)  # fmt: skip
+    assert not torch.allclose(
+        encoders.encode("location", np.array([[45.0, 10.0]])),
+        encoders.encode("location", np.array([[10.0, 45.0]])),
+        atol=0.1,
+    )
 
 
 def test_chunks_do_not_show(published, rng, monkeypatch):
@@ -221,9 +224,24 @@ def test_golden_tokens():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "!", "  a\tb\nc ", "it's Ł'S ſ's", "<end_of_text> <start_of_text>x", "ﬁne ＦＵＬＬ", "â€œmojibakeâ€",
-     "&amp;amp;lt;", "123 ½ ²", "北京 クマ", "a" * 500, "👩‍👩‍👧", "\x00\x1b[0m", "İstanbul ß", "\ud800"],
-)  # fmt: skip
+    [
+        "",
+        "!",
+        "  a\tb\nc ",
+        "it's Ł'S ſ's",
+        "<end_of_text> <start_of_text>x",
+        "ﬁne ＦＵＬＬ",
+        "â€œmojibakeâ€",
+        "&amp;amp;lt;",
+        "123 ½ ²",
+        "北京 クマ",
+        "a" * 500,
+        "👩‍👩‍👧",
+        "\x00\x1b[0m",
+        "İstanbul ß",
+        "\ud800",
+    ],
+)
 def test_tokens_of_odd_texts(reference, text):
     expected = reference.open_clip.tokenizer.SimpleTokenizer()([text]).numpy()
     np.testing.assert_array_equal(tokenizer()([text]), expected)

@@ -18,9 +18,16 @@ def call():
 
 @pytest.mark.parametrize(
     ("suffix", "subtype", "tolerance"),
-    [("wav", "FLOAT", 0), ("wav", "PCM_16", 4e-5), ("wav", "PCM_24", 1e-6), ("flac", "PCM_16", 4e-5),
-     ("aiff", "PCM_16", 4e-5), ("ogg", "VORBIS", 0.1), ("mp3", "MPEG_LAYER_III", 0.1)],
-)  # fmt: skip
+    [
+        ("wav", "FLOAT", 0),
+        ("wav", "PCM_16", 4e-5),
+        ("wav", "PCM_24", 1e-6),
+        ("flac", "PCM_16", 4e-5),
+        ("aiff", "PCM_16", 4e-5),
+        ("ogg", "VORBIS", 0.1),
+        ("mp3", "MPEG_LAYER_III", 0.1),
+    ],
+)
 def test_formats(tmp_path, call, suffix, subtype, tolerance):
     path = tmp_path / f"call.{suffix}"
     soundfile.write(path, call, RATE, subtype=subtype)

@@ -92,8 +92,16 @@ def dataset(tmp_path_factory):
         with wave.open(str(folder / "taxabench_sound" / f"{key}.wav"), "wb") as file:
             file.setparams((1, 2, 48_000, 0, "NONE", ""))
             file.writeframes((tone * 20_000).astype("<i2").tobytes())
-        rows.append({"id": key, "latitude": lat, "longitude": lon, "scientific_name": names[kind],
-                     "taxon_id": kind, "sound_format": "wav"})  # fmt: skip
+        rows.append(
+            {
+                "id": key,
+                "latitude": lat,
+                "longitude": lon,
+                "scientific_name": names[kind],
+                "taxon_id": kind,
+                "sound_format": "wav",
+            }
+        )
     with (folder / "test_df.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -130,9 +138,12 @@ def test_locked_tuning_to_photos_and_back_into_files(dataset, tmp_path):
     assert all(check.good for check in verify(tuned))
     assert tuned.logit_scale() == pytest.approx(20.0, rel=1e-5)
     start = Checkpoints.open(tmp_path / "start")
-    assert all(torch.equal(a, b) for a, b in zip(
-        start.load("image").state_dict().values(), tuned.load("image").state_dict().values(), strict=True
-    ))  # fmt: skip
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            start.load("image").state_dict().values(), tuned.load("image").state_dict().values(), strict=True
+        )
+    )
     model = open_model(tmp_path / "tuned")
     vectors = {m: model.embed(m, pairs.values(m, np.arange(N))) for m in ("satellite", "environment")}
     same = dataset.labels[:, None] == dataset.labels[None, :]
@@ -145,12 +156,22 @@ def test_locked_tuning_to_photos_and_back_into_files(dataset, tmp_path):
 @pytest.mark.slow
 def test_sound_and_text_learn_too(dataset, tmp_path):
     space = small(tmp_path, "text", "audio", "location")
-    _, rows = run(space, DatasetPairs(dataset, "species"), tmp_path / "run", steps=8, batch=8, binding="text",
-                          train=("text", "audio", "location"))  # fmt: skip
+    _, rows = run(
+        space,
+        DatasetPairs(dataset, "species"),
+        tmp_path / "run",
+        steps=8,
+        batch=8,
+        binding="text",
+        train=("text", "audio", "location"),
+    )
     assert np.isfinite(rows[-1]["loss"])
     before = read_states(tmp_path / "start", ("audio", "text"))
-    moved = {m: max(float((before[m][k] - v).abs().max()) for k, v in s.items() if v.is_floating_point())
-             for m, s in space.states().items() if m in before}  # fmt: skip
+    moved = {
+        m: max(float((before[m][k] - v).abs().max()) for k, v in s.items() if v.is_floating_point())
+        for m, s in space.states().items()
+        if m in before
+    }
     assert moved["audio"] > 1e-4 and moved["text"] > 1e-4
     frozen = "LocEnc0.capsule.0.b"
     assert torch.equal(space.states()["location"][frozen], open_space(tmp_path / "start").states()["location"][frozen])
@@ -173,8 +194,10 @@ def test_patching_by_zero_shot_accuracy(dataset, tmp_path):
     space.write(tmp_path / "patched", patching={"alpha": dict(zip(search.names, point, strict=True))})
     assert all(check.good for check in verify(open_space(tmp_path / "patched").checkpoints))
     assert json.loads((tmp_path / "patched" / "training.json").read_text())["patching"]["alpha"].keys() == {
-        "text", "location", "environment",
-    }  # fmt: skip
+        "text",
+        "location",
+        "environment",
+    }
 
 
 def test_the_loss_of_places_needs_values_at_random_places(dataset, tmp_path):

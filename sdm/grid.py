@@ -1,11 +1,11 @@
-"""Where the pixels are: box, region, pixel grid, tiles, and pixel centres on the globe.
+"""Where the pixels of a map are: region, pixel grid, tiles, and pixel centres on the globe.
 
-Coordinate order. A box is always `(west, south, east, north)` in degrees, WGS84. Functions that
-return positions return `(lon, lat)` in degrees, longitude wrapped into [-180, 180). Arrays of a
-grid are indexed `[row, column]`, row 0 in the north.
+Coordinate order: a box is `(west, south, east, north)` in degrees, WGS84. Functions that return
+positions return `(lon, lat)` in degrees, longitude wrapped into [-180, 180). Arrays of a grid are
+indexed `[row, column]`, row 0 in the north.
 
-A box whose west is greater than its east crosses the antimeridian. Its grid runs on past 180
-(170 .. 190) so that it stays one raster; only the positions handed to encoders and layers wrap.
+A box whose west is greater than its east crosses the antimeridian. Its grid continues past 180
+(170 .. 190) so that it stays one raster; only the positions given to encoders and layers are wrapped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ from sdm.errors import BoxError, RequestError, TooLargeError
 from sdm.request import BBox
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from geopandas import GeoDataFrame
+    from odc.geo.crs import CRS
 
 WGS84 = "EPSG:4326"
 DEFAULT_PIXELS = 1_100_000
@@ -36,9 +38,9 @@ DEFAULT_PIXELS = 1_100_000
 FINEST_DEFAULT_DEGREES = 0.01
 FINEST_DEFAULT_METRES = 1000.0
 LARGEST_MAP_METRES = 1.2e8
-"""Three times round the Earth; a projected area larger than this has run off to infinity at a pole."""
+"""Three times the circumference of the Earth; only a pole that is projected to infinity makes an area larger."""
 LARGEST_STEP_METRES = 1.0e7
-"""A projected outline that leaps this far between two near points has been torn apart."""
+"""Two neighbouring vertices of a projected outline lie farther apart than this only across a seam of the projection."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,18 @@ class Region:
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """(west, south, east, north) in unwrapped degrees."""
-        return tuple(self.geometry.bounds)
+        west, south, east, north = self.geometry.bounds
+        return west, south, east, north
 
     @classmethod
     def from_geometry(cls, geometry: shapely.Geometry, source: str = "geometry") -> Region:
         """Check and repair a WGS84 geometry, (lon, lat); raises BoxError if it holds no polygon."""
         if not np.isfinite(shapely.get_coordinates(geometry)).all():
             raise BoxError(f"region {source} has coordinates that are not finite numbers.")
-        if not shapely.is_valid(geometry):
-            geometry = shapely.make_valid(geometry)
-        parts = [g for g in shapely.get_parts(geometry, return_index=False) if shapely.area(g) > 0]
-        flat = [p for part in parts for p in shapely.get_parts(part) if p.geom_type == "Polygon"]
-        if not flat:
+        polygons = _polygons(geometry)
+        if not polygons:
             raise BoxError(f"region {source} holds no polygon with an area; give polygons to map inside.")
-        geometry = shapely.union_all(flat)
+        geometry = shapely.union_all(polygons)
         west, south, east, north = geometry.bounds
         if south < -90.001 or north > 90.001 or west < -360.0 or east > 360.0 or east - west > 360.001:
             raise BoxError(
@@ -77,17 +77,12 @@ class Region:
         if east - west > 180.0:
             # Polygons cut at 180 (Alaska, Fiji, Russia) span the whole globe in plain degrees;
             # moving the western half by 360 keeps them together.
-            shifted = shapely.union_all(
-                [
-                    shapely.transform(p, lambda xy: xy + np.array([360.0, 0.0])) if p.bounds[2] <= 0.0 else p
-                    for p in flat
-                ]
-            )
+            shifted = shapely.union_all([_shifted(p, 360.0) if p.bounds[2] <= 0.0 else p for p in polygons])
             if shifted.bounds[2] - shifted.bounds[0] < east - west:
                 geometry = shifted
-        turn = math.floor((geometry.bounds[0] + 180.0) / 360.0)
-        if turn:  # longitudes 190..230 are -170..-130
-            geometry = shapely.transform(geometry, lambda xy: xy - [360.0 * turn, 0.0])
+        turns = math.floor((geometry.bounds[0] + 180.0) / 360.0)
+        if turns:  # longitudes 190..230 are -170..-130
+            geometry = _shifted(geometry, -360.0 * turns)
         return cls(geometry, source)
 
     @classmethod
@@ -99,6 +94,19 @@ class Region:
         from sdm.files.vectors import read_polygons
 
         return cls.from_geometry(read_polygons(path), str(path))
+
+
+def _polygons(geometry: shapely.Geometry) -> list[shapely.Polygon]:
+    """The polygons of a geometry, repaired, without lines, points and empty areas."""
+    if not shapely.is_valid(geometry):
+        geometry = shapely.make_valid(geometry)
+    parts = [part for part in shapely.get_parts(geometry) if shapely.area(part) > 0]
+    return [p for part in parts for p in shapely.get_parts(part) if isinstance(p, shapely.Polygon)]
+
+
+def _shifted(geometry: shapely.Geometry, degrees: float) -> shapely.Geometry:
+    """A geometry (lon, lat) moved to the east."""
+    return shapely.transform(geometry, lambda lonlat: lonlat + np.array([degrees, 0.0]))
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ _transformers = _PerThread()
 
 
 def transformer(source: str, target: str) -> pyproj.Transformer:
-    """A cached transformer between two CRS strings, x/lon first, of the calling thread."""
+    """The calling thread's transformer from one CRS to another, cached; coordinates are (x, y) or (lon, lat)."""
     key = (source, target)
     if key not in _transformers.cache:
         _transformers.cache[key] = pyproj.Transformer.from_crs(source, target, always_xy=True)
@@ -145,7 +153,7 @@ class Grid:
     tile_size: int = 512
     region: Region | None = None
     bbox: tuple[float, float, float, float] = field(default=(0.0, 0.0, 0.0, 0.0))
-    """What was asked for: (west, south, east, north), degrees, east unwrapped."""
+    """The requested area: (west, south, east, north) in degrees, east unwrapped."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.tile_size, int) or not 16 <= self.tile_size <= 8192:
@@ -162,10 +170,16 @@ class Grid:
         return self.shape[0] * self.shape[1]
 
     @property
+    def _geobox_crs(self) -> CRS:
+        if self.geobox.crs is None:
+            raise ValueError(f"a grid needs a CRS, not {self.geobox!r}")
+        return self.geobox.crs
+
+    @property
     def crs(self) -> str:
         """The CRS as "EPSG:n" where it has a code, else WKT."""
-        epsg = self.geobox.crs.to_epsg()
-        return f"EPSG:{epsg}" if epsg else self.geobox.crs.to_wkt()
+        epsg = self._geobox_crs.to_epsg()
+        return f"EPSG:{epsg}" if epsg else self._geobox_crs.to_wkt()
 
     @property
     def resolution(self) -> float:
@@ -175,7 +189,7 @@ class Grid:
     @property
     def is_geographic(self) -> bool:
         """True when the CRS is in degrees."""
-        return bool(self.geobox.crs.geographic)
+        return bool(self._geobox_crs.geographic)
 
     @property
     def metres_per_unit(self) -> float:
@@ -203,9 +217,10 @@ class Grid:
         same bits, and so do all grids of one resolution that share the pixel.
         """
         a = self.geobox.affine
-        x = (np.asarray(cols, dtype=np.float64) + (_whole(a.c / a.a) + 0.5)) * a.a
-        y = (np.asarray(rows, dtype=np.float64) + (_whole(a.f / a.e) + 0.5)) * a.e
-        return np.broadcast_arrays(*np.meshgrid(x, y))
+        x = (np.asarray(cols, dtype=np.float64) + (_without_noise(a.c / a.a) + 0.5)) * a.a
+        y = (np.asarray(rows, dtype=np.float64) + (_without_noise(a.f / a.e) + 0.5)) * a.e
+        x, y = np.meshgrid(x, y)
+        return x, y
 
     def lonlat(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(lon, lat) of pixel centres in degrees, each (len(rows), len(cols)), float64.
@@ -221,39 +236,39 @@ class Grid:
         lon, lat = np.array(lon, dtype=np.float64), np.array(lat, dtype=np.float64)
         off = ~(np.isfinite(lon) & np.isfinite(lat)) | (np.abs(lat) > 90.0)
         if not self.is_geographic:
-            off |= self._beyond_the_map(x, y, lon, lat)
+            off |= self._outside_projection(x, y, lon, lat)
         lon[off] = np.nan
         lat[off] = np.nan
         return wrap_longitude(lon), lat
 
-    def _beyond_the_map(self, x: np.ndarray, y: np.ndarray, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-        """Boolean: the position does not project back to where it came from.
+    def _outside_projection(self, x: np.ndarray, y: np.ndarray, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """Boolean, shape of `x`: the position (lon, lat) does not project back to (x, y).
 
-        Outside its outline a world map (Equal Earth, for one) may still be given coordinates, and the
-        globe would be painted twice. What lies outside reaches the rim of any block of pixels, so
-        the rim decides whether the whole block must be looked at.
+        Outside the outline of a world map (Equal Earth, for one) PROJ may still return coordinates, and
+        the globe would be painted twice. What lies outside reaches the edge of any block of pixels, so
+        the whole block is tested only where its edge fails.
         """
         forward, tolerance = transformer(WGS84, self.crs), 0.01 * self.resolution
 
-        def astray(part) -> np.ndarray:
+        def fails(part: Any) -> np.ndarray:
             back_x, back_y = forward.transform(lon[part], lat[part])
             with np.errstate(invalid="ignore"):
                 return ~((np.abs(back_x - x[part]) <= tolerance) & (np.abs(back_y - y[part]) <= tolerance))
 
-        rim = (np.s_[[0, -1], :], np.s_[:, [0, -1]])
-        if any(astray(part).any() for part in rim):
-            return astray(np.s_[:, :])
+        edges = (np.s_[[0, -1], :], np.s_[:, [0, -1]])
+        if any(fails(edge).any() for edge in edges):
+            return fails(np.s_[:, :])
         return np.zeros(x.shape, dtype=bool)
 
     def inside_region(self, tile: Tile) -> np.ndarray | None:
-        """Boolean (rows, columns): pixel centre in the region; None when there is no region.
+        """Boolean (rows, columns): the pixel centre is in the region; None when there is no region.
 
-        Decided per pixel centre by the exact predicate, not by a rasteriser, whose rounding on a
-        boundary depends on the window and would make tiles disagree.
+        Each pixel centre is tested exactly, not rasterised: the rounding of a rasteriser on a boundary
+        depends on the window, and tiles would disagree.
         """
-        if self.region is None:
+        if self._projected_region is None:
             return None
-        geometry = _prepared(self._region_in_crs())
+        geometry = _prepared(self._projected_region)
         rows, cols = np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop)
         x, y = self.xy(rows, cols)
         corners = shapely.box(x.min(), y.min(), x.max(), y.max())
@@ -263,32 +278,36 @@ class Grid:
             return np.ones(tile.shape, dtype=bool)
         return shapely.intersects_xy(geometry, x, y)
 
-    def _region_in_crs(self) -> shapely.Geometry:
-        key = "_region_crs"
-        cached = self.__dict__.get(key)
-        if cached is None:
-            cached = _project(self.region.geometry, self.crs)
-            object.__setattr__(self, key, cached)
-        return cached
+    @cached_property
+    def _projected_region(self) -> shapely.Geometry | None:
+        return None if self.region is None else _project(self.region.geometry, self.crs)
 
 
-_kept = threading.local()
+class _Prepared(threading.local):
+    """The geometry this thread prepared last: its original and its prepared copy."""
+
+    def __init__(self) -> None:
+        self.original: shapely.Geometry | None = None
+        self.copy: shapely.Geometry | None = None
+
+
+_last_prepared = _Prepared()
 
 
 def _prepared(geometry: shapely.Geometry) -> shapely.Geometry:
-    """This thread's own prepared copy: GEOS builds its indexes at first use, and crashes when two threads do."""
-    if getattr(_kept, "of", None) is not geometry:
+    """This thread's prepared copy: GEOS builds its index at first use, and crashes when two threads do so at once."""
+    if _last_prepared.original is not geometry:
         copy = shapely.from_wkb(shapely.to_wkb(geometry))
         shapely.prepare(copy)
-        _kept.of, _kept.copy = geometry, copy
-    return _kept.copy
+        _last_prepared.original, _last_prepared.copy = geometry, copy
+    return _last_prepared.copy
 
 
 def wrap_longitude(lon: np.ndarray) -> np.ndarray:
-    """Longitude in degrees brought into [-180, 180); leaves values already there untouched."""
+    """Longitude in degrees wrapped into [-180, 180); values already in that range keep their bits."""
     lon = np.asarray(lon, dtype=np.float64)
     wrapped = (lon + 180.0) % 360.0 - 180.0
-    # A hair west of -180 rounds to 180.
+    # A value just west of -180 rounds to 180.
     wrapped = np.where(wrapped >= 180.0, -180.0, wrapped)
     return np.where((lon >= -180.0) & (lon < 180.0), lon, wrapped)
 
@@ -324,54 +343,96 @@ def make_grid(
 ) -> Grid:
     """The grid that covers a box or a region.
 
-    `bbox` is (west, south, east, north) in degrees; `resolution` is in units of `crs`, by default
-    the finest round number that keeps the map near a megapixel. Pixel edges lie on whole multiples
-    of the resolution, so maps of neighbouring boxes line up; the grid covers the box and may reach
-    past it by less than one pixel.
+    Pixel edges lie on whole multiples of the resolution, so that maps of neighbouring boxes line up; the
+    grid covers the box and may extend beyond it by less than one pixel.
 
-    Raises BoxError, RequestError, and TooLargeError when the grid has more than `max_pixels`.
+    Parameters
+    ----------
+    bbox
+        (west, south, east, north) in degrees; west > east crosses the antimeridian.
+    region
+        Polygon to map, in place of a box.
+    crs
+        CRS of the grid: geographic in degrees, or projected.
+    resolution
+        Pixel side in units of `crs`; by default the finest round number that keeps the map near a megapixel.
+    tile_size
+        Side of a tile in pixels, 16 to 8192.
+    max_pixels
+        Largest number of pixels allowed.
+
+    Raises
+    ------
+    BoxError
+        For a box that is not valid or cannot be drawn in the CRS.
+    RequestError
+        For both or neither of box and region, an unknown CRS, or an unusable resolution.
+    TooLargeError
+        For a grid of more than `max_pixels`.
     """
-    if (bbox is None) == (region is None):
-        raise RequestError("give either a bbox (WEST SOUTH EAST NORTH) or a region, and not both.")
-    if bbox is not None:
-        bbox = BBox.of(bbox)
+    outline, full_circle = _requested_outline(bbox, region)
     crs = parse_crs(crs)
-    outline = _outline(bbox) if bbox is not None else region.geometry
-    asked = outline.bounds
-    # A box right round the globe fills a world map, wherever that map is cut open.
-    whole_turn = bbox is not None and bbox.width > 359.99
-    west, south, east, north = asked if crs == WGS84 else _project(outline, crs, whole_turn).bounds
-    if not all(map(math.isfinite, (west, south, east, north))) or not (east > west and north > south):
-        raise BoxError(f"the box {asked} cannot be drawn in {_crs_label(crs)}; choose a CRS made for that area.")
+    requested = outline.bounds
+    bounds = _project(outline, crs, may_cross_seam=full_circle).bounds
+    west, south, east, north = bounds
+    if not all(map(math.isfinite, bounds)) or not (east > west and north > south):
+        raise BoxError(f"the box {requested} cannot be drawn in {_crs_label(crs)}; choose a CRS made for that area.")
+    resolution = _checked_resolution(resolution, east - west, north - south, crs)
+    return Grid(_aligned_geobox(bounds, resolution, crs, max_pixels), tile_size, region, requested)
+
+
+def _requested_outline(
+    bbox: BBox | tuple[float, float, float, float] | None, region: Region | None
+) -> tuple[shapely.Geometry, bool]:
+    """The area to cover, (lon, lat), and whether it is a box of all longitudes.
+
+    Such a box fills a world map, wherever the seam of the projection lies.
+    """
+    if bbox is not None and region is None:
+        bbox = BBox.of(bbox)
+        return _outline(bbox), bbox.width > 359.99
+    if region is not None and bbox is None:
+        return region.geometry, False
+    raise RequestError("give either a bbox (WEST SOUTH EAST NORTH) or a region, and not both.")
+
+
+def _checked_resolution(resolution: float | None, width: float, height: float, crs: str) -> float:
+    """The resolution, or the default one, for a map of the given size; all in units of `crs`."""
     info = pyproj.CRS.from_user_input(crs)
     if resolution is None:
-        resolution = default_resolution(east - west, north - south, info)
+        resolution = default_resolution(width, height, info)
     try:
         resolution = float(resolution)
     except (TypeError, ValueError):
         raise RequestError(f"resolution {str(resolution)[:40]!r} is not a number.") from None
     if not math.isfinite(resolution) or resolution <= 0:
         raise RequestError(f"resolution {resolution:g} must be a positive number in units of {_crs_label(crs)}.")
-    extent = max(east - west, north - south)
+    extent = max(width, height)
     if resolution > 2 * extent:
         unit = info.axis_info[0].unit_name
         raise RequestError(
             f"resolution {resolution:g} {unit} is larger than the whole map ({extent:g} {unit}); "
             f"resolution is in units of {_crs_label(crs)}."
         )
-    # Guard before the integer arithmetic: a resolution of 1e-300 must not overflow.
+    return resolution
+
+
+def _aligned_geobox(bounds: tuple[float, float, float, float], resolution: float, crs: str, max_pixels: int) -> GeoBox:
+    """The GeoBox that covers (left, bottom, right, top), its pixel edges on multiples of the resolution."""
+    west, south, east, north = bounds
+    # Checked before the integer arithmetic: a resolution of 1e-300 must not overflow.
     estimate = ((east - west) / resolution) * ((north - south) / resolution)
     if estimate > 4 * max(max_pixels, 1):
         raise _too_large(estimate, resolution, max_pixels)
-    c0, c1 = _snap(west, east, resolution)
-    r0, r1 = _snap(-north, -south, resolution)
-    cols, rows = c1 - c0, r1 - r0
-    if cols * rows > max_pixels:
-        raise _too_large(cols * rows, resolution, max_pixels)
-    # Origins as index * resolution, rounded to where float noise ends (0.05 * 3 is not 0.15).
-    origin_x, origin_y = _clean(c0 * resolution, resolution), _clean(-r0 * resolution, resolution)
-    affine = Affine(resolution, 0.0, origin_x, 0.0, -resolution, origin_y)
-    return Grid(GeoBox((rows, cols), affine, crs), tile_size, region, asked)
+    first_column, last_column = _snap(west, east, resolution)
+    first_row, last_row = _snap(-north, -south, resolution)
+    columns, rows = last_column - first_column, last_row - first_row
+    if columns * rows > max_pixels:
+        raise _too_large(columns * rows, resolution, max_pixels)
+    # Origins as index * resolution, rounded to the precision of a float (0.05 * 3 is not 0.15).
+    origin_x = _rounded_origin(first_column * resolution, resolution)
+    origin_y = _rounded_origin(-first_row * resolution, resolution)
+    return GeoBox((rows, columns), Affine(resolution, 0.0, origin_x, 0.0, -resolution, origin_y), crs)
 
 
 def _outline(bbox: BBox) -> shapely.Polygon:
@@ -398,66 +459,72 @@ def default_resolution(width: float, height: float, crs: pyproj.CRS) -> float:
 
 
 def _snap(low: float, high: float, step: float) -> tuple[int, int]:
-    """Indices of the pixel edges on or outside [low, high], forgiving float noise of 1e-6 pixel."""
+    """Indices of the pixel edges on or outside [low, high], with a tolerance of 1e-6 pixel for rounding errors."""
     return math.floor(low / step + 1e-6), max(math.ceil(high / step - 1e-6), math.floor(low / step + 1e-6) + 1)
 
 
-def _whole(pixels: float) -> float:
-    """A number of pixels without float noise, where it is a whole number at all."""
-    near = round(pixels)
-    return float(near) if abs(pixels - near) < 1e-6 else pixels
+def _without_noise(pixels: float) -> float:
+    """A number of pixels, rounded if it is an integer but for rounding errors."""
+    nearest = round(pixels)
+    return float(nearest) if abs(pixels - nearest) < 1e-6 else pixels
 
 
-def _clean(value: float, step: float) -> float:
+def _rounded_origin(value: float, step: float) -> float:
+    """A coordinate rounded to 12 significant digits, counted from the larger of it and the pixel side."""
     digits = max(0, 12 - math.floor(math.log10(max(abs(value), step))) - 1)
     return round(value, digits)
 
 
-def _project(geometry: shapely.Geometry, crs: str, may_tear: bool = False) -> shapely.Geometry:
-    """A WGS84 geometry (lon, lat) in another CRS, its edges densified so that they bend.
+def _project(geometry: shapely.Geometry, crs: str, may_cross_seam: bool = False) -> shapely.Geometry:
+    """A WGS84 geometry (lon, lat) in another CRS, its edges densified so that they can bend.
 
-    Raises BoxError where the CRS has no place for it, stretches it without bound or (unless `may_tear`)
-    tears it apart.
+    Raises BoxError where it lies outside the domain of the CRS, would be stretched beyond all bounds, or
+    (unless `may_cross_seam`) is cut by the seam of the projection.
     """
     if crs == WGS84:
         return geometry
     west, south, east, north = geometry.bounds
-    area = f"the area {west:g} {south:g} {east:g} {north:g}"
     dense = shapely.segmentize(geometry, max(max(east - west, north - south) / 1000.0, 1e-6))
     to_crs = transformer(WGS84, crs)
     info = pyproj.CRS.from_user_input(crs)
 
-    def forward(xy: np.ndarray) -> np.ndarray:
-        x, y = to_crs.transform(xy[:, 0], xy[:, 1])
-        if info.is_geographic:  # PROJ may wrap 190 to -170; stay on the branch of the area
-            x = x + 360.0 * np.round((xy[:, 0] - x) / 360.0)
+    def forward(lonlat: np.ndarray) -> np.ndarray:
+        x, y = to_crs.transform(lonlat[:, 0], lonlat[:, 1])
+        if info.is_geographic:  # PROJ may wrap 190 to -170; keep the turn of the area
+            x = x + 360.0 * np.round((lonlat[:, 0] - x) / 360.0)
         return np.column_stack([x, y])
 
     try:
         projected = shapely.transform(dense, forward)
     except (ProjError, ValueError) as error:
         raise BoxError(f"the area cannot be drawn in {_crs_label(crs)}: {error}") from error
+    area = f"the area {west:g} {south:g} {east:g} {north:g}"
     if not np.isfinite(shapely.get_coordinates(projected)).all():
         raise BoxError(f"{area} reaches outside the domain of {_crs_label(crs)}; choose a CRS made for that area.")
     if info.is_projected:
-        metres = info.axis_info[0].unit_conversion_factor or 1.0
-        left, bottom, right, top = (v * metres for v in projected.bounds)
-        if max(right - left, top - bottom) > LARGEST_MAP_METRES:
-            raise BoxError(
-                f"{area} is stretched to {max(right - left, top - bottom) / 1000.0:.3g} km in "
-                f"{_crs_label(crs)}, larger than the Earth; leave out the pole where that CRS has no "
-                "place for it (Web Mercator: latitudes within -85..85), or choose another CRS."
-            )
-        if not may_tear and _longest_step(projected) * metres > LARGEST_STEP_METRES:
-            raise BoxError(
-                f"{area} crosses the line along which {_crs_label(crs)} is cut open, often 180 degrees; "
-                "choose a CRS centred on the area, for example EPSG:3832 in the Pacific, or leave --crs out."
-            )
+        _check_distortion(projected, info.axis_info[0].unit_conversion_factor or 1.0, may_cross_seam, area, crs)
     return projected if shapely.is_valid(projected) else shapely.make_valid(projected)
 
 
+def _check_distortion(projected: shapely.Geometry, metres: float, may_cross_seam: bool, area: str, crs: str) -> None:
+    """Raise BoxError for a projected area larger than the Earth or cut by a seam; `metres` in one unit of the CRS."""
+    left, bottom, right, top = (v * metres for v in projected.bounds)
+    extent = max(right - left, top - bottom)
+    if extent > LARGEST_MAP_METRES:
+        raise BoxError(
+            f"{area} is stretched to {extent / 1000.0:.3g} km in "
+            f"{_crs_label(crs)}, larger than the Earth; leave out the pole where that CRS has no "
+            "place for it (Web Mercator: latitudes within -85..85), or choose another CRS."
+        )
+    if not may_cross_seam and _longest_step(projected) * metres > LARGEST_STEP_METRES:
+        raise BoxError(
+            f"{area} crosses the line along which {_crs_label(crs)} is cut open, often 180 degrees; "
+            "choose a CRS centred on the area, for example EPSG:3832 in the Pacific, or leave --crs out."
+        )
+
+
 def _longest_step(geometry: shapely.Geometry) -> float:
-    """Greatest distance between two successive vertices of any ring."""
+    """Greatest distance between two successive vertices of any ring, in units of the CRS."""
     parts = shapely.get_parts(geometry)
     rings = shapely.get_rings(parts[shapely.get_type_id(parts) == 3])
     xy, ring = shapely.get_coordinates(rings, return_index=True)
@@ -476,20 +543,18 @@ def _too_large(pixels: float, resolution: float, limit: int) -> TooLargeError:
     )
 
 
-def region_of(region: Any) -> Region | None:
+def region_of(region: Region | str | Path | GeoDataFrame | shapely.Geometry | None) -> Region | None:
     """A region from a vector file, a GeoDataFrame or a WGS84 geometry (lon, lat). Raises SdmError subclasses."""
     if region is None or isinstance(region, Region):
         return region
     if isinstance(region, str | Path):
         return Region.from_file(region)
-    import shapely
-
+    if isinstance(region, shapely.Geometry):
+        return Region.from_geometry(region)
+    if not hasattr(region, "to_crs"):  # to import GeoDataFrame would load geopandas
+        raise RequestError(f"region {region!r} is not a file, a GeoDataFrame or a geometry.")
+    if region.crs is None:
+        raise BoxError("the region has no CRS; set one, for example with set_crs(4326).")
     from sdm.files.vectors import united
 
-    if hasattr(region, "to_crs"):
-        if region.crs is None:
-            raise BoxError("the region has no CRS; set one, for example with set_crs(4326).")
-        return Region.from_geometry(united(region.geometry))
-    if not isinstance(region, shapely.Geometry):
-        raise RequestError(f"region {region!r} is not a file, a GeoDataFrame or a geometry.")
-    return Region.from_geometry(region)
+    return Region.from_geometry(united(region.geometry))

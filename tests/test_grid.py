@@ -544,9 +544,12 @@ def test_tiles_cover_every_pixel_once(rows, cols, size):
 
 
 @given(
-    st.floats(-180, 180), st.floats(-90, 90), st.floats(-180, 180), st.floats(-90, 90),
+    st.floats(-180, 180),
+    st.floats(-90, 90),
+    st.floats(-180, 180),
+    st.floats(-90, 90),
     st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True)),
-)  # fmt: skip
+)
 @settings(max_examples=150, deadline=None)
 def test_any_numbers_give_a_grid_or_a_sentence(west, south, east, north, resolution):
     try:

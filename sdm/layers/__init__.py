@@ -1,4 +1,4 @@
-"""Input layers: rasters and polygons read at places on the globe, tile by tile, never whole."""
+"""Input layers: rasters sampled at places on the globe, window by window."""
 
 ATTRIBUTION = (
     "Contains modified Copernicus Climate Change Service information (ERA5)",

@@ -1,8 +1,7 @@
 """The environment at a place: climate, terrain and land cover as one standardised vector.
 
-Which variables, in which order, with which transform, is the model's business: it comes from the
-model's `config.json`. Where the variables are stored is this module's: the bundled layers, or the
-user's own rasters in their place.
+The model's `config.json` lists the variables, their order and their transforms. This module finds
+them in the bundled layers, or in the user's rasters that replace them.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from sdm.layers.raster import RasterLayer, Source, interpolate
 BUNDLED = ("bioclim.tif", "elevation.tif", "relief.tif", "landcover.tif", "surroundings.tif")
 
 CLIP = 5.0
-"""Standardised values are clipped to this many standard deviations, beyond which no model was trained."""
+"""Standard deviations to which standardised values are clipped: models are not trained beyond."""
 
 _TEMPERATURES = {1, 5, 6, 8, 9, 10, 11}
 _PRECIPITATIONS = {12, 13, 14, 16, 17, 18, 19}
@@ -33,8 +32,8 @@ class Input:
     """One column of the environment vector.
 
     `layer` is the variable's name ("bio1", "elevation", "landcover"); `transform` one of
-    identity, log1p, land_km, sea_km, symlog, class; `value` the class for transform "class";
-    then `(x - mean) / std`, clipped to +-`CLIP`.
+    identity, log1p, land_km, sea_km, symlog, class; `value` the class for transform "class".
+    The result is standardised, `(x - mean) / std`, and clipped to +-`CLIP`.
     """
 
     layer: str
@@ -70,8 +69,8 @@ class Input:
 class Environment:
     """The environment vector at places, from a set of raster layers.
 
-    `inputs` are the model's; `overrides` the user's raster files, searched first by band
-    description and file name. Raises LayerError when an input is found nowhere.
+    `inputs` are the model's; `overrides` are the user's raster files, whose variables (by band description
+    or file name) replace the bundled ones. Raises LayerError when no layer has an input.
     """
 
     def __init__(self, inputs: Iterable[Input], overrides: Iterable[str | Path] = ()) -> None:
@@ -93,21 +92,18 @@ class Environment:
         self._groups = _group(self.inputs, bands)
 
     def sample(self, lon: np.ndarray, lat: np.ndarray, standardise: bool = True) -> np.ndarray:
-        """Inputs at positions: (N,), (N,) degrees -> (N, len(inputs)) float32, standardised or only transformed.
+        """Inputs at places: (N,), (N,) degrees -> (N, len(inputs)) float32, standardised or only transformed.
 
-        A row with any NaN means the environment is not known there.
+        Where a row has a NaN, the environment is not known.
         """
         out = np.empty((lon.size, len(self.inputs)), dtype=np.float32)
         for group in self._groups:
-            sources = [Source(part.layer, part.bands, part.recipe(standardise), len(part.columns)) for part in group]
-            out[:, _run([k for part in group for k in part.columns])] = interpolate(sources, lon, lat)
+            sources = [Source(part.layer, part.bands, part.prepare(standardise), len(part.columns)) for part in group]
+            out[:, _as_slice([k for part in group for k in part.columns])] = interpolate(sources, lon, lat)
         return out
 
     def check(self, lon: np.ndarray, lat: np.ndarray) -> None:
-        """Look at a few places before any work: do the user's rasters overlap, in the right units?
-
-        `lon`, `lat`: (N,) degrees. Raises LayerError.
-        """
+        """Raise LayerError when the user's rasters miss the places (N,), (N,) degrees or have other units."""
         for part in (p for group in self._groups for p in group):
             layer, bands = part.layer, list(part.bands)
             if layer not in self._own:
@@ -126,11 +122,11 @@ class _Part:
     layer: RasterLayer
     bands: tuple[int, ...]
     columns: tuple[int, ...]
-    """Where the inputs stand in the environment vector."""
+    """Positions of the inputs in the environment vector."""
     inputs: tuple[tuple[Input, int], ...]
-    """Each with the position of its band in `bands`."""
+    """Each input with the position of its band in `bands`."""
 
-    def recipe(self, standardise: bool) -> Callable[[np.ndarray], np.ndarray]:
+    def prepare(self, standardise: bool) -> Callable[[np.ndarray], np.ndarray]:
         """The function that turns a block (rows, cols, bands) of this layer into its columns."""
         functions = [(i.apply if standardise else i.transformed, k) for i, k in self.inputs]
         if len(self.bands) == 1 and all(i.transform == "class" for i, _ in self.inputs):
@@ -139,24 +135,24 @@ class _Part:
 
 
 _CODES = np.array([*range(256), -1.0, np.nan], dtype=np.float32)
-"""Every class a land cover map can hold, then "none of these" and "not known"."""
+"""Every class of a land cover map, then a value that is no class, then nodata."""
 
 
 def _look_up(table: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """Columns of classes, (rows, cols, 1) -> (rows, cols, columns): one row of `table` per entry of `_CODES`."""
+    """Columns of classes, (rows, cols, 1) -> (rows, cols, columns); `table` has a row for each of `_CODES`."""
     codes = block[..., 0]
-    usual = (codes >= 0) & (codes < 256) & (codes == np.floor(codes))
-    return table.take(np.where(usual, codes, np.where(np.isnan(codes), 257, 256)).astype(np.intp), axis=0)
+    is_class = (codes >= 0) & (codes < 256) & (codes == np.floor(codes))
+    return table.take(np.where(is_class, codes, np.where(np.isnan(codes), 257, 256)).astype(np.intp), axis=0)
 
 
 def _group(inputs: tuple[Input, ...], bands: dict[str, tuple[RasterLayer, int]]) -> list[list[_Part]]:
-    """Inputs by the layer they come from (one read per file), layers by lattice (interpolated together)."""
+    """Inputs grouped by layer (one read per file), and layers by lattice (interpolated together)."""
     by_layer: dict[int, list[int]] = {}
     for column, item in enumerate(inputs):
         if item.layer not in bands:
             raise LayerError(f"environment variable {item.layer!r}, which the model reads, is in no layer.")
         by_layer.setdefault(id(bands[item.layer][0]), []).append(column)
-    groups: dict[tuple, list[_Part]] = {}
+    groups: dict[tuple[float, ...], list[_Part]] = {}
     for columns in by_layer.values():
         layer = bands[inputs[columns[0]].layer][0]
         numbers = [bands[inputs[c].layer][1] for c in columns]
@@ -166,41 +162,41 @@ def _group(inputs: tuple[Input, ...], bands: dict[str, tuple[RasterLayer, int]])
     return list(groups.values())
 
 
-def _run(columns: list[int]) -> slice | list[int]:
-    """Columns as a slice where they follow each other: far cheaper to assign to."""
+def _as_slice(columns: list[int]) -> slice | list[int]:
+    """Consecutive columns as a slice, which is far faster to assign to."""
     first = columns[0]
     return slice(first, first + len(columns)) if columns == list(range(first, first + len(columns))) else columns
 
 
 def _named_bands(layer: RasterLayer) -> dict[str, tuple[RasterLayer, int]]:
-    found = {}
+    """The layer and band number of each variable of a layer."""
+    bands = {}
     stem = Path(layer.path).stem
     for band in range(1, layer.count + 1):
         name = _variable(layer.descriptions[band - 1]) or (_variable(stem) if layer.count == 1 else None)
         if name:
-            found[name] = (layer, band)
-    return found
+            bands[name] = (layer, band)
+    return bands
 
 
 def _override(given: str, wanted: set[str]) -> dict[str, tuple[RasterLayer, int]]:
-    """The wanted variables of one file or folder; a folder may hold others too, a file must be of use."""
-    found: dict[str, tuple[RasterLayer, int]] = {}
-    seen: list[str] = []
+    """The wanted variables of a file or folder. Raises LayerError where there are none, or one is there twice."""
+    bands: dict[str, tuple[RasterLayer, int]] = {}
+    names: list[str] = []
     for path in expand([given]):
         for name, source in _named_bands(RasterLayer(path)).items():
-            seen.append(name)
-            if name in found:
-                _refuse_twice(name, found[name][0].path, source[0].path)
+            names.append(name)
+            if name in bands:
+                _refuse_twice(name, bands[name][0].path, source[0].path)
             if name in wanted:
-                found[name] = source
-    if not found:
-        names = ", ".join(seen) or "no named bands"
+                bands[name] = source
+    if not bands:
         raise LayerError(
-            f"environment raster {given!r} has no band this model reads (found: {names}); "
-            "name bands bio1..bio19, elevation, relief or landcover in their descriptions, or name the file so, as "
+            f"environment raster {given!r} has no band this model reads (found: {', '.join(names) or 'no named bands'}"
+            "); name bands bio1..bio19, elevation, relief or landcover in their descriptions, or name the file so, as "
             "WorldClim does (wc2.1_5m_bio_1.tif)."
         )
-    return found
+    return bands
 
 
 def _refuse_twice(name: str, one: str, other: str) -> None:

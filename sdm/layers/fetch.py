@@ -1,8 +1,8 @@
-"""Files from other people's servers: few connections, patient, and never the same file twice.
+"""Files from public servers, fetched politely and cached on disk.
 
-At most `CONNECTIONS` requests to a host at a time and `PER_SECOND` in a second; when a server says
-it is busy (429, 503) everything for that host waits as long as it asks; what was fetched is kept on
-disk, so that another map of the place asks for nothing.
+At most `CONNECTIONS` requests to a host at once and `PER_SECOND` per second. When a server reports
+that it is busy (429, 503), all requests to that host wait as long as it asks. Files are cached, so
+that another map of the same place needs no request.
 """
 
 from __future__ import annotations
@@ -14,29 +14,33 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from sdm._version import __version__
 from sdm.errors import LayerError
 from sdm.files.paths import replace_file
 
+if TYPE_CHECKING:
+    import requests
+
 USER_AGENT = f"taxabind-map/{__version__} (species distribution maps)"
 CONNECTIONS = 4
 PER_SECOND = 20.0
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
-WHOLE_SECONDS = 120.0
-"""One answer may take this long in all: a server that sends a byte a second must not hold a map up for ever."""
+TOTAL_SECONDS = 120.0
+"""Limit for one whole response: a server that sends a byte per second must not delay a map indefinitely."""
 ATTEMPTS = 5
 LONGEST_WAIT = 120.0
-"""Seconds. A server that asks for more patience than this gets none: the map stops and says so."""
+"""Seconds. When a server asks to wait longer than this, the map stops with an error."""
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 ABSENT = frozenset({204, 404, 410})
 CACHE_BYTES = 2_000_000_000
 ABSENT_SECONDS = 7 * 86400.0
-"""That a server has no tile somewhere is believed this long."""
+"""How long the answer that a file does not exist stays in the cache."""
 
 _SECRET = ("key", "token", "sig", "pass", "secret", "auth", "credential")
 
@@ -45,18 +49,48 @@ T = TypeVar("T")
 
 
 class Unusable(Exception):
-    """Raised by a parser when an answer is not what was asked for; `transient`: asking again may help."""
+    """Raised by a parser for a response that is not what was requested; `transient`: another attempt may help."""
 
     def __init__(self, reason: str, transient: bool = False) -> None:
         super().__init__(reason)
         self.transient = transient
 
 
-class Fetcher:
-    """GET over http and https with a cache on disk.
+class _TryAgain(Exception):
+    """An attempt failed for a reason that may pass."""
 
-    Safe to share between threads; only its settings travel to another process. `patience`: seconds
-    before the second attempt, doubled before each further one.
+
+@dataclass(frozen=True)
+class _Request(Generic[T]):
+    """What is requested, and how the response is checked; see `Fetcher.get`."""
+
+    url: str
+    parse: Callable[[bytes, str], T]
+    max_bytes: int
+    first_bytes: int | None
+    needs_ranges: bool
+
+
+@dataclass(frozen=True)
+class _Response(Generic[T]):
+    body: bytes
+    parsed: T | None
+    """None where the server has nothing."""
+
+
+class Fetcher:
+    """GET over http and https with a cache on disk. Threads may share it; pickling keeps its settings only.
+
+    Parameters
+    ----------
+    cache
+        Folder of the cache; None: no cache.
+    offline
+        Use the cache only.
+    limit
+        Largest size of the cache in bytes.
+    patience
+        Seconds before the second attempt, doubled before each further one.
     """
 
     def __init__(
@@ -70,10 +104,10 @@ class Fetcher:
     def _start(self) -> None:
         self._locks = [threading.Lock() for _ in range(64)]
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_locks"}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
 
@@ -82,98 +116,73 @@ class Fetcher:
         url: str,
         parse: Callable[[bytes, str], T],
         *,
-        most: int,
-        keep: bool = True,
-        part: int | None = None,
-        ranges: bool = False,
+        max_bytes: int,
+        use_cache: bool = True,
+        first_bytes: int | None = None,
+        needs_ranges: bool = False,
     ) -> T | None:
-        """What `parse(body, content_type)` makes of the file at `url`; None where the server has nothing (404).
+        """The parsed file at `url`; None where the server has nothing (404).
 
-        `parse` raises `Unusable` when it is not what was asked for; `most`: bytes beyond which an
-        answer is refused; `keep`: use the cache on disk; `part`: only so many bytes from the
-        beginning; `ranges`: the server must be able to send parts. Raises LayerError.
+        Parameters
+        ----------
+        url
+            An http or https address.
+        parse
+            Called with the body and its content type ("" from the cache); raises `Unusable` when the body is
+            not what was requested.
+        max_bytes
+            Larger responses are refused.
+        use_cache
+            Read and write the cache on disk; never for a part of a file.
+        first_bytes
+            Fetch only this many bytes from the beginning.
+        needs_ranges
+            Require a server that can send parts of files.
+
+        Raises
+        ------
+        LayerError
+            For an address or response that cannot be used, and when all attempts fail.
         """
-        require_web(url)
-        # Two threads that want the same file: the second finds it in the cache.
+        require_http(url)
+        cache = self.cache if use_cache and first_bytes is None else None
+        # Of two threads that want the same file, the second finds it in the cache.
         with self._locks[hash(url) % len(self._locks)]:
-            return self._get(url, parse, self.cache if keep and part is None else None, most, part, ranges)
+            return self._get(_Request(url, parse, max_bytes, first_bytes, needs_ranges), cache)
 
-    def _get(
-        self,
-        url: str,
-        parse: Callable[[bytes, str], T],
-        cache: DiskCache | None,
-        most: int,
-        part: int | None,
-        ranges: bool,
-    ) -> T | None:
-        kept = None if cache is None else cache.get(url)
-        if kept is not None:
+    def _get(self, request: _Request[T], cache: DiskCache | None) -> T | None:
+        url = request.url
+        if cache is not None and (cached := cache.get(url)) is not None:
             try:
-                return parse(kept, "") if kept else None
+                return request.parse(cached, "") if cached else None
             except Unusable:  # damaged on disk
                 cache.discard(url)
         if self.offline:
             raise LayerError(
-                f"{shown(url)} is not in the cache and --offline forbids to fetch it; run once without --offline."
+                f"{redacted(url)} is not in the cache and --offline forbids to fetch it; run once without --offline."
             )
-        body, parsed = self._ask(url, parse, most, part, ranges)
+        fetched = self._fetch(request)
         if cache is not None:
-            cache.put(url, body)
-        return parsed
+            cache.put(url, fetched.body)
+        return fetched.parsed
 
-    def _ask(
-        self, url: str, parse: Callable[[bytes, str], T], most: int, part: int | None, ranges: bool
-    ) -> tuple[bytes, T | None]:
-        import requests
-
-        host, problem = _host(url), ""
+    def _fetch(self, request: _Request[T]) -> _Response[T]:
+        """The response, after several attempts where needed."""
+        host, problem = _host(request.url), ""
         for attempt in range(ATTEMPTS):
             if attempt:
-                # Spread out, or the four connections would all come back in the same moment.
+                # At random, or all connections would try again at the same moment.
                 time.sleep(min(30.0, self.patience * 2 ** (attempt - 1)) * (1.0 + 0.25 * random.random()))
             try:
-                with host.connections:
-                    host.turn()
-                    status, wait, kind, body = _once(url, most, part)
-            except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
-                raise LayerError(f"{shown(url)} leads to an address that is not http or https; refused.") from error
-            except requests.exceptions.TooManyRedirects as error:
-                raise LayerError(f"{shown(url)} redirects without end.") from error
-            except requests.exceptions.RequestException as error:
-                problem = type(error).__name__
-                continue
-            if status in ABSENT:
-                return b"", None
-            if status in BUSY:
-                problem = f"HTTP status {status}"
-                if wait > LONGEST_WAIT:
-                    raise LayerError(
-                        f"{shown(url)}: the server asks to wait {wait:.0f} seconds (HTTP status {status}); "
-                        "try again later, what was fetched so far is kept."
-                    )
-                host.wait(wait)
-                continue
-            if status not in (200, 206):
-                remedy = "check the address and its key or token" if status in (401, 403) else "check the address"
-                raise LayerError(f"{shown(url)} answers with HTTP status {status}; {remedy}.")
-            try:
-                parsed = parse(body, kind)
-            except Unusable as error:
-                if not error.transient:
-                    raise LayerError(f"{shown(url)}: {error}") from error
+                return _attempt(request, host)
+            except _TryAgain as error:
                 problem = str(error)
-                continue
-            if ranges and status != 206:
-                raise LayerError(
-                    f"{shown(url)}: the server does not send parts of files (no answer to a Range request); "
-                    "download the file and give its path."
-                )
-            return body, parsed
-        raise LayerError(f"{shown(url)} could not be fetched in {ATTEMPTS} attempts ({problem}); try again later.")
+        raise LayerError(
+            f"{redacted(request.url)} could not be fetched in {ATTEMPTS} attempts ({problem}); try again later."
+        )
 
 
-def require_web(url: str) -> None:
+def require_http(url: str) -> None:
     """Raise LayerError unless the address is http or https with a host."""
     try:
         parts = urlsplit(url)
@@ -181,11 +190,11 @@ def require_web(url: str) -> None:
     except ValueError:
         good = False
     if not good:
-        raise LayerError(f"address {shown(url)!r} is not http or https; give such an address, or a path.")
+        raise LayerError(f"address {redacted(url)!r} is not http or https; give such an address, or a path.")
 
 
-def shown(url: str) -> str:
-    """An address as it may be printed and recorded: without user, password, keys and tokens."""
+def redacted(url: str) -> str:
+    """An address without user, password, keys and tokens, safe to print and record."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
@@ -202,32 +211,83 @@ def shown(url: str) -> str:
 # One request ---------------------------------------------------------------------------------------
 
 
-def _once(url: str, most: int, part: int | None) -> tuple[int, float, str, bytes]:
-    """One request: status, seconds the server asks to wait, content type, body."""
+def _attempt(request: _Request[T], host: _Host) -> _Response[T]:
+    """The response of one attempt. Raises `_TryAgain`, or LayerError where trying again is useless."""
+    url = redacted(request.url)
+    with host.connections:
+        host.wait_for_turn()
+        status, wait, kind, body = _send(request)
+    if status in ABSENT:
+        return _Response(b"", None)
+    if status in BUSY:
+        if wait > LONGEST_WAIT:
+            raise LayerError(
+                f"{url}: the server asks to wait {wait:.0f} seconds (HTTP status {status}); "
+                "try again later, what was fetched so far is kept."
+            )
+        host.pause(wait)
+        raise _TryAgain(f"HTTP status {status}")
+    if status not in (200, 206):
+        remedy = "check the address and its key or token" if status in (401, 403) else "check the address"
+        raise LayerError(f"{url} answers with HTTP status {status}; {remedy}.")
+    try:
+        parsed = request.parse(body, kind)
+    except Unusable as error:
+        if error.transient:
+            raise _TryAgain(str(error)) from error
+        raise LayerError(f"{url}: {error}") from error
+    if request.needs_ranges and status != 206:
+        raise LayerError(
+            f"{url}: the server does not send parts of files (no answer to a Range request); "
+            "download the file and give its path."
+        )
+    return _Response(body, parsed)
+
+
+def _send(request: _Request[Any]) -> tuple[int, float, str, bytes]:
+    """One request: status, seconds the server asks to wait, content type, body. Raises as `_attempt`."""
     import requests
 
-    deadline = time.monotonic() + WHOLE_SECONDS
-    headers = {} if part is None else {"Range": f"bytes=0-{part - 1}", "Accept-Encoding": "identity"}
-    with _session().get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS), headers=headers) as answer:
-        kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        wait = _retry_after(answer.headers.get("Retry-After"))
-        if answer.status_code not in (200, 206):
-            return answer.status_code, wait, kind, b""
-        wanted = most if part is None else part
+    url = redacted(request.url)
+    try:
+        return _receive(request)
+    except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
+        raise LayerError(f"{url} leads to an address that is not http or https; refused.") from error
+    except requests.exceptions.TooManyRedirects as error:
+        raise LayerError(f"{url} redirects without end.") from error
+    except requests.exceptions.RequestException as error:
+        raise _TryAgain(type(error).__name__) from error
+
+
+def _receive(request: _Request[Any]) -> tuple[int, float, str, bytes]:
+    import requests
+
+    deadline = time.monotonic() + TOTAL_SECONDS
+    first = request.first_bytes
+    headers = {} if first is None else {"Range": f"bytes=0-{first - 1}", "Accept-Encoding": "identity"}
+    timeout = (CONNECT_SECONDS, READ_SECONDS)
+    with _session().get(request.url, stream=True, timeout=timeout, headers=headers) as response:
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        wait = _retry_after(response.headers.get("Retry-After"))
+        if response.status_code not in (200, 206):
+            return response.status_code, wait, kind, b""
+        wanted = request.max_bytes if first is None else first
         body = bytearray()
-        for chunk in answer.iter_content(65536):
+        for chunk in response.iter_content(65536):
             body += chunk
             if len(body) > wanted:
-                if part is not None:
+                if first is not None:
                     break
-                raise LayerError(f"{shown(url)} sends more than {most:,} bytes, too much for what was asked; refused.")
+                raise LayerError(
+                    f"{redacted(request.url)} sends more than {wanted:,} bytes, too much for what was asked; refused."
+                )
             if time.monotonic() > deadline:
-                raise requests.exceptions.ReadTimeout("slower than the limit in all")
-        return answer.status_code, wait, kind, bytes(body[:wanted])
+                raise requests.exceptions.ReadTimeout("the whole response took too long")
+        return response.status_code, wait, kind, bytes(body[:wanted])
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds of a Retry-After header, a number or a date; 0 when there is none or it makes no sense."""
+    """Seconds of a Retry-After header, a number or a date; 0 when it is missing or invalid."""
     if not value:
         return 0.0
     try:
@@ -241,11 +301,11 @@ def _retry_after(value: str | None) -> float:
 
 
 _lock = threading.Lock()
-_sessions: dict[int, object] = {}
+_sessions: dict[int, requests.Session] = {}
 _hosts: dict[str, _Host] = {}
 
 
-def _session():
+def _session() -> requests.Session:
     """The connections of this process, shared by its threads."""
     import requests
     from requests.adapters import HTTPAdapter
@@ -262,28 +322,28 @@ def _session():
 
 
 class _Host:
-    """What keeps requests to one host few and slow."""
+    """Limits the requests to one host."""
 
     def __init__(self) -> None:
         self.connections = threading.BoundedSemaphore(CONNECTIONS)
-        self.lock = threading.Lock()
-        self.next = 0.0
+        self._lock = threading.Lock()
+        self._next_request = 0.0
 
-    def turn(self) -> None:
-        """Wait until it is our turn to ask."""
+    def wait_for_turn(self) -> None:
+        """Wait until the next request may be sent."""
         while True:
-            with self.lock:
+            with self._lock:
                 now = time.monotonic()
-                delay = self.next - now
+                delay = self._next_request - now
                 if delay <= 0:
-                    self.next = now + 1.0 / PER_SECOND
+                    self._next_request = now + 1.0 / PER_SECOND
                     return
             time.sleep(delay)
 
-    def wait(self, seconds: float) -> None:
-        """Nobody asks this host for so long."""
-        with self.lock:
-            self.next = max(self.next, time.monotonic() + seconds)
+    def pause(self, seconds: float) -> None:
+        """Send no request to this host for some seconds."""
+        with self._lock:
+            self._next_request = max(self._next_request, time.monotonic() + seconds)
 
 
 def _host(url: str) -> _Host:
@@ -296,35 +356,39 @@ def _host(url: str) -> _Host:
 
 
 class DiskCache:
-    """Bytes by key in a folder that never grows past `limit` bytes; what was used longest ago goes first.
+    """Bytes by key in a folder of at most `limit` bytes; the least recently used entries are removed first.
 
-    Several processes may share the folder. An empty entry says that there is nothing, for a week.
+    Several processes may share the folder. An empty entry records for a week that a file does not exist.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = Path(folder)
         self.limit = limit
+        self._start()
+
+    def _start(self) -> None:
         self._lock = threading.Lock()
         self._size: int | None = None
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "limit": self.limit}
 
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
 
     def path(self, key: str) -> Path:
-        """Where an entry is kept."""
+        """The file of an entry."""
         name = hashlib.sha256(key.encode()).hexdigest()
         return self.folder / name[:2] / name
 
     def get(self, key: str) -> bytes | None:
-        """The entry, b"" where it is known that there is nothing, None when not known."""
+        """The entry; b"" where the file is known not to exist, None where nothing is known."""
         path = self.path(key)
         try:
             body = path.read_bytes()
             if body:
-                os.utime(path)  # the time of last use: what the oldest is decided by
+                os.utime(path)  # the time of last use, by which entries are removed
             elif time.time() - path.stat().st_mtime > ABSENT_SECONDS:
                 return None
         except OSError:
@@ -332,7 +396,7 @@ class DiskCache:
         return body
 
     def put(self, key: str, body: bytes) -> None:
-        """Keep an entry; it is there whole or not at all. Raises LayerError when the folder takes nothing."""
+        """Write an entry, complete or not at all. Raises LayerError when the folder cannot be written."""
         path = self.path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -347,20 +411,20 @@ class DiskCache:
                 self._prune()
 
     def discard(self, key: str) -> None:
-        """Forget an entry."""
+        """Remove an entry."""
         self.path(key).unlink(missing_ok=True)
 
     def _entries(self) -> list[tuple[float, int, str]]:
         """(time of last use, bytes, path) of everything in the cache."""
-        found = []
-        for part in (p for p in os.scandir(self.folder) if p.is_dir(follow_symlinks=False)):
-            for entry in os.scandir(part):
+        entries = []
+        for subfolder in (f for f in os.scandir(self.folder) if f.is_dir(follow_symlinks=False)):
+            for entry in os.scandir(subfolder):
                 try:
                     info = entry.stat(follow_symlinks=False)
                 except OSError:  # another process has just removed it
                     continue
-                found.append((info.st_mtime, info.st_size, entry.path))
-        return found
+                entries.append((info.st_mtime, info.st_size, entry.path))
+        return entries
 
     def _measure(self) -> int:
         return sum(size for _, size, _ in self._entries())

@@ -1,19 +1,19 @@
-"""Satellite crops for the published model: squares of about 2.56 km at 10 m around each place.
+"""Satellite crops for the published model: squares of 2.56 km at 10 m around each place.
 
 A crop lies in the plane that touches the Earth (WGS84) at the place, its pixel edges along east and
-north: 256 pixels of 10 m on the ground, wherever the place. That is how the authors' public download
-script cuts its boxes (an east-north-up box of fixed size in metres), save that they let a WMS
-stretch it in degrees; the two agree to a tenth of a pixel below 70 degrees of latitude. Without
-it, a crop of the same imagery in Web Mercator would shrink with the cosine of the latitude.
+north: 256 pixels of 10 m on the ground at every latitude. The authors' public download script cuts
+its boxes in the same way (an east-north-up box of fixed size in metres), except that a WMS stretches
+them in degrees; the two agree to a tenth of a pixel below 70 degrees of latitude. A crop in Web
+Mercator would instead shrink with the cosine of the latitude.
 
-Sources finer than the pitch are averaged over the area of a pixel, coarser ones interpolated
+Sources finer than the pitch are averaged over the area of a pixel, coarser ones are interpolated
 bilinearly.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
@@ -23,15 +23,19 @@ import numpy as np
 from sdm.errors import LayerError, TooLargeError
 from sdm.files import fingerprint
 from sdm.files.paths import cache_folder
-from sdm.layers.crop import Place, draw, fit
-from sdm.layers.fetch import Fetcher, Unusable, require_web, shown
+from sdm.layers.crop import Place, draw, fit_affine
+from sdm.layers.fetch import Fetcher, Unusable, redacted, require_http
+from sdm.layers.tiles import MAX_ZOOM, WMS, WMS_SIDE, XYZ, Tiles
 
 if TYPE_CHECKING:
     from sdm.layers.mosaic import Mosaic
-    from sdm.layers.tiles import Tiles
 
-SIZE, PITCH = 256, 10.0
+SIZE = 256
+"""Pixels on a side of a crop."""
+PITCH = 10.0
+"""Metres of a pixel on the ground."""
 MAX_BYTES = 2_000_000_000
+"""Crops that `read` returns at once, at most."""
 GROUP = 16
 """Crops whose tiles are fetched together."""
 EOX = (
@@ -43,7 +47,8 @@ EOX = (
 class Imagery:
     """Square true-colour crops around places, from one source.
 
-    `pitch`: metres of a pixel on the ground; `size`: pixels of a side.
+    `pitch`: metres of a pixel on the ground; `size`: pixels on a side. Raises LayerError for others than an
+    even size of 2 to 2048 and a pitch of 0.1 to 1000 m.
     """
 
     def __init__(self, source: Mosaic | Tiles, pitch: float = PITCH, size: int = SIZE) -> None:
@@ -55,7 +60,7 @@ class Imagery:
 
     @property
     def attribution(self) -> str:
-        """Whom to name as the source of the imagery; "" when not known."""
+        """Credit line of the imagery; "" when not known."""
         return self.source.attribution
 
     def crops(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
@@ -63,84 +68,83 @@ class Imagery:
         return self.read(lon, lat)[0]
 
     def known(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-        """Boolean (N,): there is imagery at the place itself. Reads (and fetches) no more than that."""
+        """Boolean (N,): there is imagery at the place (N,), (N,) degrees. Reads and fetches nothing else."""
         lon, lat = _places(lon, lat)
         middle = self.size // 2
         piece = (middle - 1, middle + 1, middle - 1, middle + 1)
         out = np.zeros(lon.size, dtype=bool)
-        for _, k, picture in self._pictures(lon, lat, piece):
-            out[k] = _there(picture, middle)
+        for k, image in self._images(lon, lat, piece):
+            out[k] = _has_centre(image)
         return out
 
     def read(self, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Crops (N, size, size, 3) uint8 and, (N,) boolean, whether there is imagery at the place.
 
-        What the imagery does not cover takes the mean colour of the rest of the crop; crops that
-        are not known are black. Raises LayerError, and TooLargeError for more crops at once than
-        2 GB: use `in_blocks`.
+        Missing pixels take the mean colour of the rest of the crop; a crop without imagery at its place is
+        black. Raises LayerError, and TooLargeError for crops of more than 2 GB: use `in_blocks`.
         """
         lon, lat = _places(lon, lat)
         if lon.size * self.size**2 * 3 > MAX_BYTES:
             raise TooLargeError(f"{lon.size:,} crops at once take more than {MAX_BYTES:,} bytes; read them in blocks.")
         crops = np.zeros((lon.size, self.size, self.size, 3), dtype=np.uint8)
         known = np.zeros(lon.size, dtype=bool)
-        for _, k, picture in self._pictures(lon, lat, (0, self.size, 0, self.size)):
-            known[k] = _there(picture, self.size // 2)
+        for k, image in self._images(lon, lat, (0, self.size, 0, self.size)):
+            known[k] = _has_centre(image)
             if known[k]:
-                missing = picture[3] == 0
+                missing = image[3] == 0
                 if missing.any():
-                    picture[:3, missing] = np.rint(picture[:3, ~missing].mean(axis=1, keepdims=True))
-                crops[k] = np.moveaxis(picture[:3], 0, 2)
+                    image[:3, missing] = np.rint(image[:3, ~missing].mean(axis=1, keepdims=True))
+                crops[k] = np.moveaxis(image[:3], 0, 2)
         return crops, known
 
     def in_blocks(
         self, lon: np.ndarray, lat: np.ndarray, block: int = 256
     ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """`read` of a few places at a time: (which of them, crops, known)."""
+        """`read` of `block` places at a time: (slice of the places, crops, known)."""
         for start in range(0, np.size(lon), block):
             part = slice(start, start + block)
             yield part, *self.read(lon[part], lat[part])
 
     def check(self, lon: np.ndarray, lat: np.ndarray) -> None:
-        """Look before any work: does imagery overlap the places (N,), (N,) degrees, does the server answer?
-
-        Raises LayerError.
-        """
+        """Raise LayerError when no imagery overlaps the places (N,), (N,) degrees or the server does not answer."""
         lon, lat = _places(lon, lat)
         ok = np.isfinite(lon + lat)
         self.source.check(lon[ok], lat[ok])
 
     def describe(self) -> str:
-        """One sentence for the outputs: what the crops are and come from."""
+        """One sentence for the outputs: the crops and their source."""
         return (
             f"Satellite crops of {self.size} x {self.size} pixels of {self.pitch:g} m around each place, in the plane "
             f"touching the Earth there, from {self.source.describe()}."
         )
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits: the same source, read the same way."""
+        """Sixteen hex digits, equal for the same source read in the same way."""
         return fingerprint.of_parts([self.source.fingerprint(), self.pitch, self.size])
 
-    def _pictures(
+    def _images(
         self, lon: np.ndarray, lat: np.ndarray, piece: tuple[int, int, int, int]
-    ) -> Iterator[tuple[Place, int, np.ndarray]]:
-        """(place, its number, (4, size, size) red, green, blue, mask) of each place that is finite."""
-        # Near places together: they share decoded blocks and tiles.
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(index of the place, red, green, blue and mask (4, size, size)) of each place that is finite.
+
+        Only a piece (first row, end row, first column, end column) of the images is filled.
+        """
+        # Neighbouring places together: they share decoded blocks and tiles.
         order = np.lexsort((lon, np.floor(lat * 10.0)))
         order = order[np.isfinite(lon[order] + lat[order]) & (np.abs(lat[order]) <= 90.0)]
         radius = 0.5 * self.size * self.pitch * math.sqrt(2.0) + 2.0 * self.pitch
         for start in range(0, order.size, GROUP):
             places = [(int(k), Place(lon[k], lat[k], self.pitch, self.size)) for k in order[start : start + GROUP]]
-            if hasattr(self.source, "prefetch"):
-                ways = (fit(self.source, place, piece) for _, place in places)
-                self.source.prefetch((way.corners, way.linear) for way in ways if way is not None)
+            if isinstance(self.source, Tiles):
+                fits = [fit_affine(self.source, place, piece) for _, place in places]
+                self.source.prefetch((fit.corners, fit.linear) for fit in fits if fit is not None)
             for k, place in places:
-                picture = np.zeros((4, self.size, self.size), dtype=np.uint8)
+                image = np.zeros((4, self.size, self.size), dtype=np.uint8)
                 for layer in self.source.at(place.lon, place.lat, radius):
-                    draw(layer, place, piece, picture)
-                    if picture[3, piece[0] : piece[1], piece[2] : piece[3]].all():
+                    draw(layer, place, piece, image)
+                    if image[3, piece[0] : piece[1], piece[2] : piece[3]].all():
                         break
-                yield place, k, picture
+                yield k, image
 
 
 def open_imagery(
@@ -151,17 +155,34 @@ def open_imagery(
     cache_dir: str | Path | None = None,
     offline: bool = False,
 ) -> Imagery:
-    """The imagery that a text names.
+    """Open imagery from a path or an address.
 
     * a raster, or a folder of rasters: `scenes/`, `tile.tif#scale=0,3000`
-    * a COG: `https://host/file.tif`; a STAC item or search result, a file or an address:
-      `https://host/item.json#visual`
+    * a COG: `https://host/file.tif`
+    * a STAC item or search result, as a file or an address: `https://host/item.json#visual`
     * tiles: `https://host/{z}/{x}/{y}.jpg`, WMTS's `.../{TileMatrix}/{TileRow}/{TileCol}.jpg`
     * a WMS: `https://host/wms?layers=NAME`
 
-    Options follow a `#` (or stand in the query): `scale=LOW,HIGH` for other than 8-bit values,
-    `bands=R,G,B`, `asset=NAME`, `maxzoom=N`, `tilesize=N`, `attribution=TEXT`. `cache_dir`: where
-    fetched tiles are kept; `offline`: use nothing else. Raises LayerError.
+    Options follow a `#` or stand in the query: `scale=LOW,HIGH` for values of other than 8 bits,
+    `bands=R,G,B`, `asset=NAME`, `maxzoom=N`, `tilesize=N`, `attribution=TEXT`.
+
+    Parameters
+    ----------
+    spec
+        Path or address, with options.
+    pitch
+        Metres of a pixel on the ground.
+    size
+        Pixels on a side of a crop.
+    cache_dir
+        Where fetched tiles are kept.
+    offline
+        Use cached tiles only.
+
+    Raises
+    ------
+    LayerError
+        For imagery or options that cannot be used.
     """
     where, options = _split(str(spec))
     colours = {
@@ -174,7 +195,8 @@ def open_imagery(
 
 
 def _source(where: str, options: dict[str, Any], colours: dict[str, Any], fetcher: Fetcher) -> Mosaic | Tiles:
-    from sdm.layers import mosaic, stac, tiles
+    """The source at a path or address; `colours`: bands, scale and attribution from the options."""
+    from sdm.layers import mosaic, stac
 
     if "://" not in where:
         if Path(where).suffix.lower() in (".json", ".geojson"):
@@ -183,15 +205,14 @@ def _source(where: str, options: dict[str, Any], colours: dict[str, Any], fetche
         return mosaic.open_files(where, **colours)
     host = urlsplit(where).hostname or ""
     credit = colours["attribution"] or (EOX if host == "eox.at" or host.endswith(".eox.at") else "")
+    max_zoom = options.get("maxzoom", MAX_ZOOM)
     if "{" in where:
-        side = options.get("tilesize", 256)
-        return tiles.Tiles(tiles.XYZ(where), fetcher, side, options.get("maxzoom", tiles.MAX_ZOOM), credit)
+        return Tiles(XYZ(where), fetcher, options.get("tilesize", 256), max_zoom, credit)
     if "layers" in {k.lower() for k, _ in parse_qsl(urlsplit(where).query, keep_blank_values=True)}:
-        side = options.get("tilesize", tiles.WMS_SIDE)
-        return tiles.Tiles(tiles.WMS(where), fetcher, side, options.get("maxzoom", tiles.MAX_ZOOM), credit)
+        return Tiles(WMS(where), fetcher, options.get("tilesize", WMS_SIDE), max_zoom, credit)
     if _looks_like_json(where, fetcher):
         scenes = stac.read_items(where, options.get("asset"), fetcher)
-        return mosaic.open_scenes(scenes, shown(where), fetcher, **colours)
+        return mosaic.open_scenes(scenes, redacted(where), fetcher, **colours)
     return mosaic.open_remote(where, fetcher, **colours)
 
 
@@ -205,32 +226,31 @@ def _looks_like_json(url: str, fetcher: Fetcher) -> bool:
             raise Unusable("the answer is empty.")
         return body.lstrip()[:1] in (b"{", b"[")
 
-    # It may come whole (status 200), as a STAC item often does.
-    return bool(fetcher.get(url, parse, most=64, part=64))
+    # A server may send the whole file (status 200), as often happens with STAC items.
+    return bool(fetcher.get(url, parse, max_bytes=64, first_bytes=64))
 
 
-# The text that names imagery -----------------------------------------------------------------------
+# Path or address with options ----------------------------------------------------------------------
 
-_READERS = {
+_PARSERS: dict[str, Callable[[str], Any]] = {
     "scale": lambda v: _numbers(v, 2, float),
     "bands": lambda v: _numbers(v, 3, int),
-    "maxzoom": lambda v: _whole(v, 0, 24),
-    "tilesize": lambda v: _whole(v, 64, 1024),
+    "maxzoom": lambda v: _integer(v, 0, 24),
+    "tilesize": lambda v: _integer(v, 64, 1024),
     "asset": str,
     "attribution": lambda v: v[:200],
 }
 
 
 def _split(spec: str) -> tuple[str, dict[str, Any]]:
-    """What comes before the options, and the options."""
+    """The path or address without the options, and the options."""
     if "://" not in spec and Path(spec).exists():
         return spec, {}
     where, _, tail = spec.partition("#")
-    given = [tuple(part.split("=", 1)) if "=" in part else ("asset", part) for part in tail.split("&") if part]
-    given = [(k, unquote(v)) for k, v in given]
+    given = [_name_and_value(part) for part in tail.split("&") if part]
     if "://" in where:
-        require_web(where)
-        # Our own names are taken out of the query; the others are the server's.
+        require_http(where)
+        # Only our own options are taken out of the query; the others are the server's.
         parts = urlsplit(where)
         pairs = parts.query.split("&") if parts.query else []
         ours = [p for p in pairs if p.partition("=")[0] in ("scale", "bands")]
@@ -241,16 +261,22 @@ def _split(spec: str) -> tuple[str, dict[str, Any]]:
         given += parse_qsl(query, keep_blank_values=True)
     options = {}
     for name, value in given:
-        if name not in _READERS:
-            raise LayerError(f"imagery option {name[:40]!r} is not known; known: {', '.join(_READERS)}.")
+        if name not in _PARSERS:
+            raise LayerError(f"imagery option {name[:40]!r} is not known; known: {', '.join(_PARSERS)}.")
         try:
-            options[name] = _READERS[name](value)
+            options[name] = _PARSERS[name](value)
         except ValueError as error:
             raise LayerError(f"imagery option {name}={value[:60]!r} {error}") from None
     return where, options
 
 
-def _numbers(text: str, count: int, kind: type) -> tuple:
+def _name_and_value(option: str) -> tuple[str, str]:
+    """ "scale=0,3000" -> ("scale", "0,3000"); a word alone is an asset."""
+    name, equals, value = option.partition("=")
+    return (name, unquote(value)) if equals else ("asset", unquote(option))
+
+
+def _numbers(text: str, count: int, kind: type[int] | type[float]) -> tuple[float, ...]:
     example = {2: "scale=0,3000", 3: "bands=4,3,2"}[count]
     try:
         values = tuple(kind(v) for v in text.split(","))
@@ -262,15 +288,16 @@ def _numbers(text: str, count: int, kind: type) -> tuple:
     return values
 
 
-def _whole(text: str, low: int, high: int) -> int:
+def _integer(text: str, low: int, high: int) -> int:
     if not text.isdecimal() or not low <= int(text) <= high:
         raise ValueError(f"must be a whole number from {low} to {high}.")
     return int(text)
 
 
-def _there(picture: np.ndarray, middle: int) -> bool:
-    """Whether the four pixels that meet at the place are all there."""
-    return bool(picture[3, middle - 1 : middle + 1, middle - 1 : middle + 1].all())
+def _has_centre(image: np.ndarray) -> bool:
+    """Whether the four pixels that meet at the place are all present."""
+    middle = image.shape[1] // 2
+    return bool(image[3, middle - 1 : middle + 1, middle - 1 : middle + 1].all())
 
 
 def _places(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

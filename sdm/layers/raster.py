@@ -1,11 +1,11 @@
-"""A raster layer on the globe, sampled at points without ever being read whole.
+"""A raster layer on the globe, sampled at points and read window by window.
 
-All positions are `(lon, lat)` in degrees, WGS84, longitude in [-180, 180). Values are float32,
-NaN where the layer holds none.
+All positions are `(lon, lat)` in degrees, WGS84, longitude in [-180, 180). Values are float32, NaN
+where the layer has no value.
 
-A value depends on its position and on the layer alone, never on the window it was read through:
-indices and weights are computed in the coordinates of the whole layer. That is what lets any
-tiling of a map give the same bits.
+A value depends on its position and the layer only, never on the window it was read through: indices
+and weights are computed in the coordinates of the whole layer. So any tiling of a map gives the
+same bits.
 """
 
 from __future__ import annotations
@@ -16,36 +16,41 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdm.errors import LayerError
 
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+    from rasterio.vrt import WarpedVRT
+
 DRIVERS = ["GTiff", "COG", "netCDF", "Zarr", "HFA", "AAIGrid", "EHdr", "ENVI", "PNG", "JPEG", "WEBP", "JP2OpenJPEG"]
-"""Formats accepted. VRT is left out on purpose: a VRT can name any file or address on the machine."""
+"""Accepted formats. VRT is excluded on purpose: a VRT can name any file or address."""
 
 MAX_WINDOW = 6_000_000
-"""Cells read at once per band; sampling a larger extent is split so that memory stays bounded."""
+"""Cells of one window, bands counted; sampling a larger extent is split so that memory stays bounded."""
 
 CACHE_MB = 64
-"""GDAL's cache of decoded blocks: enough for a row of tiles. By default it may grow to 5 % of the machine's
-memory, so that a larger map would take more. Counts when we are the first to read; GDAL_CACHEMAX wins."""
+"""GDAL's cache of decoded blocks: enough for a row of tiles. GDAL's default is 5 % of the machine's memory, which a
+large map would fill. In effect if this process has read nothing yet; the variable GDAL_CACHEMAX has precedence."""
 
-MIXED_AT_ONCE = 2048
+CHUNK = 2048
 """Positions interpolated together: their corners stay in the processor's cache."""
 
 
 class RasterLayer:
-    """One raster file, presented as a north-up EPSG:4326 grid.
+    """One raster file as a north-up EPSG:4326 grid.
 
-    A raster in another CRS is warped on the fly, window by window. Safe to share between threads
-    (each opens its own handle) and cheap to send to another process (only the path travels).
+    A raster in another CRS is warped on the fly, window by window. Threads may share a layer: each opens
+    the file for itself. A pickled layer holds the path, not the pixels.
 
     Raises LayerError when the file cannot be read or has no usable georeference.
     """
 
     def __init__(self, path: str | Path, pitch: float | None = None, resampling: str = "bilinear") -> None:
-        """`pitch`: warp to this cell side in degrees on a global grid (None: the file's own grid)."""
+        """`pitch`: cell side in degrees of a global grid to warp to; None keeps the file's own grid."""
         self.path = str(path)
         self.pitch = pitch
         self.resampling = resampling
@@ -64,24 +69,24 @@ class RasterLayer:
             raise LayerError(f"layer {self.path!r} spans {span:g} degrees of longitude; at most 360 make sense.")
         self.is_global = span > 360.0 - 0.5 * self.dx
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         del state["_local"]
         return state
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._local = threading.local()
 
-    def _dataset(self):
+    def _dataset(self) -> DatasetReader | WarpedVRT:
         dataset = getattr(self._local, "dataset", None)
         if dataset is None:
             dataset = self._local.dataset = _open(self.path, self.pitch, self.resampling)
         return dataset
 
     @property
-    def lattice(self) -> tuple:
-        """What two layers share when their cells are the same places."""
+    def lattice(self) -> tuple[float, float, float, float, int, int]:
+        """Equal for two layers whose cells cover the same places."""
         return (self.west, self.north, self.dx, self.dy, self.height, self.width)
 
     @property
@@ -90,7 +95,10 @@ class RasterLayer:
         return (self.west, self.north - self.height * self.dy, self.west + self.width * self.dx, self.north)
 
     def require_overlap(self, what: str, lon: np.ndarray, lat: np.ndarray) -> None:
-        """Raise LayerError unless one of the positions (N,), (N,) lies on the layer, a raster of `what`."""
+        """Raise LayerError unless one of the positions (N,), (N,) degrees lies on the layer.
+
+        `what` says what the raster holds: "satellite", "environment".
+        """
         if not self.overlaps(lon, lat):
             west, south, east, north = self.bounds
             raise LayerError(
@@ -99,12 +107,12 @@ class RasterLayer:
             )
 
     def overlaps(self, lon: np.ndarray, lat: np.ndarray) -> bool:
-        """True when at least one of the positions lies on the layer."""
+        """True when at least one of the positions (N,), (N,) degrees lies on the layer."""
         row, col = self._position(lon, lat)
         return bool(np.any((row >= -0.5) & (row <= self.height - 0.5) & (col >= -0.5) & (col <= self.width - 0.5)))
 
     def nearest(self, lon: np.ndarray, lat: np.ndarray, band: int = 1) -> np.ndarray:
-        """Value of the cell each position falls in, float32 with the shape of `lon`; NaN outside."""
+        """Value of the cell that contains each position (degrees), float32 in the shape of `lon`; NaN outside."""
         shape = np.shape(lon)
         lon, lat = np.ravel(lon), np.ravel(lat)
         out = np.full(lon.size, np.nan, dtype=np.float32)
@@ -118,7 +126,7 @@ class RasterLayer:
             if not ok.any():
                 continue
             r, c = r[ok].astype(np.int64), c[ok].astype(np.int64)
-            window, r0, c0, _ = self._window(r, c, [band])
+            window, r0, c0 = self._window(r, c, [band])
             target = np.arange(lon.size)[part][ok]
             out[target] = window[(r - r0), (c - c0) % self.width if self.is_global else (c - c0), 0]
         return out.reshape(shape)
@@ -131,15 +139,30 @@ class RasterLayer:
         columns: int,
         bands: list[int] | None = None,
     ) -> np.ndarray:
-        """Interpolated columns at positions: (N,), (N,) -> (N, columns) float32; see `Source`."""
+        """Interpolated columns at positions.
+
+        Parameters
+        ----------
+        lon, lat
+            Positions (N,), (N,) in degrees.
+        prepare, columns
+            As in `Source`.
+        bands
+            Band numbers from 1; by default all.
+
+        Returns
+        -------
+        np.ndarray
+            (N, columns) float32, NaN where the layer has no value.
+        """
         source = Source(self, tuple(bands or range(1, self.count + 1)), prepare, columns)
         return interpolate([source], lon, lat)
 
     def crops(self, lon: np.ndarray, lat: np.ndarray, size: int) -> np.ndarray:
-        """Square images of `size` x `size` cells around positions: (N,) -> (N, size, size, count) uint8.
+        """Square images of `size` x `size` cells around positions: (N,), (N,) -> (N, size, size, count) uint8.
 
-        Row 0 is the north. The position falls in cell [size//2, size//2]. Cells beyond a pole
-        repeat the last row; a global layer wraps at the antimeridian.
+        Row 0 is in the north. The position lies in cell [size // 2, size // 2]. Cells beyond a pole repeat
+        the last row; a global layer wraps at the antimeridian.
         """
         row, col = self._position(lon, lat)
         row = np.floor(np.where(np.isfinite(row), row, 0) + 0.5).astype(np.int64)
@@ -151,25 +174,26 @@ class RasterLayer:
             c = col[part][:, None] + steps
             c = c % self.width if self.is_global else np.clip(c, 0, self.width - 1)
             bands = list(range(1, self.count + 1))
-            window, r0, c0, _ = self._window(r.ravel(), c.ravel(), bands, raw=True)
+            window, r0, c0 = self._window(r.ravel(), c.ravel(), bands, raw=True)
             c = (c - c0) % self.width if self.is_global else c - c0
             out[part] = window[(r - r0)[:, :, None], c[:, None, :]]
         return out
 
-    def _position(self, lon, lat) -> tuple[np.ndarray, np.ndarray]:
-        """Fractional (row, col), whole numbers at cell centres; the column on the layer's own branch."""
+    def _position(self, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fractional (row, col) of positions, integers at cell centres."""
         lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
         centre = self.west + 0.5 * self.width * self.dx
-        # Layers on 0..360 or past 180: bring each longitude to the branch around the layer's centre.
-        turn = np.floor((lon - centre + 180.0) / 360.0)
-        col = (lon - turn * 360.0 - self.west) / self.dx - 0.5
+        # For layers on 0..360 or past 180: each longitude on the turn around the layer's centre.
+        turns = np.floor((lon - centre + 180.0) / 360.0)
+        col = (lon - turns * 360.0 - self.west) / self.dx - 0.5
         row = (self.north - lat) / self.dy - 0.5
         return row, col
 
-    def _parts(self, lon: np.ndarray, lat: np.ndarray) -> list[np.ndarray | slice]:
-        """Split positions into groups whose window stays below MAX_WINDOW cells, near ones together."""
+    def _parts(self, lon: np.ndarray, lat: np.ndarray) -> Sequence[np.ndarray | slice]:
+        """Split positions into groups of neighbours whose window stays below MAX_WINDOW cells."""
         limit = MAX_WINDOW // max(self.count, 1)
-        pending, done = [np.arange(lon.size)], []
+        pending: list[np.ndarray] = [np.arange(lon.size)]
+        done: list[np.ndarray] = []
         while pending:
             index = pending.pop()
             if index.size == 0:
@@ -184,27 +208,28 @@ class RasterLayer:
                 done.append(index)
             else:
                 half = index.size // 2
-                by = np.argpartition(np.nan_to_num(row if height > width else col), half)
-                pending += [index[np.sort(by[half:])], index[np.sort(by[:half])]]
+                order = np.argpartition(np.nan_to_num(row if height > width else col), half)
+                pending += [index[np.sort(order[half:])], index[np.sort(order[:half])]]
         if len(done) == 1 and done[0].size == lon.size:
             return [slice(None)]
         return done
 
-    def _window(self, rows, cols, bands, raw: bool = False) -> tuple[np.ndarray, int, int, int]:
-        """The smallest block holding the cells, (rows, cols, bands), with its first row, column and width."""
+    def _window(
+        self, rows: np.ndarray, cols: np.ndarray, bands: Sequence[int], raw: bool = False
+    ) -> tuple[np.ndarray, int, int]:
+        """The smallest block that contains the cells, (rows, cols, bands), with its first row and column."""
         extent = self._extent(rows, cols)
-        return self._block(extent, bands, raw), extent[0], extent[2], extent[3] - extent[2]
+        return self.block(extent, bands, raw), extent[0], extent[2]
 
     def _extent(self, rows: np.ndarray, cols: np.ndarray) -> tuple[int, int, int, int]:
-        """First row, row after the last, first column and column after the last of a set of cells.
+        """First row, end row, first column and end column of a set of cells; ends are exclusive.
 
-        On a global layer the block may run over the antimeridian; its columns are then counted
-        from its first column, modulo the layer's width.
+        On a global layer the extent may cross the antimeridian; its end column then exceeds the layer's width.
         """
         r0, r1 = int(rows.min()), int(rows.max()) + 1
         c0, c1 = int(cols.min()), int(cols.max()) + 1
         if self.is_global and c1 - c0 > self.width // 2:
-            # Either the cells hug both edges (take the gap in the middle out) or span the globe.
+            # Either the cells lie at both edges, with a gap in the middle to leave out, or they span the globe.
             used = np.zeros(self.width, dtype=bool)
             used[cols] = True
             gap_start, gap = _longest_gap(used)
@@ -213,8 +238,12 @@ class RasterLayer:
                 c1 = c0 + self.width - gap
         return r0, r1, c0, c1
 
-    def _block(self, extent: tuple[int, int, int, int], bands, raw: bool = False) -> np.ndarray:
-        """The values in an extent, (rows, cols, bands): float32 with NaN for none, or as stored."""
+    def block(self, extent: tuple[int, int, int, int], bands: Sequence[int], raw: bool = False) -> np.ndarray:
+        """The values in an extent, (rows, cols, bands): float32 with NaN for nodata, or `raw` as stored.
+
+        `extent`: first row, end row, first column, end column; on a global layer the end column may exceed
+        the width. `bands`: numbers from 1. Raises LayerError.
+        """
         r0, r1, c0, c1 = extent
         bands = list(bands)
         data = self._read(r0, r1, c0, min(c1, self.width), bands)
@@ -223,14 +252,14 @@ class RasterLayer:
         data = np.moveaxis(data, 0, 2)
         return data if raw else self._decode(data, bands)
 
-    def _read(self, r0, r1, c0, c1, bands) -> np.ndarray:
+    def _read(self, r0: int, r1: int, c0: int, c1: int, bands: list[int]) -> np.ndarray:
         import rasterio
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
-        limit = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE_MB}
+        settings = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE_MB}
         try:
-            with rasterio.Env(**limit):
+            with rasterio.Env(**settings):
                 return self._dataset().read(bands, window=Window(c0, r0, c1 - c0, r1 - r0))
         except (RasterioError, OSError) as error:
             raise LayerError(f"layer {self.path!r} cannot be read in rows {r0}..{r1}: {error}") from error
@@ -250,11 +279,11 @@ class RasterLayer:
 
 @dataclass(frozen=True)
 class Source:
-    """Columns to interpolate, made from some bands of a layer.
+    """Columns to interpolate, computed from some bands of a layer.
 
-    `prepare` turns a block of raw values (rows, cols, bands; NaN = none) into the columns to
-    interpolate (rows, cols, columns), so that classes become fractions and rainfall its logarithm
-    before, not after, neighbours are mixed.
+    `prepare` turns a block of raw values (rows, cols, bands; NaN for nodata) into the columns to
+    interpolate (rows, cols, columns): classes become fractions, and precipitation its logarithm,
+    before the interpolation and not after it.
     """
 
     layer: RasterLayer
@@ -264,10 +293,10 @@ class Source:
 
 
 def interpolate(sources: Sequence[Source], lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """Bilinear columns of sources that share one grid, at positions: (N,), (N,) -> (N, columns) float32.
+    """Bilinear columns of sources on one lattice, at positions (N,), (N,) degrees -> (N, columns) float32.
 
-    Columns follow each other in the order of the sources. Where some of the four neighbours are
-    missing the others are used; where all are, the result is NaN.
+    Columns are in the order of the sources. Where some of the four neighbours are missing the others are
+    used; where all are missing, the result is NaN.
     """
     layer = sources[0].layer
     out = np.empty((lon.size, sum(s.columns for s in sources)), dtype=np.float32)
@@ -279,15 +308,16 @@ def interpolate(sources: Sequence[Source], lon: np.ndarray, lat: np.ndarray) -> 
 def _interpolate_part(sources: Sequence[Source], lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
     layer, columns = sources[0].layer, sum(s.columns for s in sources)
     row, col = layer._position(lon, lat)
-    on = np.isfinite(row + col) & (row >= -0.5) & (row <= layer.height - 0.5)
-    on &= True if layer.is_global else (col >= -0.5) & (col <= layer.width - 0.5)
-    if not on.all():
+    inside = np.isfinite(row + col) & (row >= -0.5) & (row <= layer.height - 0.5)
+    if not layer.is_global:
+        inside &= (col >= -0.5) & (col <= layer.width - 0.5)
+    if not inside.all():
         out = np.full((lon.size, columns), np.nan, dtype=np.float32)
-        if on.any():
-            out[on] = _interpolate_part(sources, lon[on], lat[on])
+        if inside.any():
+            out[inside] = _interpolate_part(sources, lon[inside], lat[inside])
         return out
     r0, c0 = np.floor(row), np.floor(col)
-    fr, fc = (row - r0).astype(np.float32)[:, None], (col - c0).astype(np.float32)[:, None]
+    down, across = (row - r0).astype(np.float32)[:, None], (col - c0).astype(np.float32)[:, None]
     r0, c0 = r0.astype(np.int64), c0.astype(np.int64)
     top, bottom = np.clip(r0, 0, layer.height - 1), np.clip(r0 + 1, 0, layer.height - 1)
     if layer.is_global:
@@ -295,46 +325,58 @@ def _interpolate_part(sources: Sequence[Source], lon: np.ndarray, lat: np.ndarra
     else:
         left, right = np.clip(c0, 0, layer.width - 1), np.clip(c0 + 1, 0, layer.width - 1)
     extent = layer._extent(np.concatenate([top, bottom]), np.concatenate([left, right]))
-    # Cells of a row lie side by side, so a corner is one contiguous copy per point.
-    tables = [s.prepare(s.layer._block(extent, s.bands)).reshape(-1, s.columns) for s in sources]
+    # A cell's columns lie side by side in memory, so that a corner is one contiguous copy per position.
+    tables = [s.prepare(s.layer.block(extent, s.bands)).reshape(-1, s.columns) for s in sources]
     table = np.concatenate(tables, axis=1, dtype=np.float32)
     width = extent[3] - extent[2]
     left, right = left - extent[2], right - extent[2]
     if layer.is_global:
         left, right = left % layer.width, right % layer.width
     top, bottom = (top - extent[0]) * width, (bottom - extent[0]) * width
-    return mix(table, (top + left, top + right, bottom + left, bottom + right), fr, fc)
+    return mix(table, (top + left, top + right, bottom + left, bottom + right), down, across)
 
 
-def mix(table: np.ndarray, corners: tuple[np.ndarray, ...], fr: np.ndarray, fc: np.ndarray) -> np.ndarray:
-    """Bilinear mix of the rows of `table` (cells, columns) at four corners (N,) -> (N, columns).
+def mix(table: np.ndarray, corners: tuple[np.ndarray, ...], down: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Bilinear interpolation between rows of a table.
 
-    `fr`, `fc` (N, 1): how far to the south and east. In steps small enough to stay in the cache.
+    Parameters
+    ----------
+    table
+        (cells, columns) float32, NaN where missing.
+    corners
+        Row numbers (N,) of the north-west, north-east, south-west and south-east neighbours.
+    down, across
+        (N, 1) float32: fractions of a cell to the south and to the east.
+
+    Returns
+    -------
+    np.ndarray
+        (N, columns) float32, computed in chunks small enough to stay in the processor's cache.
     """
-    out = np.empty((len(fr), table.shape[1]), dtype=np.float32)
-    buffers = np.empty((3, min(MIXED_AT_ONCE, len(fr)), table.shape[1]), dtype=np.float32)
-    for start in range(0, len(fr), MIXED_AT_ONCE):
-        step = slice(start, start + MIXED_AT_ONCE)
-        upper, down, across = out[step], fr[step], fc[step]
+    out = np.empty((len(down), table.shape[1]), dtype=np.float32)
+    buffers = np.empty((3, min(CHUNK, len(down)), table.shape[1]), dtype=np.float32)
+    for start in range(0, len(down), CHUNK):
+        part = slice(start, start + CHUNK)
+        upper = out[part]
         upper_right, lower, lower_right = buffers[:, : len(upper)]
-        # The corners are inside the table; "clip" only spares numpy a copy.
+        # The corners are inside the table; "clip" only saves numpy a copy.
         for corner, values in zip(corners, (upper, upper_right, lower, lower_right), strict=True):
-            table.take(corner[step], 0, out=values, mode="clip")
+            table.take(corner[part], 0, out=values, mode="clip")
         upper_right -= upper
-        upper_right *= across
+        upper_right *= across[part]
         upper += upper_right  # upper + (upper_right - upper) * across
         lower_right -= lower
-        lower_right *= across
+        lower_right *= across[part]
         lower += lower_right
         lower -= upper
-        lower *= down
+        lower *= down[part]
         upper += lower
     if not np.isfinite(table).all():
-        holes = ~np.isfinite(out).all(axis=1)
-        fr, fc = fr[holes], fc[holes]
-        out[holes] = _weighted_mean_of_valid(
-            [table.take(corner[holes], 0) for corner in corners],
-            [(1 - fr) * (1 - fc), (1 - fr) * fc, fr * (1 - fc), fr * fc],
+        gaps = ~np.isfinite(out).all(axis=1)
+        down, across = down[gaps], across[gaps]
+        out[gaps] = _weighted_mean_of_valid(
+            [table.take(corner[gaps], 0) for corner in corners],
+            [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across],
         )
     return out
 
@@ -351,19 +393,34 @@ def _weighted_mean_of_valid(corners: list[np.ndarray], weights: list[np.ndarray]
 
 
 def _longest_gap(used: np.ndarray) -> tuple[int, int]:
-    """Start and length of the longest run of unused columns, the row taken as a ring."""
+    """Start and length of the longest run of unused columns, the last column next to the first."""
     index = np.flatnonzero(used)
     steps = np.diff(np.append(index, index[0] + used.size))
     k = int(steps.argmax())
     return (int(index[k]) + 1) % used.size, int(steps[k]) - 1
 
 
-def _open(path: str, pitch: float | None, resampling: str):
+def _open(path: str, pitch: float | None, resampling: str) -> DatasetReader | WarpedVRT:
+    """A raster as a north-up EPSG:4326 dataset, warped where it is not one; see `RasterLayer`."""
+    dataset = _open_file(path)
+    if dataset.crs is None or dataset.transform.is_identity:
+        raise LayerError(f"layer {path!r} has no georeference; give a raster with a CRS and a geotransform.")
+    t = dataset.transform
+    is_wgs84 = dataset.crs.is_geographic and dataset.crs.to_epsg() in (4326, 4979)
+    if pitch is not None or not is_wgs84 or t.b != 0 or t.d != 0 or t.a <= 0 or t.e >= 0:
+        return _warped(dataset, path, pitch, resampling)
+    south = t.f + t.e * dataset.height
+    if t.f > 90.0 - t.e or south < -90.0 + t.e or not -360.0 <= t.c <= 360.0:
+        raise LayerError(
+            f"layer {path!r} says EPSG:4326 but reaches latitude {south:g}..{t.f:g}, longitude {t.c:g}; "
+            "its georeference is wrong: assign the right CRS."
+        )
+    return dataset
+
+
+def _open_file(path: str) -> DatasetReader:
     import rasterio
-    from rasterio.enums import Resampling
     from rasterio.errors import RasterioError
-    from rasterio.transform import Affine
-    from rasterio.vrt import WarpedVRT
 
     if not Path(path).exists():
         raise LayerError(f"layer {path!r} does not exist; give the path of a raster such as a GeoTIFF.")
@@ -381,35 +438,26 @@ def _open(path: str, pitch: float | None, resampling: str):
         raise LayerError(
             f"layer {path!r} cannot be read as a raster (formats accepted: {', '.join(DRIVERS[:5])}, ...): {error}"
         ) from error
-    if dataset.crs is None or dataset.transform.is_identity:
-        raise LayerError(f"layer {path!r} has no georeference; give a raster with a CRS and a geotransform.")
-    plain = dataset.crs.is_geographic and dataset.crs.to_epsg() in (4326, 4979)
-    t = dataset.transform
-    if pitch is None and plain and t.b == 0 and t.d == 0 and t.a > 0 and t.e < 0:
-        south = t.f + t.e * dataset.height
-        if t.f > 90.0 - t.e or south < -90.0 + t.e or not -360.0 <= t.c <= 360.0:
-            raise LayerError(
-                f"layer {path!r} says EPSG:4326 but reaches latitude {south:g}..{t.f:g}, longitude {t.c:g}; "
-                "its georeference is wrong: assign the right CRS."
-            )
-        return dataset
-    grid = {}
+    return dataset
+
+
+def _warped(dataset: DatasetReader, path: str, pitch: float | None, resampling: str) -> WarpedVRT:
+    """A dataset warped to EPSG:4326 when read: to its own extent, or to a global grid of `pitch` degrees."""
+    from rasterio.enums import Resampling
+    from rasterio.errors import RasterioError
+    from rasterio.transform import Affine
+    from rasterio.vrt import WarpedVRT
+
+    options: dict[str, Any] = {"nodata": dataset.nodata}
     if pitch is not None:
-        width, height = round(360.0 / pitch), round(180.0 / pitch)
-        # Imagery on 0..360, or running past 180, is warped where it lies: moved west it would be lost.
+        # Imagery on 0..360, or past 180, is warped where it lies: west of -180 it would be lost.
         west = 0.0 if dataset.crs.is_geographic and dataset.bounds.right > 180.0 + 1e-6 else -180.0
-        grid = {"transform": Affine(pitch, 0, west, 0, -pitch, 90.0), "width": width, "height": height}
+        options["transform"] = Affine(pitch, 0, west, 0, -pitch, 90.0)
+        options |= {"width": round(360.0 / pitch), "height": round(180.0 / pitch)}
     elif dataset.nodata is None:
-        # Beyond the corners of a turned raster there is nothing; without this it would read as 0.
-        grid = {"dtype": "float32", "src_nodata": None}
+        # Beyond the corners of a rotated raster there is no data; without this it would read as 0.
+        options = {"nodata": math.nan, "dtype": "float32", "src_nodata": None}
     try:
-        return WarpedVRT(
-            dataset,
-            crs="EPSG:4326",
-            resampling=Resampling[resampling],
-            add_alpha=False,
-            nodata=math.nan if "dtype" in grid else dataset.nodata,
-            **grid,
-        )
+        return WarpedVRT(dataset, crs="EPSG:4326", resampling=Resampling[resampling], add_alpha=False, **options)
     except (RasterioError, OSError, ValueError) as error:
         raise LayerError(f"layer {path!r} cannot be placed on the globe: {error}") from error

@@ -14,8 +14,8 @@ from sdm.layers.raster import RasterLayer
 class Satellite:
     """RGB crops of `size` x `size` cells of `pitch` degrees around places.
 
-    `path` is the user's raster (8-bit RGB, any CRS, any resolution: it is averaged to the pitch
-    the model was trained at); by default the bundled mosaic. Raises LayerError when it is not RGB.
+    `path` is the user's raster (8-bit RGB, any CRS and resolution: it is averaged to `pitch`, which the
+    model was trained with); by default the bundled mosaic. Raises LayerError when it is not RGB.
     """
 
     def __init__(self, size: int, pitch: float, path: str | Path | None = None) -> None:
@@ -24,7 +24,7 @@ class Satellite:
         if path is None:
             self.layer = RasterLayer(folder("data") / "satellite.tif")
         else:
-            # Only the extent of the user's own file tells where there is imagery.
+            # The global grid of the crops does not show where the user's file has imagery.
             self._source = RasterLayer(path)
             self.layer = RasterLayer(path, pitch=pitch, resampling="average")
         if self.layer.count != 3 or set(self.layer.dtypes) != {"uint8"}:
@@ -34,16 +34,16 @@ class Satellite:
             )
 
     def crops(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-        """Crops at positions: (N,), (N,) degrees -> (N, size, size, 3) uint8, row 0 north."""
+        """Crops at places: (N,), (N,) degrees -> (N, size, size, 3) uint8, row 0 north."""
         return self.layer.crops(lon, lat, self.size)
 
     def known(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-        """Boolean, shape of `lon`: there is imagery at the position."""
+        """Boolean, shape of `lon` (degrees): there is imagery at the place."""
         if self.path is None:
             return np.isfinite(lon)
         return np.isfinite(self._source.nearest(lon, lat))
 
     def check(self, lon: np.ndarray, lat: np.ndarray) -> None:
-        """Raise LayerError when the user's raster does not overlap the places (N,), (N,) degrees."""
+        """Raise LayerError when the user's raster covers none of the places (N,), (N,) degrees."""
         if self.path is not None:
             self._source.require_overlap("satellite", lon, lat)

@@ -44,9 +44,17 @@ def ramp(path, crs, lon, lat, cell, side, turned=0.0):
 def write(path, values, transform, crs, **profile):
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
-        path, "w", driver="GTiff", count=len(values), height=values.shape[1], width=values.shape[2],
-        dtype=values.dtype, crs=crs, transform=transform, **profile,
-    ) as dst:  # fmt: skip
+        path,
+        "w",
+        driver="GTiff",
+        count=len(values),
+        height=values.shape[1],
+        width=values.shape[2],
+        dtype=values.dtype,
+        crs=crs,
+        transform=transform,
+        **profile,
+    ) as dst:
         dst.write(values)
     return path
 
@@ -92,8 +100,11 @@ def test_pixels_lie_where_they_say(tmp_path, crs, lon, lat, cell, side, turned):
     path = ramp(tmp_path / "ramp.tif", crs, lon, lat, cell, side, turned)
     offset = (np.arange(256) - 127.5) * 10.0  # of pixel centres, metres
     # In the middle and at all four rims to 1.5 m, of which 0.8 m are the eight bits of this narrow scale.
-    for low, cols, rows in ((-100, slice(120, 136), slice(120, 136)), (1150, slice(245, 256), slice(0, 11)),
-                            (-1350, slice(0, 11), slice(245, 256))):  # fmt: skip
+    for low, cols, rows in (
+        (-100, slice(120, 136), slice(120, 136)),
+        (1150, slice(245, 256), slice(0, 11)),
+        (-1350, slice(0, 11), slice(245, 256)),
+    ):
         crop, known = crop_at(f"{path}#scale={low},{low + 200}", lon, lat)
         assert known
         metres = crop / 255 * 200 + low
@@ -198,9 +209,14 @@ def test_finer_sources_are_averaged_by_area(tmp_path, factor, overviews):
     x, y = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32633", always_xy=True).transform(15.0, 50.0)
     half = blocks * 5.0
     path = write(
-        tmp_path / "fine.tif", fine, Affine(10 / factor, 0, x - half, 0, -10 / factor, y + half), "EPSG:32633",
-        tiled=True, blockxsize=128, blockysize=128,
-    )  # fmt: skip
+        tmp_path / "fine.tif",
+        fine,
+        Affine(10 / factor, 0, x - half, 0, -10 / factor, y + half),
+        "EPSG:32633",
+        tiled=True,
+        blockxsize=128,
+        blockysize=128,
+    )
     if overviews:
         with rasterio.open(path, "r+") as dst:
             dst.build_overviews([2, 4, 8], rasterio.enums.Resampling.average)

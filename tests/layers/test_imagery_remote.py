@@ -21,7 +21,7 @@ from PIL import Image
 
 from sdm.errors import LayerError
 from sdm.layers import fetch, mosaic
-from sdm.layers.fetch import DiskCache, Fetcher, Unusable, shown
+from sdm.layers.fetch import DiskCache, Fetcher, Unusable, redacted
 from sdm.layers.imagery import EOX, open_imagery
 from sdm.layers.tiles import HALF_WORLD, WMS, XYZ
 
@@ -261,7 +261,7 @@ def test_tiles_of_512_pixels(server, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("https://h/{z}/{x}/{y}?key={apikey}", r"hole \{apikey\}"),
+        ("https://h/{z}/{x}/{y}?key={apikey}", r"placeholder \{apikey\}"),
         ("https://h/{z}/{x}.png", "must have"),
         ("ftp://h/{z}/{x}/{y}.png", "not http or https"),
         ("file:///etc/{z}/{x}/{y}", "not http or https"),
@@ -337,7 +337,7 @@ def test_what_a_wms_complains_of_is_said(server, tmp_path):
 
 
 def fetched(server, tmp_path, **options):
-    return Fetcher(tmp_path, **options).get(f"{server.url}/x", lambda body, kind: body, most=1000)
+    return Fetcher(tmp_path, **options).get(f"{server.url}/x", lambda body, kind: body, max_bytes=1000)
 
 
 def test_a_busy_server_is_given_the_time_it_asks_for(server, tmp_path):
@@ -353,12 +353,12 @@ def test_all_of_a_hosts_requests_wait(server):
     server.routes["/[xy]"] = lambda r: (200, {}, b"here")
     server.faults["/x"] = [(429, {"Retry-After": "1"}, b"")]
     fetcher = Fetcher()
-    slow = threading.Thread(target=lambda: fetcher.get(f"{server.url}/x", lambda b, k: b, most=10))
+    slow = threading.Thread(target=lambda: fetcher.get(f"{server.url}/x", lambda b, k: b, max_bytes=10))
     slow.start()
     while not server.log:
         time.sleep(0.01)
     time.sleep(0.1)
-    fetcher.get(f"{server.url}/y", lambda b, k: b, most=10)
+    fetcher.get(f"{server.url}/y", lambda b, k: b, max_bytes=10)
     slow.join()
     assert server.log[1][2] - server.log[0][2] > 0.9
 
@@ -435,7 +435,7 @@ def test_threads_that_want_the_same_file_ask_once(server, tmp_path):
     server.routes["/x"] = slow
     fetcher = Fetcher(tmp_path)
     threads = [
-        threading.Thread(target=fetcher.get, args=(f"{server.url}/x", len_of), kwargs={"most": 9}) for _ in range(8)
+        threading.Thread(target=fetcher.get, args=(f"{server.url}/x", len_of), kwargs={"max_bytes": 9}) for _ in range(8)
     ]
     for t in threads:
         t.start()
@@ -455,7 +455,7 @@ def test_answers_that_are_too_long(server, tmp_path):
 
 
 def test_a_drip_of_bytes_ends(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "WHOLE_SECONDS", 0.2)
+    monkeypatch.setattr(fetch, "TOTAL_SECONDS", 0.2)
     monkeypatch.setattr(fetch, "ATTEMPTS", 2)
 
     def drip(request):
@@ -503,7 +503,7 @@ def gif():
 
 
 @pytest.mark.parametrize(
-    ("body", "words"), [(huge(), "60000|Bomb"), (gif(), "not a whole"), (b"\x89PNG", "not a whole")]
+    ("body", "words"), [(huge(), "60000|Bomb"), (gif(), "not a complete"), (b"\x89PNG", "not a complete")]
 )
 def test_images_that_are_refused(server, tmp_path, body, words):
     server.routes[r"/\d+/\d+/\d+"] = lambda r: (200, {"Content-Type": "image/png"}, body)
@@ -535,7 +535,7 @@ def test_many_threads_still_make_few_connections(server, tmp_path):
     server.routes[r"/\d+"] = slow
     fetcher = Fetcher()
     threads = [
-        threading.Thread(target=fetcher.get, args=(f"{server.url}/{k}", lambda b, t: b), kwargs={"most": 9})
+        threading.Thread(target=fetcher.get, args=(f"{server.url}/{k}", lambda b, t: b), kwargs={"max_bytes": 9})
         for k in range(24)
     ]
     for t in threads:
@@ -603,9 +603,9 @@ def test_many_writers_of_one_entry(tmp_path):
 
 
 def test_addresses_are_shown_without_their_secrets():
-    text = shown("https://me:pw@h.org:8443/a/b?layers=x&API_KEY=1&access_token=2&sig=3&time=2020#frag")
+    text = redacted("https://me:pw@h.org:8443/a/b?layers=x&API_KEY=1&access_token=2&sig=3&time=2020#frag")
     assert text == "https://h.org:8443/a/b?layers=x&API_KEY=...&access_token=...&sig=...&time=2020"
-    assert shown("https://h/{z}/{x}/{y}.png?z={z}") == "https://h/{z}/{x}/{y}.png?z={z}"
+    assert redacted("https://h/{z}/{x}/{y}.png?z={z}") == "https://h/{z}/{x}/{y}.png?z={z}"
 
 
 # COGs ----------------------------------------------------------------------------------------------
@@ -621,9 +621,18 @@ def cog(tmp_path):
     values = np.moveaxis(colour_of(lon, lat), 2, 0)
     path = tmp_path / "scene.tif"
     with rasterio.open(
-        path, "w", driver="COG", count=3, height=1600, width=1600, dtype="uint8", crs="EPSG:32633",
-        transform=Affine(10, 0, x - 8000, 0, -10, y + 8000), compress="deflate", blocksize=256,
-    ) as dst:  # fmt: skip
+        path,
+        "w",
+        driver="COG",
+        count=3,
+        height=1600,
+        width=1600,
+        dtype="uint8",
+        crs="EPSG:32633",
+        transform=Affine(10, 0, x - 8000, 0, -10, y + 8000),
+        compress="deflate",
+        blocksize=256,
+    ) as dst:
         dst.write(values)
     return path
 
@@ -711,17 +720,23 @@ def test_a_cog_that_redirects_to_a_file_reads_no_file(server, cog, tmp_path):
 
 def item(href, name="scene-1", **more):
     return {
-        "type": "Feature", "stac_version": "1.0.0", "id": name, "bbox": [13.8, 49.9, 14.2, 50.1],
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": name,
+        "bbox": [13.8, 49.9, 14.2, 50.1],
         "properties": {"license": "CC-BY-4.0", "providers": [{"name": "ESA"}]},
-        "assets": {"thumbnail": {"href": "t.jpg"}, "visual": {"href": href}}, **more,
-    }  # fmt: skip
+        "assets": {"thumbnail": {"href": "t.jpg"}, "visual": {"href": href}},
+        **more,
+    }
 
 
 def test_stac_item_over_http(server, cog):
     server.routes[r"/items/scene\.tif"] = serve(cog)
     server.routes[r"/items/one(\.json)?"] = lambda r: (
-        200, {"Content-Type": "application/geo+json"}, json.dumps(item("scene.tif")).encode(),
-    )  # fmt: skip
+        200,
+        {"Content-Type": "application/geo+json"},
+        json.dumps(item("scene.tif")).encode(),
+    )
     for address in ("/items/one.json", "/items/one", "/items/one#visual", "/items/one#asset=visual"):
         imagery = open_imagery(server.url + address)
         assert_shows(imagery.crops(*PLACE)[0], 14.0, 50.0)
@@ -817,5 +832,5 @@ def test_unusable_answers_are_not_kept(server, tmp_path):
         raise Unusable("this is bad.")
 
     with pytest.raises(LayerError, match="this is bad"):
-        Fetcher(tmp_path).get(f"{server.url}/x", parse, most=10)
+        Fetcher(tmp_path).get(f"{server.url}/x", parse, max_bytes=10)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]

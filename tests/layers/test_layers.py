@@ -252,9 +252,11 @@ def utm(write_raster):
     """400 x 300 km around 57 N, 15 E in UTM 33: the value is the easting in km."""
     x = 300.5 + np.arange(400)
     return write_raster(
-        np.tile(x.astype(np.float32), (300, 1)), "utm.tif", crs="EPSG:32633",
+        np.tile(x.astype(np.float32), (300, 1)),
+        "utm.tif",
+        crs="EPSG:32633",
         transform=Affine(1000, 0, 300_000, 0, -1000, 6_500_000),
-    )  # fmt: skip
+    )
 
 
 def test_projected_raster_is_warped(utm):
@@ -425,9 +427,16 @@ def test_unreadable_file(write_raster, tmp_path, name):
 
 def test_file_cut_in_the_middle_fails_where_it_is_cut(write_raster, tmp_path):
     whole = write_raster(
-        RNG.random((256, 256)).astype(np.float32), "whole.tif", west=0.0, north=64.0, cell=0.25,
-        tiled=True, blockxsize=64, blockysize=64, compress="deflate",
-    )  # fmt: skip
+        RNG.random((256, 256)).astype(np.float32),
+        "whole.tif",
+        west=0.0,
+        north=64.0,
+        cell=0.25,
+        tiled=True,
+        blockxsize=64,
+        blockysize=64,
+        compress="deflate",
+    )
     cut = tmp_path / "cut.tif"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     with pytest.raises(LayerError, match=r"cut\.tif' cannot be read"):

@@ -21,7 +21,7 @@ RNG = np.random.default_rng(11)
 PLACES = np.array(
     [(-180, 90), (180, -90), (-180, -90), (180, 90), (0, 0), (-0.0001, 0.0001), (179.99999, -89.99999), (12.34, 56.78)]
     + [(x, y) for x, y in zip(RNG.uniform(-180, 180, 200), RNG.uniform(-90, 90, 200), strict=True)]
-)  # fmt: skip
+)
 
 
 def published_cell(lon, lat, rows, columns):
@@ -145,9 +145,18 @@ def downloaded(tmp_path_factory):
         deeper.mkdir(exist_ok=True)
         path = (where / "wc2.1_10m_elev.tif") if k == 0 else deeper / f"wc2.1_10m_{name.replace('bio', 'bio_')}.tif"
         with rasterio.open(
-            path, "w", driver="GTiff", height=rows, width=cols, count=1, dtype=values.dtype, nodata=nodata,
-            crs="EPSG:4326", transform=Affine(180 / ROWS, 0, -180, 0, -180 / ROWS, 90), compress="lzw",
-        ) as dst:  # fmt: skip
+            path,
+            "w",
+            driver="GTiff",
+            height=rows,
+            width=cols,
+            count=1,
+            dtype=values.dtype,
+            nodata=nodata,
+            crs="EPSG:4326",
+            transform=Affine(180 / ROWS, 0, -180, 0, -180 / ROWS, 90),
+            compress="lzw",
+        ) as dst:
             dst.write(values, 1)
     return where, raw
 
@@ -336,9 +345,15 @@ def test_land_sample_is_uniform_by_area(seed):
     weight = np.where(y > -60, np.cos(np.radians(y)), 0)
     total = (land.sum(axis=1) * weight).sum()
     for west, south, east, north in [
-        (-180, -60, 0, 90), (-180, 0, 180, 90), (-20, -40, 55, 40), (60, 0, 150, 60), (-90, -60, -30, 15),
-        (100, -50, 180, 0), (0, 40, 40, 70), (-180, 50, 180, 90),
-    ]:  # fmt: skip
+        (-180, -60, 0, 90),
+        (-180, 0, 180, 90),
+        (-20, -40, 55, 40),
+        (60, 0, 150, 60),
+        (-90, -60, -30, 15),
+        (100, -50, 180, 0),
+        (0, 40, 40, 70),
+        (-180, 50, 180, 90),
+    ]:
         rows, cols = (y > south) & (y < north), (x > west) & (x < east)
         exact = (land[rows][:, cols].sum(axis=1) * weight[rows]).sum() / total
         share = ((lon > west) & (lon < east) & (lat > south) & (lat < north)).mean()

@@ -29,14 +29,15 @@ from hypothesis import strategies as st
 from numcodecs import Blosc
 
 import sdm
-from sdm.engine.targets import score_of, target_of
+from sdm.engine.targets import named_target, probability
 from sdm.engine.tile import embed_tile
 from sdm.errors import BoxError, OutputError, RegionIndexError, RequestError, SdmError, TooLargeError
 from sdm.grid import Region, Tile
-from sdm.index import Index, build, build_index, plan_index, reader, store
+from sdm.index import Index, build, build_index, plan_index, reader, store, tiles
 from sdm.index.encoding import cosines, decode, encode
 from sdm.maps.plan import plan
 from sdm.maps.write import write_maps
+from sdm.request import Sampling
 
 COAST = (-124.6, 46.3, -121.1, 48.5)
 """Land, sea and lakes; 70 x 44 pixels, so that edge tiles are thin."""
@@ -119,8 +120,8 @@ def test_index_holds_the_engine_s_embeddings_within_the_error_it_states(name, ma
     expected = exact(mask=mask)
     assert np.array_equal(pixels, np.flatnonzero(np.isfinite(expected[:, 0])))
     assert index.notes["pixels_held"] == len(pixels)
-    species = build._species(index.model)
-    score = score_of(index.model, index.modalities)
+    species = tiles.sample_of_species(index.model)
+    score = probability(index.model, index.modalities)
     difference = np.abs(score.values(vectors @ species.T) - score.values(expected[pixels] @ species.T))
     stated = index.notes["error_of_probability"]
     assert difference.max() < largest and stated["largest"] <= difference.max() + 1e-5
@@ -155,7 +156,7 @@ def test_any_window_gives_the_same_bits(land):
     index = Index.open(land)
     rows, cols = index.grid.shape
     model = index.model
-    targets = [target_of(model, model.taxa.resolve(n), index.modalities) for n in ("Puma concolor", "Lynx rufus")]
+    targets = [named_target(model, model.taxa.resolve(n), index.modalities) for n in ("Puma concolor", "Lynx rufus")]
     whole = index.values(targets, slice(0, rows), slice(0, cols))
     vectors, pixels = index.embeddings(slice(0, rows), slice(0, cols))
     table = np.zeros((rows * cols, index.dim), dtype=np.float32)
@@ -195,9 +196,9 @@ def test_memory_of_a_query_is_bounded(land):
     for _ in range(3):
         assert np.array_equal(index.query("Puma concolor"), whole, equal_nan=True)
         cache = index._tiles
-        assert sum(e.nbytes for e in cache._entries.values()) == cache._bytes <= 600_000
+        assert sum(e.nbytes for e in cache._tiles.values()) == cache._bytes <= 600_000
         assert not cache._reading
-    assert cache._entries
+    assert cache._tiles
 
 
 def test_query_of_a_vector(both):
@@ -353,9 +354,9 @@ def test_the_user_s_own_layers_belong_to_the_index(land, tmp_path, write_raster)
     copy.parent.mkdir()
     shutil.copy(cold, copy)
     for rasters in ((), (cold,), (copy,)):
-        index.check(index.model, rasters)
+        index.check(index.model, Sampling(environment=rasters))
     with pytest.raises(RegionIndexError, match="not made with the environment rasters given"):
-        index.check(index.model, [warm])
+        index.check(index.model, Sampling(environment=[warm]))
     with pytest.raises(RegionIndexError, match="not made with the environment rasters given; leave --environment out"):
         plan("Puma concolor", index=land, environment=[cold])
     with pytest.raises(RegionIndexError, match="not made with the satellite rasters given"):
@@ -390,20 +391,20 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(land, tmp_path, monkeypa
     with pytest.raises(RegionIndexError, match="still being built"):
         Index.open(out)
     done = {tuple(map(int, p.stem.split("."))) for p in records.glob("*.npz")}
-    tiles = {t.index for t in plan_index(COAST, **OPTIONS).grid.tiles()}
-    assert 2 <= len(done) < len(tiles)
+    all_ = {t.index for t in plan_index(COAST, **OPTIONS).grid.tiles()}
+    assert 2 <= len(done) < len(all_)
     # What a kill or a power cut can leave: half a chunk, a chunk that is not what was written, a cut record.
-    chunks = tmp_path / "coast.zarr.partial" / "index.zarr" / "embedding"
+    chunks = tmp_path / "coast.zarr.partial" / "new" / "coast.zarr" / "embedding"
     (chunks / "0.0.0.abc.partial").write_bytes(b"half")
     damaged, cut = sorted(done)[:2]
     file = chunks / f"{damaged[0]}.{damaged[1]}.0"
     file.write_bytes(file.read_bytes()[:-100] + bytes(100))
     record = records / f"{cut[0]}.{cut[1]}.npz"
     record.write_bytes(record.read_bytes()[:60])
-    encoded, real = [], build.embed_tile
-    monkeypatch.setattr(build, "embed_tile", lambda p, t, *rest: encoded.append(t.index) or real(p, t, *rest))
+    encoded, real = [], tiles.embed_tile
+    monkeypatch.setattr(tiles, "embed_tile", lambda p, t, *rest: encoded.append(t.index) or real(p, t, *rest))
     build_(out)
-    assert set(encoded) == tiles - done | {damaged, cut} and len(encoded) == len(set(encoded))
+    assert set(encoded) == all_ - done | {damaged, cut} and len(encoded) == len(set(encoded))
     assert content(out) == content(land)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["coast.zarr"]
     encoded.clear()
@@ -412,17 +413,17 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(land, tmp_path, monkeypa
 
 
 def test_an_interruption_keeps_what_is_done_and_a_change_of_mind_is_refused(land, tmp_path, monkeypatch):
-    out, real = tmp_path / "coast.zarr", build.embed_tile
+    out, real = tmp_path / "coast.zarr", tiles.embed_tile
 
     def failing(places, tile, *rest):
         if tile.index == (1, 1):
             raise KeyboardInterrupt
         return real(places, tile, *rest)
 
-    monkeypatch.setattr(build, "embed_tile", failing)
+    monkeypatch.setattr(tiles, "embed_tile", failing)
     with pytest.raises(KeyboardInterrupt):
         build_(out)
-    monkeypatch.setattr(build, "embed_tile", real)
+    monkeypatch.setattr(tiles, "embed_tile", real)
     assert (tmp_path / "coast.zarr.partial" / "build.json").exists() and not out.exists()
     for options, says in (
         ({"encoding": "float16"}, "being built with encoding int8, not float16"),
@@ -435,13 +436,13 @@ def test_an_interruption_keeps_what_is_done_and_a_change_of_mind_is_refused(land
         with pytest.raises(OutputError, match=says):
             build_(out, **options)
     assert content(build_(out).url) == content(land)
-    with pytest.raises(OutputError, match="exists already; give --overwrite"):
+    with pytest.raises(OutputError, match=r"exists already, made with mask land, not none; .*--overwrite"):
         build_(out, mask="none")
     assert build_(out, (-122, 47, -121.5, 47.5), overwrite=True).grid.pixels == 100
 
 
 def test_two_builders_one_wins(tmp_path):
-    with build._Folder(tmp_path / "a.zarr"), pytest.raises(OutputError, match=r"another run is writing to .*a\.zarr"):
+    with build.workspace(tmp_path / "a.zarr"), pytest.raises(OutputError, match=r"another run is writing to .*a\.zarr"):
         build_(tmp_path / "a.zarr", (-122, 47, -121.5, 47.5))
     build_(tmp_path / "a.zarr", (-122, 47, -121.5, 47.5))
 
@@ -469,8 +470,8 @@ def test_a_larger_index_takes_over_the_pixels_of_a_smaller_one(land, tmp_path, m
     """Grown by odd numbers of pixels on every side, it has the bytes of one built at once."""
     larger = (-125.05, 45.95, -120.8, 48.65)
     fresh = build_(tmp_path / "fresh.zarr", larger)
-    counted, real = [], build.embed_tile
-    monkeypatch.setattr(build, "embed_tile", lambda *a: (lambda r: counted.append(len(r[1])) or r)(real(*a)))
+    counted, real = [], tiles.embed_tile
+    monkeypatch.setattr(tiles, "embed_tile", lambda *a: (lambda r: counted.append(len(r[1])) or r)(real(*a)))
     grown = build_(tmp_path / "grown.zarr", larger, reuse=land)
     assert content(grown.url) == content(fresh.url)
     new = fresh.notes["pixels_held"] - Index.open(land).notes["pixels_held"]
@@ -757,6 +758,40 @@ def test_commands(tmp_path):
 
 def test_every_error_has_its_exit_code():
     assert RegionIndexError("x").exit_code == 4 and issubclass(RegionIndexError, SdmError)
+
+
+EARLIER = {
+    "format": "taxabind-map-index/1",
+    "model": {"name": "mammals-trees", "version": "3", "digest": "8c71826faddec1f2"},
+    "layers": {
+        "landmask": "bundled:75d5df2b6dc02880",
+        "environment": "bundled:951f75ed41fedde1",
+        "satellite": "bundled:d02e800cbd3a2283",
+    },
+    "grid": {
+        "crs": "EPSG:4326",
+        "transform": [0.05, 0.0, -124.6, 0.0, -0.05, 48.5],
+        "shape": [44, 70],
+        "tile": 32,
+        "bbox": [-124.6, 46.3, -121.1, 48.5],
+    },
+    "region": None,
+    "modalities": ["location", "satellite", "environment"],
+    "each": False,
+    "mask": "land",
+    "encoding": "int8",
+    "dim": 256,
+}
+"""The identity of an index of the coast that an earlier version has built."""
+
+
+def test_an_index_of_an_earlier_version_has_its_digest_and_today_s_request_the_same_identity():
+    assert store.digest(EARLIER) == "006e059335f68515"
+    now = dict(plan_index(COAST, **OPTIONS).identity)
+    assert list(now) == list(EARLIER)
+    # Other weights or other bundled layers are another index.
+    assert now["model"].keys() == EARLIER["model"].keys() and now["layers"].keys() == EARLIER["layers"].keys()
+    assert now == EARLIER | {"model": now["model"], "layers": now["layers"]}
 
 
 def test_an_unchanged_request_keeps_its_digest(land):

@@ -205,7 +205,7 @@ def _listed(numbers: dict[str, int]) -> str:
 
 def _cell(text: str) -> str:
     """Text as one line that no spreadsheet takes for a formula; a number, with its sign, stays one."""
-    line = one_line(text)
+    line = text if text.isascii() and text.isprintable() and "  " not in text else one_line(text)
     if not (text.startswith(_FORMULA) or line.startswith(_FORMULA)):
         return line
     try:

@@ -15,6 +15,9 @@ ZERO_DEGREES = 0.5
 """Radius around (0, 0) within which coordinates are taken for missing ones."""
 BORDER_KM = 20.0
 """So far outside the generalised outline of its country a record still counts as in it."""
+WATERS_KM = 400.0
+"""So far from its country a record at sea counts as in its waters (200 nautical miles, and the border), unless the
+habitat is land."""
 _PIXEL_KM = 2.0
 """Of the land mask."""
 _AT_ONCE = 10_000
@@ -158,10 +161,12 @@ class _Checks:
         """Those rows of `index` that are outside `area` (lon, lat), their country, and stay there."""
         shapely.prepare(area)
         outside = index[~_inside(area, self.lon[index], self.lat[index])]
-        outside = outside[~_close(area, self.lon[outside], self.lat[outside])]
+        outside = outside[~_close(area, self.lon[outside], self.lat[outside], BORDER_KM)]
         if self.options.habitat != "land":
-            # The waters of a country reach far out: only the land of others is elsewhere.
-            outside = outside[~_on_open_sea(self.lon[outside], self.lat[outside])]
+            # Its waters may be meant, which reach far out.
+            at_sea = _on_open_sea(self.lon[outside], self.lat[outside])
+            at_sea[at_sea] = _close(area, self.lon[outside[at_sea]], self.lat[outside[at_sea]], WATERS_KM)
+            outside = outside[~at_sea]
         lon, lat = self.lon[outside], self.lat[outside]
         trials = ((lat, lon), (-lon, lat), (lon, -lat), (lon - 360.0, lat))
         fits = np.array([_inside(area, x, y) for x, y in trials])
@@ -179,18 +184,18 @@ def _inside(area: shapely.Geometry, lon: np.ndarray, lat: np.ndarray) -> np.ndar
     return shapely.contains_xy(area, lon, lat)
 
 
-def _close(area: shapely.Geometry, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """(N,) bool: within BORDER_KM of the outline; never where out of range."""
+def _close(area: shapely.Geometry, lon: np.ndarray, lat: np.ndarray, km: float) -> np.ndarray:
+    """(N,) bool: within some km of the outline; never where out of range."""
     close = np.zeros(len(lon), bool)
     west, south, east, north = area.bounds
-    reach = np.degrees(BORDER_KM / EARTH_KM)
+    reach = np.degrees(km / EARTH_KM)
     wide = reach / np.maximum(np.cos(np.radians(np.clip(lat, -89, 89))), 0.01)
     candidates = (np.abs(lat) <= 90) & (np.abs(lon) <= 180) & (lat >= south - reach) & (lat <= north + reach)
     index = np.flatnonzero(candidates & (lon >= west - wide) & (lon <= east + wide))
     if len(index):
         line = shapely.shortest_line(shapely.points(lon[index], lat[index]), area)
         ends = shapely.get_coordinates(line).reshape(-1, 2, 2)
-        close[index] = distance_km(ends[:, 0, 0], ends[:, 0, 1], ends[:, 1, 0], ends[:, 1, 1]) <= BORDER_KM
+        close[index] = distance_km(ends[:, 0, 0], ends[:, 0, 1], ends[:, 1, 0], ends[:, 1, 1]) <= km
     return close
 
 

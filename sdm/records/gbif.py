@@ -167,11 +167,15 @@ class _Client:
         if count == 0:
             raise RecordsError(f"GBIF has no records of {quoted(match.name)} with coordinates.")
         pages = [first]
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
+        pool = ThreadPoolExecutor(CONNECTIONS)
+        try:
             for page in pool.map(lambda offset: self._page(query, offset), range(PAGE, count, PAGE)):
                 pages.append(page)
                 if progress is not None:
                     progress(min(len(pages) * PAGE, count), count)
+        finally:
+            # After an error the pages that are left are not asked for.
+            pool.shutdown(cancel_futures=True)
         if not pages[-1]["endOfRecords"]:
             raise RecordsError(f"GBIF has more records of {quoted(match.name)} than it says; try again.")
         # New records move others to the next page, where they come a second time.
@@ -200,7 +204,7 @@ class _Client:
 
     def _ask(self, url: str, parse: Callable[[bytes, str], T]) -> T:
         try:
-            answer = self.fetcher.get(url, parse, most=_MAX_ANSWER)
+            answer = self.fetcher.get(url, parse, max_bytes=_MAX_ANSWER)
         except LayerError as error:
             raise RecordsError(f"GBIF: {error}") from None
         if answer is None:

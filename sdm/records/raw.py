@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from sdm.errors import RecordsError, quoted
 from sdm.records.columns import key
-from sdm.records.values import numbers, presences, same_name, species_name, texts, years_and_months
+from sdm.records.values import few_numbers, numbers, presences, same_name, species_name, texts, years_and_months
 
 MAX_ROWS = 20_000_000
 MAX_NAMES = 1_000_000
@@ -241,8 +241,7 @@ class Collector:
             absent = pc.match_substring_regex(columns["status"], "^absent|^absence", ignore_case=True)
             present &= ~pc.fill_null(absent, False).to_numpy(zero_copy_only=False)
         if "count" in columns:
-            count, _ = numbers(columns["count"])
-            present &= count != 0
+            present &= few_numbers(columns["count"]) != 0
         return {"present": present, "stated": stated}
 
 

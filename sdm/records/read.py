@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ from sdm.errors import RecordsError, quoted
 from sdm.records.columns import find_columns
 from sdm.records.dwca import citations_of, read_dwca
 from sdm.records.guard import Archive, TextStream, first_bytes, open_text, regular_file
+from sdm.records.kml import read_kml
 from sdm.records.options import ReadOptions
 from sdm.records.raw import RawRecords
 from sdm.records.text import layout_of, read_table
@@ -63,8 +63,11 @@ def _read(path: Path, source: str, options: ReadOptions, species: str | None) ->
     if head.startswith(b"PAR1"):
         raw, crs = read_parquet(path, source, options, species)
         return _in_degrees(raw, options.records_crs or crs)
-    if _is_vector(path, source, head):
-        raw, crs = read_vector(path, source, options, species)
+    kind = _kind(path, source, head)
+    if kind == "KML":
+        return _in_degrees(read_kml(path, source, options, species), options.records_crs)
+    if kind is not None:
+        raw, crs = read_vector(path, kind, source, options, species)
         return _in_degrees(raw, options.records_crs or crs)
     stream = open_text(path, source)
     try:
@@ -73,25 +76,23 @@ def _read(path: Path, source: str, options: ReadOptions, species: str | None) ->
         stream.close()
 
 
-def _is_vector(path: Path, source: str, head: bytes) -> bool:
-    """Whether a file is GeoPackage, shapefile, GeoJSON or KML, by its first bytes. Raises RecordsError."""
+def _kind(path: Path, source: str, head: bytes) -> str | None:
+    """The format of a vector file by its first bytes; None: it is none. Raises RecordsError."""
+    suffix = path.suffix.lower()
     if head.startswith(b"SQLite format 3\0"):
         if head[68:72] not in (b"GPKG", b"GP10", b"GP11"):
             raise RecordsError(f"{source} is an SQLite database but not a GeoPackage; {FORMATS}.")
-        return True
-    if head.startswith(b"\x00\x00\x27\x0a"):
-        return True
+        return "GPKG"
+    if head.startswith(b"\x00\x00\x27\x0a") or suffix in (".dbf", ".shx", ".prj"):
+        if suffix != ".shp":
+            raise RecordsError(f"{source} is a part of a shapefile; give the file that ends in .shp.")
+        return "ESRI Shapefile"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if path.suffix.lower() in (".dbf", ".shx", ".prj"):
-        raise RecordsError(f"{source} is a part of a shapefile; give the .shp file.")
-    if text.startswith(b"<"):
-        if not re.search(rb"<kml[\s>]", text):
-            raise RecordsError(f"{source} is XML but not KML; {FORMATS}.")
-    elif not text.startswith(b"{"):
-        return False
+    if text[:1] not in (b"<", b"{"):
+        return None
     if path.stat().st_size > MAX_IN_MEMORY:
         raise RecordsError(f"{source} is larger than {MAX_IN_MEMORY >> 30} GiB; convert it to GeoPackage or Parquet.")
-    return True
+    return "KML" if text.startswith(b"<") else "GeoJSON"
 
 
 # Zip files -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
@@ -21,9 +22,10 @@ from sdm.records.raw import Collector, RawRecords
 
 MAX_HEADER = 1 << 20
 """Bytes of a header."""
-MAX_LINE = 8 << 20
+MAX_LINE = 2 << 20
 """Bytes of a row."""
 
+_CODED = pa.dictionary(pa.int32(), pa.string())
 _DELIMITERS = ("\t", ";", ",", "|")
 
 
@@ -58,19 +60,20 @@ def layout_of(stream: TextStream) -> Layout:
     bare = _outside_quotes(first)
     delimiter = max(_DELIMITERS, key=bare.count)
     if delimiter not in bare:
-        delimiter = " " if " " in bare.strip() else ","
+        delimiter = " " if " " in first.strip() else ","
     # GBIF and eBird write quotation marks in tab-separated files as they are.
     quote = '"' if delimiter != "\t" or '"' in first else ""
     reader = _reader(text, delimiter, quote)
     try:
         names = next(reader)
         skip = reader.line_num + len(re.findall(r"\r\n|\r|\n", head[: len(head) - len(text)]))
-        if len(names) > MAX_COLUMNS:
-            raise RecordsError(f"{stream.source} has {len(names):,} columns, more than {MAX_COLUMNS:,}.")
-        # Only of the first rows, of which the last may be cut off.
-        widths = {len(row) for _, row in zip(range(20), reader, strict=False) if row}
     except (csv.Error, StopIteration) as error:
         raise RecordsError(f"{stream.source} has no readable line of column names ({error}).") from None
+    if len(names) > MAX_COLUMNS:
+        raise RecordsError(f"{stream.source} has {len(names):,} columns, more than {MAX_COLUMNS:,}.")
+    widths = set()
+    with contextlib.suppress(csv.Error):
+        widths = {len(row) for _, row in zip(range(20), reader, strict=False) if row}
     if len(names) + 1 in widths and len(names) not in widths:
         names = ["", *names]  # row names of R
     return Layout(names, delimiter, quote, skip)
@@ -116,6 +119,7 @@ def batches(
     width = len(layout.names)
     labels = [str(i) for i in range(width)]
     needed = sorted({i for i in columns.values() if i < width}) or [0]
+    own = {columns[role] for role in ("lon", "lat", "date", "uncertainty", "event") if role in columns}
     bad: list[int] = []
 
     def skip_row(row: pyarrow.csv.InvalidRow) -> str:
@@ -135,7 +139,8 @@ def batches(
             ),
             pyarrow.csv.ConvertOptions(
                 include_columns=[labels[i] for i in needed],
-                column_types={labels[i]: pa.string() for i in needed},
+                # Most columns have few different values.
+                column_types={labels[i]: pa.string() if i in own else _CODED for i in needed},
                 strings_can_be_null=False,
             ),
         )
@@ -166,4 +171,4 @@ def _row_numbers(start: int, n: int, bad: np.ndarray) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return "a row is longer than 8 MiB, or a quotation mark is never closed" if "straddl" in text else text[:200]
+    return "a row is longer than 2 MiB, or a quotation mark is never closed" if "straddl" in text else text[:200]

@@ -38,16 +38,31 @@ def as_text(column: pa.Array) -> pa.Array:
 
 def numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """(Values, float64, NaN for none; bool, True for a text that is not a number). Decimal commas are read."""
+    try:
+        values, wrong = column.cast(pa.float64()), np.zeros(len(column), bool)
+    except pa.ArrowInvalid:
+        values, wrong = _numbers_among_others(column)
+    result = pc.fill_null(values, np.nan).to_numpy(zero_copy_only=False).copy()
+    infinite = np.isinf(result)
+    result[infinite] = np.nan
+    return result, wrong | infinite
+
+
+def _numbers_among_others(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     column = pc.replace_substring(column, "\N{MINUS SIGN}", "-")
     comma = pc.and_(pc.match_substring(column, ","), pc.invert(pc.match_substring(column, ".")))
     column = pc.if_else(comma, pc.replace_substring(column, ",", "."), column)
     valid = pc.fill_null(pc.match_substring_regex(column, _NUMBER), False)
     wrong = pc.and_(pc.is_valid(column), pc.invert(valid)).to_numpy(zero_copy_only=False)
     plain = pc.if_else(valid, pc.utf8_ltrim(column, "+"), pa.scalar(None, pa.string()))
-    values = pc.fill_null(plain.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False).copy()
-    wrong |= np.isinf(values)
-    values[np.isinf(values)] = np.nan
-    return values, wrong
+    return plain.cast(pa.float64()), wrong
+
+
+def few_numbers(column: pa.Array) -> np.ndarray:
+    """The values of `numbers`, faster where the same texts come again and again."""
+    coded = column.dictionary_encode()
+    values, _ = numbers(coded.dictionary)
+    return np.append(values, np.nan)[pc.fill_null(coded.indices, len(values)).to_numpy(zero_copy_only=False)]
 
 
 def years_and_months(
@@ -58,11 +73,11 @@ def years_and_months(
     if date is not None:
         years, months = _dates(date)
     if year is not None:
-        given, _ = numbers(year)
+        given = few_numbers(year)
         known = (given >= 1) & (given <= 9999)
         years = np.where(known, np.nan_to_num(given), years).astype(np.int32)
     if month is not None:
-        given, _ = numbers(month)
+        given = few_numbers(month)
         known = (given >= 1) & (given <= 12)
         months = np.where(known, np.nan_to_num(given), months).astype(np.int8)
     return years, months
@@ -73,6 +88,13 @@ _LOCAL = r"^(?P<a>\d{1,2})(?P<s>[./-])(?P<b>\d{1,2})[./-](?P<y>\d{4})"
 
 
 def _dates(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    coded = column.dictionary_encode()
+    index = pc.fill_null(coded.indices, len(coded.dictionary)).to_numpy(zero_copy_only=False)
+    years, months = _different_dates(coded.dictionary)
+    return np.append(years, np.int32(0))[index], np.append(months, np.int8(0))[index]
+
+
+def _different_dates(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     iso, local = pc.extract_regex(column, _ISO), pc.extract_regex(column, _LOCAL)
     years, months = _integers(iso.field("y"), iso), _integers(iso.field("m"), iso)
     # An interval over several months has none.

@@ -1,4 +1,4 @@
-"""Points of GeoPackage, GeoJSON, shapefile and KML, and tables and points of Parquet."""
+"""Points of GeoPackage, GeoJSON and shapefiles, and tables and points of Parquet."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sdm.records.columns import find_columns
 from sdm.records.options import ReadOptions
 from sdm.records.raw import Collector, RawRecords
 
-DRIVERS = ("GPKG", "GeoJSON", "ESRI Shapefile", "KML", "LIBKML")
+DRIVERS = ("GPKG", "GeoJSON", "ESRI Shapefile")
 """GDAL's names of the only formats that are opened."""
 MAX_IN_MEMORY = 1 << 30
-"""Bytes of a GeoJSON or KML file, which GDAL reads as a whole."""
+"""Bytes of a GeoJSON file, which GDAL reads as a whole."""
 MAX_UNPACKED = 16 << 30
 """Bytes of the needed columns of a Parquet file."""
 
@@ -29,17 +29,37 @@ _BATCH = 65536
 _POINT, _MULTIPOINT = 0, 4
 
 
-def read_vector(path: Path, source: str, options: ReadOptions, species: str | None) -> tuple[RawRecords, str | None]:
-    """(Rows, CRS of their coordinates or None) of a file whose first bytes are of a format in `DRIVERS`.
+def read_vector(
+    path: Path, driver: str, source: str, options: ReadOptions, species: str | None
+) -> tuple[RawRecords, str | None]:
+    """(Rows, CRS of their coordinates or None) of a vector file.
 
-    Raises RecordsError.
+    Parameters
+    ----------
+    path
+        A file whose first bytes are those of the format.
+    driver
+        The format, one of `DRIVERS`.
+    source
+        Name of the file, for messages.
+    options
+        Columns and layer that the user names.
+    species
+        Keep only the rows of this species, where the file names any.
+
+    Raises
+    ------
+    RecordsError
+        The file cannot be read, or it is not clear what its columns mean.
     """
     import pyogrio
 
+    # JSON may also be an algorithm that GDAL would run; with this prefix only one driver takes the file.
+    name = f"GeoJSON:{path}" if driver == "GeoJSON" else str(path)
     with _gdal_errors(source):
-        layer = _layer(path, source, options)
-        info = pyogrio.read_info(path, layer=layer)
-        if info["driver"] not in DRIVERS:
+        layer = _layer(name, source, options)
+        info = pyogrio.read_info(name, layer=layer)
+        if info["driver"] != driver:
             raise RecordsError(f"{source} is a file of the kind {quoted(info['driver'])}, which is not read.")
         names = [str(name) for name in info["fields"]]
         points = info["geometry_type"] is not None
@@ -49,7 +69,7 @@ def read_vector(path: Path, source: str, options: ReadOptions, species: str | No
         collector = Collector(source, header if own else header | {"lon": "geometry", "lat": "geometry"}, species)
         needed = sorted(set(header.values()))
         with pyogrio.open_arrow(
-            path, layer=layer, columns=needed, read_geometry=not own, batch_size=_BATCH, use_pyarrow=True
+            name, layer=layer, columns=needed, read_geometry=not own, batch_size=_BATCH, use_pyarrow=True
         ) as (meta, reader):
             start = 1
             for batch in reader:
@@ -63,7 +83,7 @@ def read_vector(path: Path, source: str, options: ReadOptions, species: str | No
     return collector.finish(), crs
 
 
-def _layer(path: Path, source: str, options: ReadOptions) -> str:
+def _layer(path: str, source: str, options: ReadOptions) -> str:
     import pyogrio
 
     layers = pyogrio.list_layers(path)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import sys
 
 # Before torch loads: threads that spin for each other make small tests crawl on a busy machine.
@@ -27,6 +28,17 @@ def pytest_runtest_makereport(item, call):
         report.outcome = "failed"
         report.longrepr = f"skipped where no test may be: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Ctrl-C arrives, here and in the processes that tests start, also where the tests run in the background.
+
+    A shell that is not interactive starts `make test &` with SIGINT ignored, which Python and all its children keep.
+    Children do not inherit a handler, but the default action in its place.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -20,19 +20,29 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdm._version import __version__
 from sdm.errors import ClusterError, ClusterWarning, RequestError
 from sdm.request import Execution
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, SpecCluster
 
 CONNECT_S = 10
 """Seconds a scheduler may take to answer."""
 WORKER_MEMORY = 1 << 30
 """Bytes a worker needs at least: the libraries and the model take about 600 MB."""
+WORKER_CONFIG = {
+    "distributed.worker.http.routes": [],
+    # Results are small, so there is nothing to spill, and a worker that pauses would pause for ever. One that
+    # grows too large is ended and its tile tried elsewhere.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+}
+"""Dask's configuration of the workers that `local_cluster` starts."""
 OURS = "taxabind-map"
 """Name of the clusters that `local_cluster` starts."""
 SHARED_SOFTWARE = ("dask", "distributed", "cloudpickle", "msgpack", "numpy", "torch", "rasterio", "zarr", "numcodecs")
@@ -106,10 +116,27 @@ def local_cluster(
     machine cannot reach it. There is no dashboard. In a script, call it below `if __name__ == "__main__":`,
     as always when Python starts processes.
     """
+    from distributed import Client
+
     gpus = visible_gpus() if gpus is None else tuple(gpus)
     workers = workers or len(gpus) or processors()
-    threads = threads or (2 if gpus else 1)
-    from distributed import Client, Nanny, Scheduler, Security, SpecCluster
+    memory = _memory_of_each(workers)
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="taxabind-map-", ignore_cleanup_errors=True))
+        try:
+            with _signals_wait(), _environment_kept():
+                cluster = _started(workers, threads or (2 if gpus else 1), memory, gpus, scratch)
+                stack.enter_context(cluster)  # before a signal that waited can strike
+        except (RuntimeError, OSError, TimeoutError) as error:
+            raise ClusterError(
+                f"the worker processes could not be started ({_short(error)}); in a Python script, call from below "
+                '`if __name__ == "__main__":`.'
+            ) from error
+        yield stack.enter_context(Client(cluster, set_as_default=False))
+
+
+def _memory_of_each(workers: int) -> int:
+    """Bytes of memory for each worker. Raises RequestError where that is too little."""
     from distributed.system import MEMORY_LIMIT
 
     memory = MEMORY_LIMIT // workers
@@ -118,53 +145,56 @@ def local_cluster(
             f"workers {workers} would have {memory / 1e9:.1f} GB of memory each and need about "
             f"{WORKER_MEMORY / 1e9:.1f}; give at most {max(1, MEMORY_LIMIT // WORKER_MEMORY)}."
         )
+    return memory
+
+
+def _started(workers: int, threads: int, memory: int, gpus: Sequence[str], scratch: str) -> SpecCluster:
+    """Start worker processes and their scheduler; arguments as of `local_cluster`, `memory` in bytes for each."""
     import dask
+    from distributed import Nanny, Scheduler, Security, SpecCluster
 
     security = Security.temporary()
-    # The pages of Dask's web servers stay off, and no port but a free one of the loopback device is taken.
-    http = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    common = {"host": "127.0.0.1", "protocol": "tls://", "security": security, **http}
-    config = {
-        "distributed.worker.http.routes": [],
-        # Results are small, so there is nothing to spill, and a worker that pauses would pause for ever. One that
-        # grows too large is ended and its tile tried elsewhere.
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-        "distributed.worker.memory.terminate": 0.95,
+    common = {
+        "host": "127.0.0.1",
+        "protocol": "tls://",
+        "security": security,
+        "local_directory": scratch,
+        # The pages of Dask's web servers stay off, and no port but a free one of the loopback device is taken.
+        "dashboard": False,
+        "dashboard_address": "127.0.0.1:0",
     }
-    environment = {k: os.environ.get(k) for k in dask.config.get("distributed.nanny.pre-spawn-environ", {})}
-    with ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="taxabind-map-", ignore_cleanup_errors=True))
-        nannies = {}
-        for k in range(workers):
-            options = {
-                **common, "nthreads": threads, "memory_limit": memory, "local_directory": scratch, "config": config,
-                "silence_logs": logging.CRITICAL,
-            }  # fmt: skip
-            if gpus:
-                options |= {"env": {"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]}, "resources": {"GPU": 1}}
-            nannies[k] = {"cls": Nanny, "options": options}
-        try:
-            with _signals_wait(), dask.config.set({"distributed.scheduler.http.routes": []}):
-                scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "local_directory": scratch}}
-                cluster = SpecCluster(
-                    workers=nannies, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL, name=OURS
-                )
-                stack.enter_context(cluster)  # before a signal that waited can strike
-        except (RuntimeError, OSError, TimeoutError) as error:
-            raise ClusterError(
-                f"the worker processes could not be started ({_short(error)}); in a Python script, call from below "
-                '`if __name__ == "__main__":`.'
-            ) from error
-        finally:
-            # Dask sets the threads of numerical libraries for its workers in this process's environment.
-            for name, value in environment.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
-        yield stack.enter_context(Client(cluster, set_as_default=False))
+    options = {
+        **common,
+        "nthreads": threads,
+        "memory_limit": memory,
+        "config": WORKER_CONFIG,
+        "silence_logs": logging.CRITICAL,
+    }
+    nannies: dict[int, dict[str, Any]] = {k: {"cls": Nanny, "options": dict(options)} for k in range(workers)}
+    if gpus:
+        for k, nanny in nannies.items():
+            nanny["options"] |= {"env": {"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]}, "resources": {"GPU": 1}}
+    with dask.config.set({"distributed.scheduler.http.routes": []}):
+        scheduler = {"cls": Scheduler, "options": {**common, "port": 0}}
+        return SpecCluster(
+            workers=nannies, scheduler=scheduler, security=security, silence_logs=logging.CRITICAL, name=OURS
+        )
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Undo what Dask does to this process: it sets the threads of numerical libraries for its workers here."""
+    import dask
+
+    before = {name: os.environ.get(name) for name in dask.config.get("distributed.nanny.pre-spawn-environ", {})}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -182,7 +212,8 @@ def _signals_wait() -> Iterator[None]:
     resource_tracker.ensure_running()  # it unblocks SIGINT in the thread that starts it
     came: list[int] = []
     # Threads, and the processes they start, inherit the mask; the handlers are for signals other threads take.
-    before = {n: signal.signal(n, lambda number, frame: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in handled}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -190,8 +221,8 @@ def _signals_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in came[:1]:
-            signal.raise_signal(number)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -221,7 +252,7 @@ def _connected(address: str | Path) -> Iterator[Client]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        # Before the client, which waits for ever for one that accepts and says nothing. In a thread, since
+        # Before the client, which waits for ever for a scheduler that accepts and says nothing. In a thread, since
         # the caller may be inside an event loop.
         with ThreadPoolExecutor(1) as pool:
             kind = pool.submit(asyncio.run, _kind_of(target)).result()
@@ -272,8 +303,8 @@ def _target(address: str | Path) -> str:
     try:
         if path.stat().st_size > 1 << 20:
             raise ValueError("too large")
-        found = json.loads(path.read_text(encoding="utf-8"))["address"]
-        if not isinstance(found, str) or "://" not in found:
+        listed = json.loads(path.read_text(encoding="utf-8"))["address"]
+        if not isinstance(listed, str) or "://" not in listed:
             raise ValueError("its address is not one")
     except FileNotFoundError:
         raise RequestError(
@@ -281,7 +312,7 @@ def _target(address: str | Path) -> str:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RequestError(f"scheduler file {text!r} cannot be used: {_short(error)}.") from None
-    return _target(found)
+    return _target(listed)
 
 
 def _check_software(client: Client) -> None:
@@ -296,14 +327,14 @@ def _check_software(client: Client) -> None:
                 f"worker {address} has {has} of taxabind-map; install version {__version__} on every worker and the "
                 "scheduler."
             )
-    found = client.get_versions(packages=list(SHARED_SOFTWARE))
-    own = _versions(found["client"])
+    versions: Any = client.get_versions(packages=list(SHARED_SOFTWARE))
+    own = _versions(versions["client"])
     different: dict[str, str] = {}
-    for address, there in found["workers"].items():
+    for address, there in versions["workers"].items():
         for package, version in _versions(there).items():
             if version != own[package]:
                 different[package] = f"{package} {own[package]} here, {version or 'none'} on {address}"
-    scheduler = _versions(found["scheduler"])
+    scheduler = _versions(versions["scheduler"])
     for package in ("python", "dask", "distributed", "cloudpickle", "msgpack"):
         if scheduler[package] != own[package]:
             different[package] = f"{package} {own[package]} here, {scheduler[package] or 'none'} on the scheduler"

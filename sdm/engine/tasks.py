@@ -24,7 +24,7 @@ from sdm.errors import ClusterError
 from sdm.request import Execution
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, as_completed
 
 IN_FLIGHT = 1000
 """Tasks given to a cluster ahead of time, at least: bounds the scheduler's memory, yet shows an adaptive
@@ -32,22 +32,27 @@ cluster that there is work."""
 PER_THREAD = 4
 """Tasks given ahead per thread of the cluster, where that is more."""
 WITHOUT_WORKERS_S = 60.0
-"""Seconds without any worker after which workers of this machine are given up, or the user is told to wait."""
+"""Seconds without any worker after which a cluster of this machine is given up, and another's user is warned."""
 LEAVE_S = 120.0
-"""Seconds to wait, after a failure, for tasks under way on the workers."""
+"""Seconds to wait, after a failure, for tasks that are running on the workers."""
 ANSWER_S = 10.0
-"""Seconds within which a scheduler answers, or is held for lost."""
+"""Seconds within which a scheduler must answer."""
+
+
+Function = Callable[..., Any]
+Done = Callable[[Any], None]
+"""Called with a result."""
 
 
 def run_tasks(
-    function: Callable[..., Any],
+    function: Function,
     items: Sequence[Any],
     shared: tuple[Any, ...] = (),
     *,
     execution: Execution | None = None,
     client: Client | None = None,
     folder: Path | None = None,
-    done: Callable[[Any], None] = lambda result: None,
+    done: Done = lambda result: None,
 ) -> None:
     """Call `function(item, *shared)` for every item, one Dask task each, side by side.
 
@@ -75,7 +80,7 @@ def run_tasks(
             _on_cluster(cluster, function, items, shared, folder, done)
 
 
-def _on_threads(function, items, shared, threads: int, done) -> None:
+def _on_threads(function: Function, items: Sequence[Any], shared: tuple[Any, ...], threads: int, done: Done) -> None:
     import dask
     from dask.callbacks import Callback
 
@@ -84,19 +89,26 @@ def _on_threads(function, items, shared, threads: int, done) -> None:
     # Named in order: Dask runs ties by name, so the map fills from the north-west.
     tasks = [call(item, dask_key_name=f"task-{n:08d}") for n, item in enumerate(items)]
 
-    def after(key, result, dsk, state, worker_id) -> None:
+    def after(key: Any, result: Any, *state: Any) -> None:
         done(result)
 
-    # Leaving the pool waits for tasks under way: after a failure none may write into a folder being removed.
+    # Leaving the pool waits for running tasks: after a failure none may write into a folder that is being removed.
     with ThreadPoolExecutor(threads) as pool, Callback(posttask=after):
         dask.compute(*tasks, scheduler="threads", pool=pool, optimize_graph=False)
 
 
-def _call(function, shared, item):
+def _call(function: Function, shared: tuple[Any, ...], item: Any) -> Any:
     return function(item, *shared)
 
 
-def _on_cluster(client: Client, function, items, shared, folder: Path | None, done) -> None:
+def _on_cluster(
+    client: Client,
+    function: Function,
+    items: Sequence[Any],
+    shared: tuple[Any, ...],
+    folder: Path | None,
+    done: Done,
+) -> None:
     import cloudpickle
     from distributed import as_completed
 
@@ -132,15 +144,15 @@ def _on_cluster(client: Client, function, items, shared, folder: Path | None, do
                 for result in _results(client, _next_batch(client, completed), flying):
                     done(result)
         except (KeyboardInterrupt, SystemExit):
-            if getattr(client.cluster, "name", None) == OURS:
-                client.cluster.close()  # whoever interrupts does not want to wait for the tiles under way
+            if client.cluster is not None and client.cluster.name == OURS:
+                client.cluster.close()  # whoever interrupts does not want to wait for tasks that are running
             raise
         finally:
             _leave_all(client, run, [*flying, common])
 
 
-def _next_batch(client: Client, completed) -> list:
-    """Futures that are done; waits for the first. Gives up workers of this machine that do not come back."""
+def _next_batch(client: Client, completed: as_completed) -> list[Any]:
+    """Futures that are done; waits for the first. Gives up when all workers of this machine have ended for good."""
     since, told = time.monotonic(), False
     while not completed.has_ready():
         time.sleep(0.01)
@@ -148,14 +160,14 @@ def _next_batch(client: Client, completed) -> list:
             since = time.monotonic()
             if client.nthreads():
                 continue
-            if getattr(client.cluster, "name", None) == OURS:
+            if client.cluster is not None and client.cluster.name == OURS:
                 raise ClusterError("all worker processes have ended and cannot be started again; give fewer workers.")
             warnings.warn("the cluster has no worker; waiting for one.", ClusterWarning, stacklevel=5)
             told = True
     return completed.next_batch(block=False)
 
 
-def _results(client: Client, futures: list, flying: dict) -> list:
+def _results(client: Client, futures: list[Any], flying: dict[Any, Any]) -> list[Any]:
     """Results of finished futures, taken out of `flying`; raises what the first failed one raised."""
     from distributed import KilledWorker
 
@@ -168,7 +180,7 @@ def _results(client: Client, futures: list, flying: dict) -> list:
             if isinstance(error, KilledWorker):
                 raise ClusterError(
                     f"{_name(item)}: {error.allowed_failures + 1} workers died, one after another, while they computed "
-                    "it, most likely for want of memory; give each worker more memory, or tiles fewer pixels "
+                    "it, most likely because memory ran out; give each worker more memory, or tiles fewer pixels "
                     "(tile_size). Their logs say more."
                 ) from error
             if _is_missing(error):
@@ -183,7 +195,7 @@ def _results(client: Client, futures: list, flying: dict) -> list:
 
 
 def _is_missing(error: BaseException) -> bool:
-    """Whether a worker, or the scheduler, could not read a task for want of this package."""
+    """Whether a worker, or the scheduler, could not read a task because it does not have this package."""
     on_worker = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "sdm"
     return on_worker or (isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error))
 
@@ -191,19 +203,21 @@ def _is_missing(error: BaseException) -> bool:
 def _lost(client: Client, what: str) -> ClusterError:
     if _answers(client):  # the scheduler is there, and has given the task up with its worker
         return ClusterError(
-            f"{what}: lost with the worker that computed it, most likely for want of memory; give each worker more "
-            "memory, or tiles fewer pixels (tile_size)."
+            f"{what}: lost with the worker that computed it, most likely because memory ran out; give each worker "
+            "more memory, or tiles fewer pixels (tile_size)."
         )
+    scheduler: Any = client.scheduler
     return ClusterError(
-        f"the connection to the Dask scheduler at {client.scheduler.address} was lost before {what} had ended; start "
+        f"the connection to the Dask scheduler at {scheduler.address} was lost before {what} had ended; start "
         "again when it is back."
     )
 
 
 def _answers(client: Client) -> bool:
     """Whether the scheduler answers a question now: the client's own state tells of a lost one only a while later."""
+    scheduler: Any = client.scheduler
     with suppress(OSError, TimeoutError, CancelledError):
-        return client.status == "running" and bool(client.sync(client.scheduler.identity, callback_timeout=ANSWER_S))
+        return client.status == "running" and bool(client.sync(scheduler.identity, callback_timeout=ANSWER_S))
     return False
 
 
@@ -226,9 +240,9 @@ def _marker(folder: Path | None, run: str) -> Iterator[str | None]:
             path.unlink(missing_ok=True)
 
 
-def _leave_all(client: Client, run: str, futures: list) -> None:
+def _leave_all(client: Client, run: str, futures: list[Any]) -> None:
     """Cancel what is left of a run, and wait until no worker computes a task of it any more."""
-    # Cancelling alone does not stop what has begun: it would go on writing into a folder being removed.
+    # Cancelling alone does not stop a running task: it would continue to write into a folder that is being removed.
     if client.status == "running":
         with suppress(OSError, TimeoutError, ValueError):
             client.cancel(futures)
@@ -239,7 +253,7 @@ def _leave_all(client: Client, run: str, futures: list) -> None:
 
 
 class _Run:
-    """What a worker process keeps of one `run_tasks`: the function, its arguments, the tasks under way."""
+    """What a worker process keeps of one `run_tasks`: the function, its arguments, how many tasks are running."""
 
     def __init__(self, common: bytes) -> None:
         version, marker, content = pickle.loads(common)
@@ -254,7 +268,7 @@ class _Run:
                 "the tiles, so it must lie on a file system that all machines share under the same path."
             )
         self.function, self.shared = pickle.loads(content)
-        self.under_way = 0
+        self.running = 0
 
 
 _runs: dict[str, _Run] = {}
@@ -269,12 +283,12 @@ def _task(item: Any, run: str, common: bytes) -> Any:
         if run not in _runs:
             _runs[run] = _Run(common)
         mine = _runs[run]
-        mine.under_way += 1
+        mine.running += 1
     try:
         return mine.function(item, *mine.shared)
     finally:
         with _lock:
-            mine.under_way -= 1
+            mine.running -= 1
 
 
 async def _leave(run: str) -> None:
@@ -283,5 +297,5 @@ async def _leave(run: str) -> None:
         _left.append(run)
         mine = _runs.pop(run, None)
     end = time.monotonic() + LEAVE_S
-    while mine is not None and mine.under_way and time.monotonic() < end:
+    while mine is not None and mine.running and time.monotonic() < end:
         await asyncio.sleep(0.02)

@@ -32,22 +32,8 @@ from typing import Any, Self
 from sdm.errors import OutputError
 from sdm.files.atomic import check_folder, companions, disk_errors, flush, flush_folder
 from sdm.files.locks import Lock, LockedError
-from sdm.files.records import files_are_whole, read_record, record_path, write_record
+from sdm.files.records import files_are_whole, read_record, record_path
 
-__all__ = [
-    "BATCH",
-    "REPORT",
-    "Kind",
-    "Workspace",
-    "differences",
-    "files_are_whole",
-    "read_record",
-    "read_report",
-    "record_path",
-    "write_record",
-]
-
-record_of = record_path
 REPORT = "batch.json"
 """The last output of a finished batch; it holds the configuration, and the names of all outputs."""
 _CHECKED_AT_ONCE = 8

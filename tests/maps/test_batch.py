@@ -23,7 +23,7 @@ from sdm.engine import compare, tile
 from sdm.engine.compare import score_embeddings
 from sdm.engine.tile import embed_tile, mappable
 from sdm.errors import OutputError, RequestError, SpeciesNameError
-from sdm.files import workspace as ledger
+from sdm.files import records
 from sdm.grid import Tile
 from sdm.maps.batch import map_batch, plan_batch, write_batch
 from sdm.maps.batch import tiles as batch_tiles
@@ -368,7 +368,7 @@ class Stop(Exception):
 
 def stop_after(monkeypatch, tiles):
     """The run fails in its n-th tile, after its chunks and before its record."""
-    write, count = ledger.write_record, [0]
+    write, count = records.write_record, [0]
 
     def failing(*arguments):
         count[0] += 1
@@ -376,7 +376,7 @@ def stop_after(monkeypatch, tiles):
             raise Stop
         write(*arguments)
 
-    monkeypatch.setattr(ledger, "write_record", failing)
+    monkeypatch.setattr(records, "write_record", failing)
 
 
 def begun(monkeypatch, out, tiles=5, **options):
@@ -641,7 +641,7 @@ def test_on_a_cluster(tmp_path, whole):
 def test_records_are_read_one_at_a_time(tmp_path, monkeypatch):
     """Parsing their headers in several threads at once fails now and then in Python itself."""
     for k in range(6):
-        ledger.write_record(tmp_path / f"{k}.npz", tmp_path, [("a", 1, k)], {"n": np.arange(k)})
+        records.write_record(tmp_path / f"{k}.npz", tmp_path, [("a", 1, k)], {"n": np.arange(k)})
     inside, most, load = [], [], np.load
 
     def slow(*args, **kwargs):
@@ -655,5 +655,5 @@ def test_records_are_read_one_at_a_time(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "load", slow)
     with ThreadPoolExecutor(6) as pool:
-        records = list(pool.map(lambda k: ledger.read_record(tmp_path / f"{k}.npz"), range(6)))
-    assert [len(r["value_n"]) for r in records] == list(range(6)) and max(most) == 1
+        found = list(pool.map(lambda k: records.read_record(tmp_path / f"{k}.npz"), range(6)))
+    assert [len(r["value_n"]) for r in found] == list(range(6)) and max(most) == 1

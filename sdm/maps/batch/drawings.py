@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sdm.files import workspace as ledger
+from sdm.files import records, workspace
 from sdm.maps.batch import tiles
 from sdm.maps.batch.texts import ENCODING, PAGE, PICTURES, RICHNESS, SPECIES
 from sdm.maps.batch.tiles import Work
@@ -48,7 +48,7 @@ def write_richness(suffix: str, work: Work, highest: float) -> dict[str, Any]:
         statistics = write_cog(part, layer, geobox, meta).to_dict()
         write_qml(work.new / f"{RICHNESS}.qml", meta)
     else:
-        links = {"GeoTIFF": f"{RICHNESS}.tif", "all species": PAGE, "report": ledger.REPORT}
+        links = {"GeoTIFF": f"{RICHNESS}.tif", "all species": PAGE, "report": workspace.REPORT}
         write_html(part, layer, meta, _countries_of(work), links, geobox=geobox)
     part.replace(work.new / part.name)
     # A sum weighted by area is no area here.
@@ -63,7 +63,7 @@ def write_pictures(group: int, work: Work) -> None:
     pictures = np.zeros((len(stems), *(-(-length // step) for length in grid.shape)), dtype=np.uint8)
     name = f"value_pictures_{group}"
     for tile in grid.tiles():
-        record = ledger.read_record(ledger.record_of(work.tiles, tile.index), (name,))
+        record = records.read_record(records.record_path(work.tiles, tile.index), (name,))
         if name in record:  # else nothing is modelled there, or no n-th pixel lies in the tile
             top, left = -(-tile.rows.start // step), -(-tile.cols.start // step)
             bottom, right = (-(-part.stop // step) for part in (tile.rows, tile.cols))

@@ -13,7 +13,7 @@ import numpy as np
 
 from sdm.engine.cluster import ClusterWarning, open_client
 from sdm.engine.tasks import run_tasks
-from sdm.files import workspace as ledger
+from sdm.files import records, workspace
 from sdm.grid import Tile
 from sdm.maps.batch.drawings import draw, drawings, write_species
 from sdm.maps.batch.plan import Batch, configuration, plan_batch, species_suffixes
@@ -103,13 +103,13 @@ def write_list(
     # Another kind of device rounds differently. On a cluster that is for its workers to say.
     device = job.plan.device if on_cluster(execution) else local_device(job.plan.device).partition(":")[0]
     suffixes = species_suffixes(formats)
-    names = [STORE, *(f"{RICHNESS}.{s}" for s in ("tif", "qml", "html")), PICTURES, SUMMARY, PAGE, ledger.REPORT]
+    names = [STORE, *(f"{RICHNESS}.{s}" for s in ("tif", "qml", "html")), PICTURES, SUMMARY, PAGE, workspace.REPORT]
     names += [SPECIES] if suffixes else []
     asked = configuration(batch, formats, device)
-    with ledger.Workspace(out, names, overwrite=delivery.overwrite) as space, open_client(execution) as client:
+    with workspace.Workspace(out, names, overwrite=delivery.overwrite) as space, open_client(execution) as client:
         begun = space.begin(asked, {"command": command, "started": _now()})
         if begun is None:
-            finished = ledger.read_report(space.folder)
+            finished = workspace.read_report(space.folder)
             return BatchResult(out, read_summary(space.folder / SUMMARY), finished or {}, computed=False)
         run = _Run(batch, Work.of(batch, space, begun["command"]), space, execution, client, progress or _silent)
         totals, devices = run.tiles()
@@ -119,7 +119,7 @@ def write_list(
         write_page(run.work, rows, suffixes)
         report = batch_report(batch, asked, devices, begun["command"]) | {"richness": richness, "outputs": names}
         report["run"] = {"started": begun["started"], "written": _now(), **run.timings()}
-        sidecar.write_json(space.new / ledger.REPORT, report)
+        sidecar.write_json(space.new / workspace.REPORT, report)
         space.publish()
     return BatchResult(out, rows, report)
 
@@ -131,7 +131,7 @@ class _Run:
         self,
         batch: Batch,
         work: Work,
-        space: ledger.Workspace,
+        space: workspace.Workspace,
         execution: Execution,
         client: Client | None,
         tell: Tell,
@@ -195,8 +195,8 @@ def _collected(work: Work, tiles: Sequence[Tile]) -> tuple[dict[str, np.ndarray]
     devices: set[str] = set()
     for tile in tiles:
         names = ("count", "sum", "modelled", "expected", "above", "hit", "min", "max", "highest")
-        path = ledger.record_of(work.tiles, tile.index)
-        record = ledger.read_record(path, [f"value_{name}" for name in (*names, "device")])
+        path = records.record_path(work.tiles, tile.index)
+        record = records.read_record(path, [f"value_{name}" for name in (*names, "device")])
         devices.add(str(record["value_device"]))
         for name in names:
             values = record[f"value_{name}"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdm.files import workspace as ledger
+from sdm.files import workspace
 from sdm.maps.batch.plan import Batch, Row
 from sdm.maps.batch.texts import ENCODING, PAGE, PICTURES, RICHNESS, SPECIES, STORE, SUMMARY, confidence
 from sdm.maps.batch.tiles import Work
@@ -145,7 +145,7 @@ def write_page(work: Work, rows: Sequence[Mapping[str, Any]], suffixes: Sequence
         "Richness map": f"{RICHNESS}.html",
         "Richness GeoTIFF": f"{RICHNESS}.tif",
         "Summary table": SUMMARY,
-        "Report": ledger.REPORT,
+        "Report": workspace.REPORT,
     }
     title = f"{len(cards):,} species{season_phrase(work.plan) if work.plan.month else ''}"
     if batch.failed:

@@ -13,7 +13,7 @@ import numpy as np
 from sdm.engine.compare import score_embeddings
 from sdm.engine.places import Plan
 from sdm.engine.tile import mappable, stored_tile
-from sdm.files import workspace as ledger
+from sdm.files import records, workspace
 from sdm.grid import Tile
 from sdm.maps.batch.plan import Batch
 from sdm.maps.batch.texts import STORE, cube_metadata, labels, richness_metadata
@@ -42,7 +42,7 @@ class Work:
     command: str
 
     @classmethod
-    def of(cls, batch: Batch, space: ledger.Workspace, command: str) -> Work:
+    def of(cls, batch: Batch, space: workspace.Workspace, command: str) -> Work:
         """For a batch in a workspace."""
         # Absolute: a worker has its own working folder.
         new, tmp, tiles = (path.absolute() for path in (space.new, space.tmp, space.tiles))
@@ -98,7 +98,7 @@ def map_tile(tile: Tile, work: Work) -> str:
         chunks.write(work.richness.variable, tile.index, total.astype(np.float32).reshape(tile.shape))
     values = statistics.values | pictures.encoded
     values |= {"device": np.array(device.partition(":")[0]), "highest": np.array(highest)}
-    ledger.write_record(ledger.record_of(work.tiles, tile.index), work.tmp, chunks.files, values)
+    records.write_record(records.record_path(work.tiles, tile.index), work.tmp, chunks.files, values)
     return device
 
 

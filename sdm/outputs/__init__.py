@@ -1,14 +1,17 @@
-"""What a map becomes on disk: Zarr, Cloud-Optimized GeoTIFF with a QGIS style, web map, JSON.
+"""The files of a map: Zarr, Cloud-Optimized GeoTIFF with a QGIS style, web map, JSON.
 
-The modules, each importing only those above it::
-
-    metadata    what a map says about itself
-    atomic      staging folder, all-or-nothing publication, errors of the disk
-    blocks      the raster in blocks of bounded size
+    metadata    names, unit and provenance of a map
+    blocks      a raster in blocks of bounded size
     statistics  exact statistics and areas in one pass
     style       the colour ramp and the QGIS style
+    overlay     a map as an image in Web Mercator
+    basemap     land and borders
+    escape      foreign text in web pages
     zarr_store, cog, sidecar, webmap    one writer per format
+    cube, gallery                       maps of many species, and the page that lists them
+    embeddings                          embeddings as Parquet
 
-Every raster holds float32 values with dimensions (y, x); NaN means *not modelled* and is never mixed up
-with 0. Writers write to the path they are given: hand them paths inside `atomic.Staging`, then publish.
+Every raster holds float32 values with dimensions (y, x); NaN means *not modelled* and is never confused
+with 0. Writers write to the path they are given: give them paths inside `sdm.files.atomic.Staging`, then
+publish.
 """

@@ -1,4 +1,4 @@
-"""Land and borders as small vector layers, drawn under and over the map without any network."""
+"""Land and borders as small vector layers, drawn under and over a map without a network."""
 
 import math
 from typing import TYPE_CHECKING
@@ -17,10 +17,10 @@ _MAX_BYTES = 450_000  # of GeoJSON; beyond it the tolerance grows
 
 
 def land_and_borders(countries: "GeoDataFrame", window: Window, extent: float) -> tuple[str, str]:
-    """Return GeoJSON texts (areas of land, lines of coasts and borders) inside `window`.
+    """GeoJSON texts: polygons of land, and lines of coasts and borders, within `window`.
 
-    `countries` are polygons in any CRS; they are repeated where the window runs past +-180. `extent`, the
-    larger side of the map in degrees, sets the detail. Borders stay shared: they are simplified once.
+    `countries` are polygons in any CRS; they are repeated where the window extends past +-180. `extent`, the
+    larger side of the map in degrees, sets the detail. Shared borders are simplified once and stay shared.
     """
     import shapely
 
@@ -40,24 +40,24 @@ def land_and_borders(countries: "GeoDataFrame", window: Window, extent: float) -
 
 
 def _in_window(shapes: npt.NDArray, window: Window) -> npt.NDArray:
-    """Countries clipped to the window, with copies one turn west and east; cuts at 180 are healed."""
+    """Countries clipped to the window, with copies 360 degrees west and east; cuts at 180 are joined."""
     import shapely
 
     west, south, east, north = window
     shapes = shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))]
-    inside: dict[int, list] = {}
-    for turn in (-360.0, 0.0, 360.0):
-        left, bottom, right, top = shapely.bounds(shapes).T + np.array([[turn], [0.0], [turn], [0.0]])
+    pieces: dict[int, list[shapely.Geometry]] = {}
+    for shift in (-360.0, 0.0, 360.0):
+        left, bottom, right, top = shapely.bounds(shapes).T + np.array([[shift], [0.0], [shift], [0.0]])
         near = np.flatnonzero((right > west) & (left < east) & (top > south) & (bottom < north))
-        moved = shapely.transform(shapes[near], lambda points, turn=turn: points + np.array([turn, 0.0]))
+        moved = shapely.transform(shapes[near], lambda points, shift=shift: points + np.array([shift, 0.0]))
         for index, piece in zip(near, shapely.clip_by_rect(moved, west, south, east, north), strict=True):
-            inside.setdefault(int(index), []).append(piece)
-    whole = [found[0] if len(found) == 1 else shapely.union_all(found) for found in inside.values()]
-    return _polygons(shapely.make_valid(np.array(whole, dtype=object)))
+            pieces.setdefault(int(index), []).append(piece)
+    joined = [parts[0] if len(parts) == 1 else shapely.union_all(parts) for parts in pieces.values()]
+    return _polygons(shapely.make_valid(np.array(joined, dtype=object)))
 
 
 def _polygons(shapes: npt.NDArray) -> npt.NDArray:
-    """The areas of each geometry, empty ones dropped: clipping also leaves points and lines."""
+    """The polygons of each geometry; geometries without any are dropped. Clipping also leaves points and lines."""
     import shapely
 
     parts, owner = shapely.get_parts(shapes, return_index=True)
@@ -73,7 +73,7 @@ def _land(pieces: npt.NDArray, tolerance: float) -> npt.NDArray:
 
     try:
         land = shapely.coverage_union_all(pieces)
-    except shapely.errors.GEOSException:  # neighbours that overlap a little: slower, but whatever they are
+    except shapely.errors.GEOSException:  # neighbours overlap slightly; slower, but accepts any polygons
         land = shapely.union_all(pieces)
     parts = shapely.get_parts(shapely.get_parts(land))
     return shapely.multipolygons(parts[shapely.area(parts) > tolerance**2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from sdm.outputs.cube import Layer
 
 Source: TypeAlias = "xr.DataArray | np.ndarray | Layer"
-"""A map: float values, shape (y, x), NaN = not modelled; in memory, or lazy (Dask or Zarr behind it)."""
+"""A map: float values of shape (y, x), NaN where not modelled; in memory, or lazy in Dask or Zarr."""
 
 _STRIP = 512
-"""Rows per strip when the source has no chunks of its own: the block height of the GeoTIFF."""
+"""Rows per strip of a source without chunks: the block height of the GeoTIFF."""
 
 
 def iter_blocks(source: Source, max_pixels: int = 1 << 20) -> Iterator[tuple[slice, slice, np.ndarray]]:
-    """Yield (rows, columns, values) covering the source once, from top left to bottom right.
+    """Yield (rows, columns, values) that cover the source once, from top left to bottom right.
 
-    Values are float32 of shape (rows, columns), freshly allocated or a view: do not write to them.
-    Blocks follow the chunks of the source and join neighbours up to `max_pixels`, unless a single chunk is
-    larger. NaNs all carry the same bits, so that equal maps have equal bytes.
+    Values are float32 of shape (rows, columns) and may be a view of the source: do not write to them.
+    Blocks consist of chunks of the source, as many as fit into `max_pixels` but at least one. All NaNs have
+    the same bits, so that equal maps have equal bytes.
     """
     row_edges, column_edges = _chunk_edges(source)
     width = column_edges[-1]
@@ -35,16 +35,16 @@ def iter_blocks(source: Source, max_pixels: int = 1 << 20) -> Iterator[tuple[sli
 
 
 def _load(source: Source, rows: slice, columns: slice) -> np.ndarray:
-    part = source[rows, columns]
-    if hasattr(part, "values"):  # a DataArray; to ask for its type would load xarray
+    part: Any = source[rows, columns]
+    if hasattr(part, "values"):  # a DataArray; to check its type would load xarray
         if part.chunks is not None:
-            # Threads here, even when a cluster is active: the bytes are needed in this process.
+            # Threads here, even when a cluster is active: the values are needed in this process.
             part = part.compute(scheduler="threads")
         part = part.values
     values = np.ascontiguousarray(part, dtype=np.float32)
-    holes = np.isnan(values)
-    if holes.any():
-        values = np.where(holes, np.float32(np.nan), values)
+    missing = np.isnan(values)
+    if missing.any():
+        values = np.where(missing, np.float32(np.nan), values)
     return values
 
 

@@ -1,7 +1,7 @@
-"""The map as a Cloud-Optimized GeoTIFF: streamed, tagged, and read back in full before it counts.
+"""The map as a Cloud-Optimized GeoTIFF: streamed, tagged, and read back in full before it is published.
 
-The route is a plain tiled GeoTIFF first, then GDAL's COG driver. Direct routes either load the whole map or
-write empty overviews; and GDAL refuses to add tags to a finished COG, so they are set before the copy.
+A plain tiled GeoTIFF is written first and then copied by GDAL's COG driver. Direct ways either load the
+whole map or write empty overviews; and GDAL cannot add tags to a finished COG, so they are set before.
 """
 
 import contextlib
@@ -24,25 +24,58 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 BLOCK = 512
-"""Pixels per side of an internal tile; maps smaller than this have no overviews."""
+"""Side of an internal tile in pixels; smaller maps have no overviews."""
 
 _RESERVED = re.compile(r"AREA_OR_POINT|TIFFTAG_.*|STATISTICS_.*|OVR_.*", re.IGNORECASE)
-_MAX_PIXELS = 1 << 20  # streamed at a time: 4 MB
+_MAX_PIXELS = 1 << 20  # in one block: 4 MB
 _CACHE_MB = 64  # GDAL's block cache while writing; its default is 5 % of the machine's memory
 
+_COG_OPTIONS = {
+    "COMPRESS": "DEFLATE",
+    "PREDICTOR": "YES",
+    "LEVEL": 6,
+    "BLOCKSIZE": BLOCK,
+    "NUM_THREADS": "ALL_CPUS",
+    "OVERVIEW_RESAMPLING": "AVERAGE",
+    "BIGTIFF": "IF_SAFER",
+    # AUTO copies the exact statistics; YES would compute them again, and fail on an empty map.
+    "STATISTICS": "AUTO",
+}
+
 _Checks = dict[tuple[int, int, int, int], int]
+"""CRC-32 of the pixels of each window (column, row, width, height)."""
 
 
 def write_cog(path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata) -> Summary:
-    """Write `source`, shape (y, x), on `geobox` to `path` and return its exact statistics.
+    """Write a map and return its exact statistics.
 
-    The file has float32 values with nodata NaN, overviews of averages over modelled pixels, DEFLATE with the
+    The file has float32 values with nodata NaN, overviews of means over modelled pixels, DEFLATE with the
     floating-point predictor, band description and unit, exact STATISTICS_* tags and the tags of `metadata`.
-    It appears at `path` only after its layout was validated, every block of every level decoded, and every
-    pixel found equal to the source. Memory stays bounded whatever the size of the map.
+    It appears at `path` only after its layout has been validated, every block of every level decoded, and
+    every pixel found equal to the source. Memory is bounded for maps of any size.
 
-    Raises OutputError if the disk refuses or the finished file fails its check, ValueError if the shapes of
-    `source` and `geobox` differ.
+    Parameters
+    ----------
+    path
+        File to write.
+    source
+        The map, shape (y, x).
+    geobox
+        Its grid.
+    metadata
+        Its names, unit and provenance.
+
+    Returns
+    -------
+    Summary
+        Statistics over the modelled pixels.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written or fails its check.
+    ValueError
+        If the shapes of `source` and `geobox` differ.
     """
     import rasterio
     from rasterio.shutil import copy
@@ -54,12 +87,7 @@ def write_cog(path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata)
     try:
         with disk_errors(path), rasterio.Env(GDAL_CACHEMAX=_CACHE_MB, GDAL_PAM_ENABLED="NO"):
             summary, checks = _write_plain(staged, source, geobox, metadata)
-            copy(
-                staged, finished, driver="COG", COMPRESS="DEFLATE", PREDICTOR="YES", LEVEL=6, BLOCKSIZE=BLOCK,
-                NUM_THREADS="ALL_CPUS", OVERVIEW_RESAMPLING="AVERAGE", BIGTIFF="IF_SAFER",
-                # AUTO copies our exact statistics; YES would compute them again, and fail on an empty map.
-                STATISTICS="AUTO",
-            )  # fmt: skip
+            copy(staged, finished, driver="COG", **_COG_OPTIONS)
             staged.unlink()
             _verify(finished, path.name, geobox, summary, checks)
             finished.replace(path)
@@ -78,14 +106,26 @@ def _write_plain(path: Path, source: Source, geobox: GeoBox, metadata: MapMetada
     accumulator = Accumulator(geobox, metadata.valid_range)
     checks: _Checks = {}
     with rasterio.open(
-        path, "w", driver="GTiff", dtype="float32", count=1, height=geobox.height, width=geobox.width,
-        crs=str(geobox.crs), transform=geobox.affine, nodata=float("nan"), tiled=True, blockxsize=BLOCK,
-        blockysize=BLOCK, BIGTIFF="IF_SAFER", SPARSE_OK=True,
-    ) as file:  # fmt: skip
+        path,
+        "w",
+        driver="GTiff",
+        dtype="float32",
+        count=1,
+        height=geobox.height,
+        width=geobox.width,
+        crs=str(geobox.crs),
+        transform=geobox.affine,
+        nodata=float("nan"),
+        tiled=True,
+        blockxsize=BLOCK,
+        blockysize=BLOCK,
+        BIGTIFF="IF_SAFER",
+        SPARSE_OK=True,
+    ) as file:
         for rows, columns, values in iter_blocks(source, _MAX_PIXELS):
             window = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
             file.write(values, 1, window=Window(*window))
-            checks[window] = zlib.crc32(values)
+            checks[window] = _checksum(values)
             accumulator.update(rows, columns, values)
         summary = accumulator.result()
         file.colorinterp = [ColorInterp.gray]
@@ -96,10 +136,14 @@ def _write_plain(path: Path, source: Source, geobox: GeoBox, metadata: MapMetada
     return summary, checks
 
 
+def _checksum(values: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(values).data)
+
+
 def _tags(metadata: MapMetadata, summary: Summary) -> dict[str, str]:
     tags: dict[str, str] = {}
     for key, value in metadata.tags.items():
-        # GDAL keeps tags as KEY=VALUE lines, and gives some keys a meaning of their own.
+        # GDAL stores tags as KEY=VALUE lines, and reserves some keys.
         safe = re.sub(r"[^A-Za-z0-9_.-]", "_", key) or "_"
         tags[f"tag_{safe}" if _RESERVED.fullmatch(safe) else safe] = one_line(value)
     texts = (metadata.title, metadata.quantity, metadata.description)
@@ -110,7 +154,7 @@ def _tags(metadata: MapMetadata, summary: Summary) -> dict[str, str]:
         "modelled_pixels": str(summary.count),
         "modelled_area_km2": f"{summary.modelled_area_km2:.6g}",
     }
-    if metadata.unit == "1":  # of another quantity a sum weighted by area is no area
+    if metadata.unit == "1":  # of another quantity, the sum of value x area is not an area
         tags["expected_area_km2"] = f"{summary.expected_area_km2:.6g}"
     if metadata.attribution:
         tags["TIFFTAG_COPYRIGHT"] = one_line("; ".join(metadata.attribution))
@@ -131,14 +175,14 @@ def _band_tags(summary: Summary) -> dict[str, str]:
 
 
 def _verify(path: Path, name: str, geobox: GeoBox, summary: Summary, checks: _Checks) -> None:
-    """Raise OutputError unless the file at `path` is a valid COG that holds exactly what was streamed."""
+    """Raise OutputError unless the file at `path` is a valid COG with exactly the pixels that were streamed."""
     import rasterio
     from rasterio.windows import Window
     from rio_cogeo.cogeo import cog_validate
 
-    # Valid says nothing about the pixels: a file cut to a twentieth still passes.
+    # The validator does not read pixels: a file truncated to a twentieth passes.
     _, errors, _ = cog_validate(path, quiet=True)
-    # It takes an image as wide as one tile for untiled; whether it is tiled is looked up below instead.
+    # It reports an image as wide as one tile as untiled; `_verify_tiled` checks that instead.
     errors = [error for error in errors if "not tiled" not in error]
     if errors:
         raise OutputError(f"{name} failed its check: {'; '.join(errors)}.")
@@ -148,7 +192,7 @@ def _verify(path: Path, name: str, geobox: GeoBox, summary: Summary, checks: _Ch
         if not same_grid or file.nodata is None or not np.isnan(file.nodata):
             raise OutputError(f"{name} failed its check: grid or nodata differ after writing.")
         for window, check in checks.items():
-            if zlib.crc32(np.ascontiguousarray(file.read(1, window=Window(*window)))) != check:
+            if _checksum(file.read(1, window=Window(*window))) != check:
                 raise OutputError(f"{name} failed its check: pixels differ at {Window(*window)}.")
         levels = len(file.overviews(1))
     for level in range(levels):
@@ -162,7 +206,7 @@ def _verify_tiled(file: "DatasetReader", name: str) -> None:
 
 
 def _verify_overview(overview: "DatasetReader", name: str, summary: Summary) -> None:
-    """Averages lie between the extremes of what they average, and exist if anything does."""
+    """Means lie between the smallest and the largest value, and exist if any pixel is modelled."""
     _verify_tiled(overview, name)
     low, high = np.inf, -np.inf
     for _, window in overview.block_windows(1):
@@ -170,7 +214,7 @@ def _verify_overview(overview: "DatasetReader", name: str, summary: Summary) -> 
         values = values[~np.isnan(values)]
         if values.size:
             low, high = min(low, float(values.min())), max(high, float(values.max()))
-    if summary.count == 0:
+    if summary.min is None or summary.max is None:
         wrong = low <= high
     else:
         margin = 1e-5 * max(abs(summary.min), abs(summary.max))

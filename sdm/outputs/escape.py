@@ -1,4 +1,4 @@
-"""Foreign text made inert for a web page. Nothing from outside enters a page except through here."""
+"""Escaping foreign text for web pages. All text from outside enters a page through these functions."""
 
 import json
 from collections.abc import Mapping
@@ -7,20 +7,20 @@ from urllib.parse import quote
 
 from sdm.outputs.metadata import one_line
 
-# Beyond what html.escape covers. Folium puts some texts into JavaScript template literals, where ` and ${ are
-# live, and renders its scripts a second time as Jinja templates, where {{, {% and {# are.
-_LIVE = "&<>\"'`${}=%#"
-_HTML = str.maketrans({character: f"&#{ord(character)};" for character in _LIVE})
-_SCRIPT = str.maketrans({character: f"\\u{ord(character):04x}" for character in _LIVE if character != '"'})
+# More than html.escape covers: Folium puts some texts into JavaScript template literals, where ` and ${ are
+# special, and renders its scripts a second time as Jinja templates, where {{, {% and {# are.
+_SPECIAL = "&<>\"'`${}=%#"
+_HTML = str.maketrans({character: f"&#{ord(character)};" for character in _SPECIAL})
+_SCRIPT = str.maketrans({character: f"\\u{ord(character):04x}" for character in _SPECIAL if character != '"'})
 
 
 def html_text(text: object) -> str:
-    """Text for HTML content, quoted attributes, and HTML inside JavaScript strings."""
+    """Text escaped for HTML content, quoted attributes, and HTML inside JavaScript strings."""
     return one_line(text).translate(_HTML)
 
 
 def script_value(value: Any) -> str:
-    """A JSON-like value as a JavaScript literal that no HTML parser and no template can leave."""
+    """A JSON-like value as a JavaScript literal that is safe inside HTML and templates."""
     if isinstance(value, Mapping):
         pairs = (f"{script_value(str(key))}:{script_value(item)}" for key, item in value.items())
         return "{" + ",".join(pairs) + "}"
@@ -31,5 +31,5 @@ def script_value(value: Any) -> str:
 
 
 def relative_link(name: str) -> str:
-    """URL of the file `name` beside the page; a scheme such as javascript: or https: loses its meaning."""
+    """URL of the file `name` beside the page; a scheme such as javascript: or https: has no effect."""
     return "./" + quote(name, safe="/")

@@ -1,7 +1,7 @@
-"""The page that opens a batch: a picture of every map, a search box, sorting, links to the files.
+"""The index page of a batch: an image of every map, a search box, sorting, links to the files.
 
-The page holds texts and numbers only; pictures lie in a folder beside it and are loaded when they come into
-view. A content security policy in the page allows its own script, pictures beside it, and nothing else.
+The page contains texts and numbers only; the images are in a folder beside it and are loaded when they
+scroll into view. Its content security policy allows its own script and images beside it, nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from string import Template
+from typing import Any
 
 from sdm.files.atomic import disk_errors
 from sdm.outputs.escape import html_text, relative_link, script_value
@@ -19,7 +21,7 @@ from sdm.outputs.metadata import one_line
 from sdm.outputs.style import RAMP
 
 SIZE = 240
-"""Pixels of a picture's longer side, at most: every n-th pixel of the map."""
+"""Largest side of an image in pixels."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,20 @@ class Card:
 
     name: str
     picture: str
-    """File beside the page."""
+    """Image file beside the page."""
     common: str = ""
     also: str = ""
-    """More words to find it by: what was asked for, family."""
+    """More words to search by: the requested name, the family."""
     badge: str = ""
-    """What the reader must know at once: that it is the map of a genus, for one."""
+    """A remark on the card, such as that the map is of a genus."""
     numbers: Mapping[str, float | None] = field(default_factory=dict)
-    """area, expected (km2), max: to show and sort by."""
+    """area, expected (km2) and max: displayed and used for sorting."""
     links: Mapping[str, str] = field(default_factory=dict)
     """Label to file beside the page."""
 
 
 def stride(shape: tuple[int, int]) -> int:
-    """Every which pixel of a map of shape (y, x) makes its picture."""
+    """Step in pixels at which a map of shape (y, x) is sampled for its image."""
     return -(-max(shape) // SIZE)
 
 
@@ -57,71 +59,72 @@ def write_index(
 ) -> None:
     """Write the page.
 
-    `failures`: (name, why) of what was not mapped. `links`: label to file beside the page. `shape` (y, x) of
-    the pictures. `threshold`: what `area` is the area above. Raises OutputError if the disk refuses.
+    Parameters
+    ----------
+    path
+        File of the page.
+    title
+        Its heading.
+    paragraphs
+        Texts below the heading.
+    cards
+        The maps, in order.
+    failures
+        (name, reason) of what was not mapped.
+    links
+        Label to file beside the page.
+    shape
+        (y, x) of the images in pixels.
+    threshold
+        `area` of a card is the area above this value.
+
+    Raises
+    ------
+    OutputError
+        If the page cannot be written.
     """
     data = {
         "threshold": f"{threshold:g}",
         "width": shape[1],
         "height": shape[0],
-        "cards": [
-            [
-                one_line(card.name), one_line(card.common), one_line(card.also), one_line(card.badge),
-                *(card.numbers.get(key) for key in ("area", "expected", "max")), relative_link(card.picture),
-                [[one_line(label), relative_link(name)] for label, name in card.links.items()],
-            ]
-            for card in cards
-        ],
-        "failures": [[one_line(name), one_line(why)] for name, why in failures],
-    }  # fmt: skip
-    style, script = (
-        files("sdm.outputs").joinpath("assets", f"gallery.{kind}").read_text("utf-8") for kind in ("css", "js")
-    )
-    style += f".ramp{{background:linear-gradient(90deg,{','.join(RAMP)})}}\n"
-    policy = (
-        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
-        "img-src 'self' file:; base-uri 'none'; form-action 'none'"
-    )
-    anchors = "".join(
-        f'<a href="{html_text(relative_link(name))}">{html_text(label)}</a>' for label, name in links.items()
-    )
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html_text(title)}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
-<h1>{html_text(title)}</h1>
-{"".join(f"<p>{html_text(text)}</p>" for text in paragraphs)}
-<nav>{anchors}</nav>
-<div class="legend"><span>0</span><span class="ramp"></span><span>1</span></div>
-<div class="tools">
-<label>Search <input id="search" type="search" autocomplete="off" placeholder="name, family, what was asked"></label>
-<label>Sort by <select id="sort">
-<option value="list">order of the list</option>
-<option value="name">name</option>
-<option value="area">area above {html_text(f"{threshold:g}")}</option>
-<option value="expected">expected area</option>
-<option value="max">highest value</option>
-</select></label>
-<output id="count"></output>
-</div>
-</header>
-<main id="grid"></main>
-<div id="more"></div>
-<details id="failures"><summary></summary><table><tbody></tbody></table></details>
-<script type="application/json" id="data">{script_value(data)}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
+        "cards": [_card_values(card) for card in cards],
+        "failures": [[one_line(name), one_line(reason)] for name, reason in failures],
+    }
+    text = _page(title, paragraphs, links, data)
     with disk_errors(path):
-        path.write_text(page, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
+
+
+def _page(title: str, paragraphs: Sequence[str], links: Mapping[str, str], data: Mapping[str, Any]) -> str:
+    style = _asset("gallery.css") + f".ramp{{background:linear-gradient(90deg,{','.join(RAMP)})}}\n"
+    script = _asset("gallery.js")
+    return Template(_asset("gallery.html")).substitute(
+        policy=(
+            f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+            "img-src 'self' file:; base-uri 'none'; form-action 'none'"
+        ),
+        title=html_text(title),
+        style=style,
+        paragraphs="".join(f"<p>{html_text(text)}</p>" for text in paragraphs),
+        links="".join(
+            f'<a href="{html_text(relative_link(name))}">{html_text(label)}</a>' for label, name in links.items()
+        ),
+        threshold=html_text(data["threshold"]),
+        data=script_value(data),
+        script=script,
+    )
+
+
+def _card_values(card: Card) -> list[Any]:
+    """A card in the order that gallery.js reads."""
+    texts = [one_line(text) for text in (card.name, card.common, card.also, card.badge)]
+    numbers = [card.numbers.get(key) for key in ("area", "expected", "max")]
+    links = [[one_line(label), relative_link(name)] for label, name in card.links.items()]
+    return [*texts, *numbers, relative_link(card.picture), links]
+
+
+def _asset(name: str) -> str:
+    return files("sdm.outputs").joinpath("assets", name).read_text("utf-8")
 
 
 def _digest(code: str) -> str:

@@ -1,9 +1,10 @@
-"""What a map says about itself, independent of the file format it ends up in."""
+"""Names, unit and provenance of a map, independent of its file format."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
+from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
@@ -13,19 +14,19 @@ _VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 class MapMetadata:
     """Names, unit and provenance of one map.
 
-    Texts are kept as given (any Unicode): each writer makes them safe for its own medium.
+    Texts may be any Unicode: each writer escapes them for its format.
 
     Raises ValueError when `variable` is not an identifier or `valid_range` is not increasing.
     """
 
     title: str
-    """Short name shown as the title of the map, usually the species."""
+    """Title of the map, usually the species."""
 
     quantity: str
-    """What a pixel holds, as a phrase: 'Probability that the place lies in the range of Ursus arctos'."""
+    """Meaning of a pixel's value, as a phrase: 'Probability that the place lies in the range of Ursus arctos'."""
 
     description: str = ""
-    """Longer explanation: method, caveats, how to cite."""
+    """Method, limitations, how to cite."""
 
     variable: str = "probability"
     """Name of the Zarr variable: a letter, then letters, digits or underscores."""
@@ -40,10 +41,10 @@ class MapMetadata:
     """Provenance: species, resolved name, model, model hash, version, bbox, modalities, command..."""
 
     attribution: tuple[str, ...] = ()
-    """One credit line per data source, and for the model."""
+    """Credit lines, one per data source and one for the model."""
 
     month: int = 0
-    """The month it is a map of, 1 to 12; 0: of the whole year, or no month in particular."""
+    """Month of the map, 1 to 12; 0 for the whole year."""
 
     def __post_init__(self) -> None:
         if not _VARIABLE.match(self.variable):
@@ -51,21 +52,19 @@ class MapMetadata:
         low, high = self.valid_range
         if not low < high:
             raise ValueError(f"valid_range {self.valid_range!r} must increase")
-        # A read-only copy: the caller's dictionary may change after the first writer has used it.
+        # A read-only copy: the caller's dictionary may change between two writers.
         tags = {str(key): str(value) for key, value in self.tags.items()}
         object.__setattr__(self, "tags", MappingProxyType(tags))
         object.__setattr__(self, "attribution", tuple(self.attribution))
 
-    def __reduce__(self):
-        # A mapping proxy cannot be pickled, and Dask ships metadata to its workers.
-        return _rebuild, (
-            self.title, self.quantity, self.description, self.variable, self.unit, self.valid_range,
-            dict(self.tags), self.attribution, self.month,
-        )  # fmt: skip
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapping proxy cannot be pickled, and Dask sends metadata to its workers.
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return _from_values, (values | {"tags": dict(self.tags)},)
 
 
-def _rebuild(*fields: object) -> MapMetadata:
-    return MapMetadata(*fields)
+def _from_values(values: dict[str, Any]) -> MapMetadata:
+    return MapMetadata(**values)
 
 
 def one_line(text: object) -> str:

@@ -1,8 +1,8 @@
-"""The map as a picture in Web Mercator, the projection of web maps.
+"""The map as an image in Web Mercator, the projection of web maps.
 
-Leaflet stretches a picture between the Mercator positions of its corners: an unwarped geographic grid
-would show 60 N at 72 N. So the warping is done here, into a continuous strip of longitudes that may run past
-180, with one byte per pixel: 0 for not modelled, 1 to 251 for the valid range from low to high.
+Leaflet stretches an image between the Mercator positions of its corners: an unwarped geographic grid would
+show 60 N at 72 N. So maps are warped here, into a continuous strip of longitudes that may exceed 180, with
+one byte per pixel: 0 for not modelled, 1 to 251 for the valid range from low to high.
 """
 
 import base64
@@ -16,22 +16,23 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from sdm.outputs.blocks import Source, iter_blocks
+from sdm.outputs.geobox import geobox_crs
 from sdm.outputs.style import colours
 
 MAX_LATITUDE = 85.0511287798066
-"""Where the square of Web Mercator ends, in degrees."""
+"""Northern limit of Web Mercator in degrees."""
 
 LEVELS = 251
-"""Bytes for the valid range: 250 intervals, 0.004 of a probability each, all of different colours."""
+"""Byte values for the valid range: 250 steps, each 0.004 of a probability and of a different colour."""
 
 RADIUS = 6378137.0
-"""Of the sphere of Web Mercator, metres."""
-_MIN_SIZE = 1000  # pixels: smaller maps are enlarged, or their rows would land up to half a pixel off
+"""Radius of the sphere of Web Mercator in metres."""
+_MIN_SIZE = 1000  # pixels: smaller maps are enlarged, or their rows would be displaced by up to half a pixel
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """A picture of shape (y, x) and its bounds in degrees; `east` may exceed 180, east - west <= 360."""
+    """An image of shape (y, x) and its bounds in degrees; `east` may exceed 180, east - west <= 360."""
 
     levels: npt.NDArray[np.uint8]
     west: float
@@ -40,15 +41,15 @@ class Overlay:
     north: float
 
     def png_url(self) -> str:
-        """The picture as a data URL."""
+        """The image as a data URL."""
         return "data:image/png;base64," + base64.b64encode(png(self.levels)).decode("ascii")
 
 
-def png(picture: npt.NDArray[np.uint8]) -> bytes:
-    """A picture (y, x) of `levels` as a PNG with a palette whose entry 0 is transparent."""
+def png(image_levels: npt.NDArray[np.uint8]) -> bytes:
+    """An image (y, x) of `levels` as a PNG with a palette whose entry 0 is transparent."""
     from PIL import Image
 
-    image = Image.fromarray(picture)
+    image = Image.fromarray(image_levels)
     image.putpalette(palette().tobytes())
     buffer = io.BytesIO()
     image.save(buffer, "PNG", transparency=0, compress_level=7)
@@ -56,7 +57,7 @@ def png(picture: npt.NDArray[np.uint8]) -> bytes:
 
 
 def palette() -> npt.NDArray[np.uint8]:
-    """RGB of each byte value, shape (256, 3); 0 and those above LEVELS are never seen."""
+    """RGB of each byte value, shape (256, 3); 0 and values above LEVELS are not used."""
     table = np.zeros((256, 3), np.uint8)
     table[1 : LEVELS + 1] = colours(np.linspace(0, 1, LEVELS))
     return table
@@ -65,45 +66,66 @@ def palette() -> npt.NDArray[np.uint8]:
 def warp(
     source: Source, geobox: GeoBox, valid_range: tuple[float, float] = (0.0, 1.0), max_size: int = 2000
 ) -> Overlay | None:
-    """Warp a map of shape (y, x) to Web Mercator, at most `max_size` pixels on a side.
+    """Warp a map to Web Mercator.
 
-    Larger maps are averaged over their modelled pixels, block by block. None if the map lies entirely
-    beyond the latitudes of Web Mercator.
+    Parameters
+    ----------
+    source
+        The map, shape (y, x).
+    geobox
+        Its grid.
+    valid_range
+        Values of the first and the last level.
+    max_size
+        Largest side of the image in pixels; larger maps are averaged over their modelled pixels.
+
+    Returns
+    -------
+    Overlay or None
+        None if the map lies entirely beyond the latitudes of Web Mercator.
     """
     import rasterio
     from rasterio.warp import Resampling, reproject
 
-    place = span(geobox)
-    if place is None:
+    extent = span(geobox)
+    if extent is None:
         return None
-    centre, west, south, east, north = place
+    centre, west, south, east, north = extent
     values, grid = _coarsened(source, geobox, max_size)
 
-    # Mercator metres from the central longitude. A geographic grid is moved so that this is zero; any
-    # other is warped into a Mercator whose origin is there. Either way nothing wraps in between.
+    # Mercator metres from the central longitude. A geographic grid is shifted so that this is zero; any other
+    # is warped to a Mercator with its origin there. In both cases longitudes are continuous.
     left, right = (math.radians(edge - centre) * RADIUS for edge in (west, east))
     bottom, top = (mercator(edge) for edge in (south, north))
     transform, target = grid.affine, _mercator_crs(centre)
-    if geobox.crs.geographic:
-        transform, target = Affine(*transform[:2], transform.c - centre, *transform[3:6]), _mercator_crs(0)
+    if geobox_crs(geobox).geographic:
+        a, b, c, d, e, f, *_ = transform
+        transform, target = Affine(a, b, c - centre, d, e, f), _mercator_crs(0)
 
     scale = _scale(grid, right - left, top - bottom, max_size)
     width, height = (max(1, round(length * scale)) for length in (right - left, top - bottom))
     target_transform = Affine((right - left) / width, 0, left, 0, (bottom - top) / height, top)
-    # Averages where pixels merge; where one pixel becomes several, its own value and nothing invented.
+    # Means where pixels are merged; where a pixel becomes several, its own value.
     shrinks = width * height < 0.9 * grid.width * grid.height
     warped = np.full((height, width), np.nan, dtype=np.float32)
     with rasterio.Env():
         reproject(
-            values, warped, src_transform=transform, src_crs=str(grid.crs), src_nodata=np.nan,
-            dst_transform=target_transform, dst_crs=target, dst_nodata=np.nan,
-            resampling=Resampling.average if shrinks else Resampling.nearest, warp_mem_limit=64,
-        )  # fmt: skip
+            values,
+            warped,
+            src_transform=transform,
+            src_crs=str(grid.crs),
+            src_nodata=np.nan,
+            dst_transform=target_transform,
+            dst_crs=target,
+            dst_nodata=np.nan,
+            resampling=Resampling.average if shrinks else Resampling.nearest,
+            warp_mem_limit=64,
+        )
     return Overlay(levels(warped, valid_range), west, south, east, north)
 
 
 def levels(values: npt.NDArray[np.float32], valid_range: tuple[float, float]) -> npt.NDArray[np.uint8]:
-    """Bytes of a picture from values of any shape: 0 for NaN, else 1 to LEVELS over the valid range."""
+    """Byte values of an image from values of any shape: 0 for NaN, else 1 to LEVELS over the valid range."""
     low, high = valid_range
     steps = 1 + np.rint(np.clip((values - low) / (high - low), 0, 1) * (LEVELS - 1))
     return np.where(np.isnan(values), 0, steps).astype(np.uint8)
@@ -117,21 +139,21 @@ def mercator(latitude: float) -> float:
 def _mercator_crs(centre: float) -> str:
     if centre == 0:
         return "EPSG:3857"
-    # "EPSG:3857 with another origin" cannot be said to GDAL, which drops the origin; this it takes literally.
+    # GDAL would drop the origin of a modified EPSG:3857; it uses this definition as it is.
     return f"+proj=merc +R={RADIUS:.0f} +lon_0={centre} +units=m +nadgrids=@null +wktext +no_defs"
 
 
 def _scale(grid: GeoBox, width: float, height: float, max_size: int) -> float:
-    """Output pixels per Mercator metre: about one per source pixel, a whole multiple for small maps."""
-    # Columns of a geographic grid stay columns, so they are matched; any other grid keeps its diagonal.
+    """Output pixels per Mercator metre: about one per source pixel, an integer multiple for small maps."""
+    # Columns of a geographic grid stay columns, so their number is kept; for any other grid, the diagonal's length.
     diagonal = math.hypot(*grid.shape) / math.hypot(width, height)
-    scale = grid.width / width if grid.crs.geographic else diagonal
+    scale = grid.width / width if geobox_crs(grid).geographic else diagonal
     scale *= math.ceil(_MIN_SIZE / max(width * scale, height * scale))
     return min(scale, max_size / max(width, height))
 
 
 def _coarsened(source: Source, geobox: GeoBox, max_size: int) -> tuple[npt.NDArray[np.float32], GeoBox]:
-    """Means over squares of pixels, so that less than twice `max_size` remain on a side, and their grid."""
+    """Means over squares of pixels, with less than twice `max_size` on a side, and their grid."""
     factor = max(1, max(geobox.shape) // max_size)
     height, width = (-(-length // factor) for length in geobox.shape)
     if factor == 1:
@@ -143,17 +165,15 @@ def _coarsened(source: Source, geobox: GeoBox, max_size: int) -> tuple[npt.NDArr
     count = np.zeros((height, width), dtype=np.float32)
     for rows, columns, values in iter_blocks(source):
         valid = ~np.isnan(values)
-        where, cells = [], []
+        target, starts = [], []
         for part in (rows, columns):
             first, last = part.start // factor, (part.stop - 1) // factor
-            where.append(slice(first, last + 1))
-            starts = np.arange(first, last + 1) * factor - part.start
-            cells.append(np.maximum(starts, 0))
-        for target, addend in ((total, np.where(valid, values, 0)), (count, valid.astype(np.float32))):
-            summed = np.add.reduceat(np.add.reduceat(addend, cells[0], axis=0), cells[1], axis=1)
-            target[tuple(where)] += summed
+            target.append(slice(first, last + 1))
+            starts.append(np.maximum(np.arange(first, last + 1) * factor - part.start, 0))
+        for sums, addend in ((total, np.where(valid, values, 0)), (count, valid.astype(np.float32))):
+            sums[tuple(target)] += np.add.reduceat(np.add.reduceat(addend, starts[0], axis=0), starts[1], axis=1)
     with np.errstate(invalid="ignore"):
-        means = total / count  # 0 / 0 where nothing is modelled: NaN, as it should be
+        means = total / count  # 0 / 0 = NaN where nothing is modelled
     a, b, left, d, e, top = geobox.affine[:6]
     coarse = Affine(a * factor, b * factor, left, d * factor, e * factor, top)
     return means, GeoBox((height, width), coarse, geobox.crs)
@@ -162,10 +182,10 @@ def _coarsened(source: Source, geobox: GeoBox, max_size: int) -> tuple[npt.NDArr
 def span(geobox: GeoBox) -> tuple[float, float, float, float, float] | None:
     """Central longitude (0 unless the map crosses 180), west, south, east, north in degrees.
 
-    Longitudes are continuous, so east may exceed 180; latitudes end where Web Mercator does. None if the
-    map lies entirely beyond those.
+    Longitudes are continuous, so east may exceed 180; latitudes are clipped to those of Web Mercator. None
+    if the map lies entirely beyond them.
     """
-    if geobox.crs.geographic:
+    if geobox_crs(geobox).geographic:
         box = geobox.extent.boundingbox
         west, south, east, north = box.left, box.bottom, box.right, box.top
     else:
@@ -180,7 +200,7 @@ def span(geobox: GeoBox) -> tuple[float, float, float, float, float] | None:
 def _projected_bounds(geobox: GeoBox) -> tuple[float, float, float, float]:
     from pyproj import Transformer
 
-    geographic = Transformer.from_crs(geobox.crs.proj, "EPSG:4326", always_xy=True)
+    geographic = Transformer.from_crs(geobox_crs(geobox).proj, "EPSG:4326", always_xy=True)
     columns, rows = np.meshgrid(np.linspace(0, geobox.width, 257), np.linspace(0, geobox.height, 257))
     longitudes, latitudes = geographic.transform(*geobox.pix2wld(columns, rows))
     known = np.isfinite(longitudes) & np.isfinite(latitudes)
@@ -192,7 +212,7 @@ def _projected_bounds(geobox: GeoBox) -> tuple[float, float, float, float]:
         column, row = geobox.wld2pix(*geographic.transform(0.0, pole, direction="INVERSE"))
         if 0 <= column <= geobox.width and 0 <= row <= geobox.height:
             return -180.0, min(south, pole), 180.0, max(north, pole)
-    # The map lies opposite the widest gap between its longitudes.
+    # The map covers all longitudes but the widest gap between those of its pixels.
     gaps = np.diff(longitudes, append=longitudes[0] + 360)
     widest = int(gaps.argmax())
     if gaps[widest] < 5:

@@ -1,7 +1,7 @@
-"""Exact statistics of a map in one pass, and the true area behind each pixel.
+"""Exact statistics of a map in one pass, and the true area of each pixel.
 
-Areas are on the WGS 84 ellipsoid whatever the CRS of the grid, so that Web Mercator, geographic and
-equal-area grids of one region report the same square kilometres.
+Areas are on the WGS 84 ellipsoid for any CRS, so that Web Mercator, geographic and equal-area grids of one
+region give the same square kilometres.
 """
 
 import math
@@ -13,11 +13,13 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from sdm.outputs.blocks import Source, iter_blocks
+from sdm.outputs.geobox import geobox_crs
 
 _A = 6378137.0  # WGS 84 semi-major axis in metres
 _E = math.sqrt(0.0066943799901413165)  # WGS 84 eccentricity
 BINS = 20
-_NODES = 129  # per axis, where the area of a projected pixel is computed; between them it is interpolated
+"""Bins of the histogram."""
+_NODES = 129  # per axis: pixels of a projected grid whose area is computed; others are interpolated
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,15 @@ class Summary:
     expected_area_km2: float
     """Sum of value x pixel area: the expected size of the range if the values are probabilities."""
     area_method: str
-    """How pixel areas were found."""
+    """How pixel areas were computed."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain Python values for the JSON sidecar."""
+        """Plain Python values for the JSON sidecar."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def summarise(source: Source, geobox: GeoBox, valid_range: tuple[float, float] = (0.0, 1.0)) -> Summary:
-    """Compute the exact statistics of a map of shape (y, x) on `geobox`, one block at a time."""
+    """The exact statistics of a map of shape (y, x) on `geobox`, computed block by block."""
     accumulator = Accumulator(geobox, valid_range)
     for rows, columns, values in iter_blocks(source):
         accumulator.update(rows, columns, values)
@@ -57,7 +59,7 @@ def summarise(source: Source, geobox: GeoBox, valid_range: tuple[float, float] =
 
 
 class Accumulator:
-    """Running statistics; feed each block of the map once, in any order."""
+    """Running statistics; pass each block of the map once, in any order."""
 
     def __init__(self, geobox: GeoBox, valid_range: tuple[float, float] = (0.0, 1.0)) -> None:
         self._area = PixelArea(geobox)
@@ -75,13 +77,13 @@ class Accumulator:
         count = int(np.count_nonzero(valid))
         if not count:
             return
-        area = self._area.block(rows, columns)
+        area = np.broadcast_to(self._area.block(rows, columns), values.shape)
         if count == values.size:
-            sample, weights = values.ravel(), None
+            sample, area = values.ravel(), area.ravel()
         else:
-            sample, weights = values[valid], valid
+            sample, area = values[valid], area[valid]
         self._min, self._max = min(self._min, float(sample.min())), max(self._max, float(sample.max()))
-        # Means of blocks are merged (Chan et al.), not sums of squares, which would cancel digits.
+        # Deviations from the means are merged (Chan et al.): sums of squares would lose digits by cancellation.
         wide = sample.astype(np.float64)
         mean = float(wide.mean())
         squares = float(np.square(wide - mean).sum())
@@ -92,23 +94,19 @@ class Accumulator:
         low, high = self._range
         bins = np.clip((wide - low) * (BINS / (high - low)), 0, BINS - 1).astype(np.int64)
         self._histogram += np.bincount(bins, minlength=BINS)
-        if weights is None:
-            pixel_area = np.broadcast_to(area, values.shape).ravel()
-        else:
-            pixel_area = np.broadcast_to(area, values.shape)[weights]
-        self._modelled += float(pixel_area.sum())
-        self._expected += float(pixel_area @ wide)
+        self._modelled += float(area.sum())
+        self._expected += float(area @ wide)
 
     def result(self) -> Summary:
-        """Return the statistics of everything fed so far."""
-        some = self._count > 0
+        """The statistics of all blocks so far."""
+        modelled = self._count > 0
         return Summary(
             count=self._count,
             nodata_count=self._pixels - self._count,
-            min=self._min if some else None,
-            max=self._max if some else None,
-            mean=self._mean if some else None,
-            std=math.sqrt(self._squares / self._count) if some else None,
+            min=self._min if modelled else None,
+            max=self._max if modelled else None,
+            mean=self._mean if modelled else None,
+            std=math.sqrt(self._squares / self._count) if modelled else None,
             histogram=tuple(self._histogram.tolist()),
             histogram_range=self._range,
             modelled_area_km2=self._modelled / 1e6,
@@ -121,22 +119,21 @@ class PixelArea:
     """True area of the pixels of a grid in square metres."""
 
     method: str
+    """How the areas are computed."""
 
     def __init__(self, geobox: GeoBox) -> None:
-        if geobox.crs is None:
-            raise ValueError("the grid has no CRS, so its pixels have no area")
-        if geobox.crs.geographic and geobox.axis_aligned:
+        self._per_row: npt.NDArray[np.float64] | None = None
+        if geobox_crs(geobox).geographic and geobox.axis_aligned:
             self.method = "exact area between parallels on the WGS 84 ellipsoid"
-            self._rows = _row_areas(geobox)
+            self._per_row = _row_areas(geobox)
         else:
             self.method = "Jacobian of the projection on the WGS 84 ellipsoid, interpolated between pixels"
-            self._rows = None
             self._node_rows, self._node_columns, self._nodes = _node_areas(geobox)
 
     def block(self, rows: slice, columns: slice) -> npt.NDArray[np.float64]:
         """Areas of shape (rows, columns), or (rows, 1) where they are equal along a row."""
-        if self._rows is not None:
-            return self._rows[rows, None]
+        if self._per_row is not None:
+            return self._per_row[rows, None]
         down = _interpolation(np.arange(rows.start, rows.stop), self._node_rows)
         across = _interpolation(np.arange(columns.start, columns.stop), self._node_columns)
         return down @ self._nodes @ across.T
@@ -152,8 +149,8 @@ def _zone(latitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _row_areas(geobox: GeoBox) -> npt.NDArray[np.float64]:
     transform = geobox.affine
     edges = transform.f + transform.e * np.arange(geobox.height + 1)
-    # Geographic CRSs in grads exist; their unit is a fraction of a radian like any other.
-    to_radians = geobox.crs.proj.axis_info[0].unit_conversion_factor
+    # Not always degrees: some geographic CRSs are in grads.
+    to_radians = geobox_crs(geobox).proj.axis_info[0].unit_conversion_factor
     return np.abs(np.diff(_zone(np.clip(edges * to_radians, -math.pi / 2, math.pi / 2)))) * abs(
         transform.a * to_radians
     )
@@ -168,7 +165,7 @@ def _node_areas(geobox: GeoBox) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray[n
 
     rows, columns = nodes(geobox.height), nodes(geobox.width)
     x, y = np.meshgrid(columns + 0.5, rows + 0.5)
-    to_wgs84 = Transformer.from_crs(geobox.crs.proj, "EPSG:4326", always_xy=True)
+    to_wgs84 = Transformer.from_crs(geobox_crs(geobox).proj, "EPSG:4326", always_xy=True)
 
     def flat(column_shift: float, row_shift: float) -> tuple[npt.NDArray, npt.NDArray]:
         """Longitude in radians and equal-area northing of the shifted nodes."""
@@ -181,11 +178,11 @@ def _node_areas(geobox: GeoBox) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray[n
         with np.errstate(invalid="ignore"):
             return (end[0] - start[0] + math.pi) % turn - math.pi, end[1] - start[1]
 
-    # From edge to edge of the pixel, across and down: the two sides of a parallelogram.
+    # From edge to edge of the pixel, across and down: the sides of a parallelogram.
     (across_x, across_y), (down_x, down_y) = difference(0.5, 0), difference(0, 0.5)
     with np.errstate(invalid="ignore"):
         areas = np.abs(across_x * down_y - across_y * down_x)
-    # Outside the domain of the projection there is no place, hence no area.
+    # Outside the domain of the projection pixels have no area.
     return rows, columns, np.nan_to_num(areas, nan=0.0, posinf=0.0)
 
 

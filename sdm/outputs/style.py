@@ -1,7 +1,7 @@
-"""One colour ramp for every view of a map, and the QGIS style that applies it.
+"""The colour ramp of all views of a map, and the QGIS style that applies it.
 
-Pale yellow is low, dark indigo is high: on a light base map, ink grows with the value. Lightness falls in
-even steps, so equal differences look equal, also in grey print and to colour-blind eyes.
+Low values are pale yellow, high values dark indigo. Lightness falls in even steps, so that equal
+differences look equal, also in grey print and to colour-blind readers.
 """
 
 from pathlib import Path
@@ -14,12 +14,27 @@ from sdm.files.atomic import disk_errors
 from sdm.outputs.metadata import MapMetadata
 
 RAMP = (
-    "#faf3b1", "#e3e99f", "#c9df90", "#acd58b", "#8fca8c", "#74bf8d", "#5cb18f", "#46a391", "#349592",
-    "#2a8590", "#26768b", "#256686", "#28567d", "#284679", "#2a3670", "#2a2664", "#281657",
-)  # fmt: skip
+    "#faf3b1",
+    "#e3e99f",
+    "#c9df90",
+    "#acd58b",
+    "#8fca8c",
+    "#74bf8d",
+    "#5cb18f",
+    "#46a391",
+    "#349592",
+    "#2a8590",
+    "#26768b",
+    "#256686",
+    "#28567d",
+    "#284679",
+    "#2a3670",
+    "#2a2664",
+    "#281657",
+)
 """Colours at equal steps from the low end of the valid range to the high end.
 
-Made in OKLCH: lightness linear from 0.955 to 0.27, hue from yellow over green and teal to indigo.
+Designed in OKLCH: lightness linear from 0.955 to 0.27, hue from yellow over green and teal to indigo.
 """
 
 CLASSES = 10
@@ -36,9 +51,10 @@ def colours(fractions: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 
 
 def write_qml(path: Path, metadata: MapMetadata, opacity: float = 1.0) -> None:
-    """Write a QGIS 3 style: single-band pseudocolour over the valid range, not modelled transparent.
+    """Write a QGIS 3 style: single-band pseudocolour over the valid range, nodata transparent.
 
-    QGIS applies it by itself to the raster of the same base name. Raises OutputError if the disk refuses.
+    QGIS applies it automatically to the raster of the same base name. Raises OutputError if the file cannot
+    be written.
     """
     low, high = metadata.valid_range
     fractions = np.linspace(0, 1, CLASSES + 1)

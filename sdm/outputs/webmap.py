@@ -1,7 +1,7 @@
 """The map as one HTML file that opens without a network: Folium with everything inlined.
 
-A content security policy in the page states it to the browser too: no scripts but ours, no requests but
-the tiles of OpenStreetMap, which are asked for only when the reader switches that layer on.
+The page's content security policy allows only our own scripts, and requests only to the tiles of
+OpenStreetMap, which are fetched only when the reader turns on that layer.
 """
 
 import base64
@@ -19,6 +19,7 @@ from jinja2 import Template
 from odc.geo.geobox import GeoBox
 
 from sdm.files.atomic import disk_errors
+from sdm.outputs import cube
 from sdm.outputs.basemap import land_and_borders
 from sdm.outputs.escape import html_text, relative_link, script_value
 from sdm.outputs.metadata import MapMetadata, one_line
@@ -29,8 +30,6 @@ from sdm.outputs.zarr_store import open_map
 if TYPE_CHECKING:
     import xarray as xr
     from geopandas import GeoDataFrame
-
-    from sdm.outputs import cube
 
 _OSM_URL = "https://tile.openstreetmap.org/{z}/{x}/{y}.png"
 _OSM_HOST = "https://tile.openstreetmap.org"
@@ -47,18 +46,37 @@ def write_html(
     *,
     geobox: GeoBox | None = None,
 ) -> None:
-    """Write a self-contained interactive map to `path`.
+    """Write a self-contained interactive map.
 
-    `source` is a map as `open_map` returns it, or the path of its Zarr store; `geobox` is needed only for
-    a source without georeference. `countries` are polygons in any CRS, drawn as land and borders. `links`
-    maps a label to the name of a file beside the page. A click tells longitude, latitude and the value,
-    rounded to the 250 steps of the picture. Raises OutputError if the disk refuses.
+    A click shows longitude, latitude and the value, rounded to the 250 steps of the image.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    source
+        A map from `open_map`, the path of its Zarr store, or a map of a cube.
+    metadata
+        Its names, unit and provenance.
+    countries
+        Polygons in any CRS, drawn as land and borders.
+    links
+        Label to name of a file beside the page.
+    geobox
+        The grid of a source without georeference.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
     """
     if isinstance(source, Path):
         source = open_map(source)
     if geobox is None:
         import odc.geo.xr  # noqa: F401  the .odc accessor
 
+        if isinstance(source, cube.Layer):
+            raise ValueError("a map without georeference needs a geobox")
         geobox = source.odc.geobox
     overlay = warp(source, geobox, metadata.valid_range)
     page = _page(overlay, metadata, countries, links or {})
@@ -75,50 +93,67 @@ def _page(
     window, extent = viewport(bounds)
     shapes = land_and_borders(countries, window, extent) if countries is not None else None
 
-    figure_map = _named(
-        _OfflineMap(
-            location=[(bounds[1] + bounds[3]) / 2, (bounds[0] + bounds[2]) / 2], zoom_start=3, tiles=None,
-            control_scale=True, zoom_snap=0.25, max_bounds_viscosity=1.0, world_copy_jump=False,
-        ),
-        "sdm",
-    )  # fmt: skip
-    figure = figure_map.get_root()
-    figure.title = html_text(metadata.title)
-    figure.header.add_child(_Inline("style", _leaflet_css() + _asset("webmap.css")), name="style")
-    figure.header.add_child(_Inline("script", _leaflet_js() + _asset("webmap.js")), name="library")
-
+    figure_map = _base_map(bounds, metadata.title)
     land = shapes[0] if shapes else '{"type":"GeometryCollection","geometries":[]}'
     _named(_Land("Plain, no network needed", land), "land").add_to(figure_map)
-    _named(
-        folium.TileLayer(
-            tiles=_OSM_URL, attr=_OSM_CREDIT, name="OpenStreetMap, needs a network", overlay=False,
-            show=False, max_zoom=19,
-        ),
-        "osm",
-    ).add_to(figure_map)  # fmt: skip
+    osm = folium.TileLayer(
+        tiles=_OSM_URL,
+        attr=_OSM_CREDIT,
+        name="OpenStreetMap, needs a network",
+        overlay=False,
+        show=False,
+        max_zoom=19,
+    )
+    _named(osm, "osm").add_to(figure_map)
     picture = None
     if overlay is not None:
-        picture = _named(
-            folium.raster_layers.ImageOverlay(
-                image=overlay.png_url(),
-                bounds=[[overlay.south, overlay.west], [overlay.north, overlay.east]],
-                name=html_text(metadata.title), pixelated=False, opacity=0.85, zindex=1,
-                # The text of an <img> that Leaflet makes; on its way it is a string in a script.
-                alt=html_text(metadata.quantity),
-                attribution="<br>".join(html_text(line) for line in metadata.attribution),
-            ),
-            "map",
-        ).add_to(figure_map)  # fmt: skip
+        picture = _named(_image_layer(overlay, metadata), "map").add_to(figure_map)
     if shapes:
         _named(_Borders("Coasts and borders", shapes[1]), "borders").add_to(figure_map)
     _named(folium.LayerControl(position="topright"), "layers").add_to(figure_map)
     config = _config(bounds, window, metadata, links)
     _named(_Controls(config, picture.get_name() if picture else "null"), "controls").add_to(figure_map)
-    return _sealed(figure.render())
+    return _with_policy(figure_map.get_root().render())
+
+
+def _base_map(bounds: tuple[float, float, float, float], title: str) -> folium.Map:
+    """An empty map around (west, south, east, north), with styles and scripts inlined."""
+    west, south, east, north = bounds
+    figure_map = _OfflineMap(
+        location=[(south + north) / 2, (west + east) / 2],
+        zoom_start=3,
+        tiles=None,
+        control_scale=True,
+        zoom_snap=0.25,
+        max_bounds_viscosity=1.0,
+        world_copy_jump=False,
+    )
+    figure = _named(figure_map, "sdm").get_root()
+    figure.title = html_text(title)
+    figure.header.add_child(_Inline("style", _leaflet_css() + _asset("webmap.css")), name="style")
+    figure.header.add_child(_Inline("script", _leaflet_js() + _asset("webmap.js")), name="library")
+    return figure_map
+
+
+def _image_layer(overlay: Overlay, metadata: MapMetadata) -> folium.raster_layers.ImageOverlay:
+    return folium.raster_layers.ImageOverlay(
+        image=overlay.png_url(),
+        bounds=[[overlay.south, overlay.west], [overlay.north, overlay.east]],
+        name=html_text(metadata.title),
+        pixelated=False,
+        opacity=0.85,
+        zindex=1,
+        # Becomes the text of an <img>, but passes through a string in a script.
+        alt=html_text(metadata.quantity),
+        attribution="<br>".join(html_text(line) for line in metadata.attribution),
+    )
 
 
 def viewport(bounds: tuple[float, float, float, float]) -> tuple[tuple[float, float, float, float], float]:
-    """What can be looked at - the map and a margin - and the larger side of the map, in degrees."""
+    """The area that can be viewed, the map and a margin, and the larger side of the map, in degrees.
+
+    Boxes are (west, south, east, north).
+    """
     west, south, east, north = bounds
     extent = max(east - west, north - south)
     margin = max(1.0, 0.6 * extent)
@@ -136,7 +171,7 @@ def _config(
     metadata: MapMetadata,
     links: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Everything the page's own script needs. It puts texts into the page as text, never as HTML."""
+    """The values for the page's own script, which inserts texts as text, never as HTML."""
     low, high = metadata.valid_range
     unit = "" if metadata.unit in ("", "1") else one_line(metadata.unit)
     return {
@@ -164,7 +199,7 @@ class _OfflineMap(folium.Map):
 
 
 class _Inline(Element):
-    """A style or script of our own. As a value, not as a template: CSS and JS are full of braces."""
+    """A style or script of our own; as a value, since the braces of CSS and JavaScript would break a template."""
 
     _template = Template("<{{ this.tag }}>{{ this.code }}</{{ this.tag }}>")
 
@@ -185,7 +220,7 @@ class _Land(Layer):
     def __init__(self, name: str, shapes: str) -> None:
         super().__init__(name=name, overlay=False, show=True)
         self._name = "Land"
-        self.shapes = shapes  # GeoJSON made of numbers by shapely: no foreign text in it
+        self.shapes = shapes  # GeoJSON from shapely, which contains no foreign text
 
 
 class _Borders(Layer):
@@ -200,11 +235,11 @@ class _Borders(Layer):
     def __init__(self, name: str, shapes: str) -> None:
         super().__init__(name=name, overlay=True, show=True)
         self._name = "Borders"
-        self.shapes = shapes  # GeoJSON made of numbers by shapely: no foreign text in it
+        self.shapes = shapes  # GeoJSON from shapely, which contains no foreign text
 
 
 class _Controls(MacroElement):
-    """Legend, opacity, links and the answer to a click."""
+    """Legend, opacity, links and the popup of a click."""
 
     _template = Template(
         "{% macro script(this, kwargs) %}"
@@ -219,7 +254,7 @@ class _Controls(MacroElement):
 
 
 def _named(element: Any, name: str) -> Any:
-    """Fixed names instead of Folium's random ones: the same map gives the same bytes."""
+    """The element with a fixed name instead of Folium's random one, so that equal maps have equal bytes."""
     element._id = name
     return element
 
@@ -229,7 +264,7 @@ def _asset(name: str) -> str:
 
 
 def _leaflet_js() -> str:
-    # Without its last comment, which makes developer tools look for a source map.
+    # Without its last comment, for which developer tools would request a source map.
     return re.sub(r"//# sourceMappingURL=.*", "", _asset("leaflet.js"))
 
 
@@ -244,8 +279,8 @@ def _leaflet_css() -> str:
     return re.sub(r"url\(images/([\w.-]+)\)", inlined, _asset("leaflet.css"))
 
 
-def _sealed(page: str) -> str:
-    """Allow the scripts that are in the page now, by their hashes, and nothing that anyone smuggles in."""
+def _with_policy(page: str) -> str:
+    """The page with a content security policy that allows exactly the scripts it has now, by their hashes."""
     scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
     digests = (base64.b64encode(hashlib.sha256(code.encode()).digest()).decode("ascii") for code in scripts)
     hashes = " ".join(f"'sha256-{digest}'" for digest in digests)

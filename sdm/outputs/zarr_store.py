@@ -1,7 +1,8 @@
 """The map as a Zarr store: written tile by tile, read lazily.
 
-Zarr format 2, consolidated, with the CRS in three dialects - CF `grid_mapping` (xarray, rioxarray, odc-geo),
-`GeoTransform` in it (rioxarray) and `_CRS` (GDAL, QGIS) - because no single one is read by all.
+Zarr format 2, consolidated. The CRS is stored in three ways, because no single one is read by all programs:
+CF `grid_mapping` (xarray, rioxarray, odc-geo), its attribute `GeoTransform` (rioxarray), and `_CRS` (GDAL,
+QGIS).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from odc.geo.geobox import GeoBox
 
 from sdm.errors import OutputError
 from sdm.files.atomic import disk_errors
+from sdm.outputs.geobox import geobox_crs
 from sdm.outputs.metadata import MapMetadata, one_line
 
 if TYPE_CHECKING:
@@ -33,10 +35,27 @@ def create(
     metadata: MapMetadata,
     dtype: npt.DTypeLike = "float32",
 ) -> None:
-    """Make an empty store at `path`: every pixel of `geobox` not modelled, chunks of `tile_shape` (y, x).
+    """Create an empty store at `path`: no pixel is modelled.
 
-    Raises ValueError for a grid without CRS or rotated against it, OutputError if the disk refuses or
-    `path` exists.
+    Parameters
+    ----------
+    path
+        Folder of the store.
+    geobox
+        The pixels of the map.
+    tile_shape
+        (y, x) of a chunk in pixels.
+    metadata
+        Names, unit and provenance of the map.
+    dtype
+        A floating-point type.
+
+    Raises
+    ------
+    ValueError
+        For a grid without a CRS or with rotation, or an empty `tile_shape`.
+    OutputError
+        When `path` exists or cannot be written.
     """
     if geobox.crs is None or not geobox.axis_aligned:
         raise ValueError(f"a map needs a grid with a CRS and without rotation, not {geobox!r}")
@@ -46,16 +65,19 @@ def create(
     if path.exists():
         raise OutputError(f"{path} exists already.")
     with disk_errors(path):
-        # The root's attributes first, the consolidated copy of all metadata last.
+        # Consolidated last: it is a copy of all metadata.
         root = zarr.create_group(path, zarr_format=2, attributes=root_attributes(metadata))
         write_grid(root, geobox)
         write_month(root, metadata.month)
-        dtype = np.dtype(dtype)
         root.create_array(
-            metadata.variable, shape=tuple(geobox.shape), chunks=chunks, dtype=dtype,
-            fill_value=dtype.type("nan"), compressors=_compressor(),
+            metadata.variable,
+            shape=tuple(geobox.shape),
+            chunks=chunks,
+            dtype=np.dtype(dtype),
+            fill_value=float("nan"),
+            compressors=_compressor(),
             attributes=variable_attributes(geobox, metadata),
-        )  # fmt: skip
+        )
         zarr.consolidate_metadata(path, zarr_format=2)
 
 
@@ -63,36 +85,66 @@ def write_grid(root: zarr.Group, geobox: GeoBox) -> None:
     """Write the coordinates y and x and the grid mapping of a grid into a group."""
     for name, (values, attributes) in _coordinates(geobox).items():
         array = root.create_array(
-            name, shape=values.shape, chunks=values.shape, dtype=values.dtype, fill_value=None,
-            compressors=None, attributes={"_ARRAY_DIMENSIONS": [name], **attributes},
-        )  # fmt: skip
+            name,
+            shape=values.shape,
+            chunks=values.shape,
+            dtype=values.dtype,
+            fill_value=None,
+            compressors=None,
+            attributes={"_ARRAY_DIMENSIONS": [name], **attributes},
+        )
         array[...] = values
     reference = root.create_array(
-        GRID_MAPPING, shape=(), dtype="int64", fill_value=None, compressors=None,
+        GRID_MAPPING,
+        shape=(),
+        dtype="int64",
+        fill_value=None,
+        compressors=None,
         attributes={"_ARRAY_DIMENSIONS": [], **_grid_mapping(geobox)},
-    )  # fmt: skip
+    )
     reference[...] = 0
 
 
 def write_month(root: zarr.Group, month: int) -> None:
-    """Write the month as a scalar coordinate (CF, section 5.7): maps of several are joined by `xarray.concat`."""
+    """Write the month, unless 0, as a scalar coordinate (CF, section 5.7), by which `xarray.concat` joins maps."""
     if month:
         array = root.create_array(
-            MONTH, shape=(), dtype="int64", fill_value=None, compressors=None,
+            MONTH,
+            shape=(),
+            dtype="int64",
+            fill_value=None,
+            compressors=None,
             attributes={"_ARRAY_DIMENSIONS": [], "long_name": "month of the year", "units": "1"},
-        )  # fmt: skip
+        )
         array[...] = month
 
 
 def write_tile(path: Path, rows: slice, cols: slice, values: npt.ArrayLike, variable: str | None = None) -> None:
-    """Write `values` of shape (rows, cols) at pixel rows `rows` and columns `cols` of the store at `path`.
+    """Write a tile of a map.
 
-    Whole chunks only: two workers that write parts of one chunk would lose one part. So both slices must
-    begin on a chunk boundary and end on one or at the edge of the map; ValueError otherwise. Safe to call
-    from many threads, processes and machines for different chunks. `variable` is found if not given.
+    Only whole chunks: two workers that each wrote part of a chunk would overwrite each other. Different chunks
+    may be written at the same time from many threads, processes and machines.
+
+    Parameters
+    ----------
+    path
+        Folder of the store.
+    rows, cols
+        Slices of pixels that begin on a chunk boundary and end on one or at the edge of the map.
+    values
+        Of shape (rows, cols).
+    variable
+        Name of the variable; by default the map's.
+
+    Raises
+    ------
+    ValueError
+        For slices that are not whole chunks, or values of another shape.
+    OutputError
+        If the chunks cannot be written.
     """
     with disk_errors(path):
-        array = zarr.open_array(path / (variable or _variable_of(path)), mode="r+", zarr_format=2)
+        array = zarr.open_array(path / (variable or _map_variable(path)), mode="r+", zarr_format=2)
         for axis, part, length, chunk in zip("yx", (rows, cols), array.shape, array.chunks, strict=True):
             if part.step not in (None, 1) or part.start is None or part.stop is None:
                 raise ValueError(f"{axis}: {part} must have a start, a stop and no step")
@@ -108,7 +160,7 @@ def write_tile(path: Path, rows: slice, cols: slice, values: npt.ArrayLike, vari
 
 
 def open_map(path: Path, variable: str | None = None) -> xr.DataArray:
-    """Open the map at `path` lazily: DataArray (y, x), Dask chunks equal to the chunks on disk.
+    """Open the map at `path` lazily as a DataArray (y, x) with the chunks on disk as Dask chunks.
 
     It has `.odc.geobox`, `.rio.crs`, nodata NaN and the attributes of the store. Raises OutputError if there
     is no such map.
@@ -118,7 +170,7 @@ def open_map(path: Path, variable: str | None = None) -> xr.DataArray:
     import xarray as xr
 
     path = Path(path)
-    name = variable or _variable_of(path)
+    name = variable or _map_variable(path)
     try:
         dataset = xr.open_zarr(path, consolidated=True, decode_coords="all", chunks={})
         return dataset[name]
@@ -126,7 +178,7 @@ def open_map(path: Path, variable: str | None = None) -> xr.DataArray:
         raise OutputError(f"{path} is not a readable map: {error}") from error
 
 
-def _variable_of(path: Path) -> str:
+def _map_variable(path: Path) -> str:
     """Name of the map's variable, from the root's attributes."""
     try:
         return json.loads((path / ".zattrs").read_text(encoding="utf-8"))["map_variable"]
@@ -137,46 +189,46 @@ def _variable_of(path: Path) -> str:
 def _compressor() -> Any:
     from numcodecs import Blosc
 
-    # Shuffled bytes of neighbouring floats compress well and fast; level 1 is near the best ratio here.
+    # With shuffled bytes, level 1 is fast and compresses nearly as well as any.
     return Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE)
 
 
-def _coordinates(geobox: GeoBox) -> dict[str, tuple[npt.NDArray[np.float64], dict[str, Any]]]:
-    """Pixel-centre coordinates y and x in CRS units; longitudes run past 180 where the grid does."""
+def _coordinates(geobox: GeoBox) -> dict[str, tuple[npt.NDArray[Any], dict[str, Any]]]:
+    """Pixel-centre coordinates y and x in CRS units; longitudes exceed 180 where the grid does."""
     transform = geobox.affine
-    centres = {
+    centres: dict[str, npt.NDArray[Any]] = {
         "y": transform.f + transform.e * (np.arange(geobox.height) + 0.5),
         "x": transform.c + transform.a * (np.arange(geobox.width) + 0.5),
     }
-    described = {axis["axis"].lower(): axis for axis in geobox.crs.proj.cs_to_cf()}
-    return {name: (values, dict(described[name])) for name, values in centres.items()}
+    attributes = {axis["axis"].lower(): axis for axis in geobox_crs(geobox).proj.cs_to_cf()}
+    return {name: (values, dict(attributes[name])) for name, values in centres.items()}
 
 
 def _grid_mapping(geobox: GeoBox) -> dict[str, Any]:
-    attributes = {key: _json_value(value) for key, value in geobox.crs.proj.to_cf().items()}
+    attributes = {key: _json_value(value) for key, value in geobox_crs(geobox).proj.to_cf().items()}
     attributes["spatial_ref"] = attributes["crs_wkt"]
     attributes["GeoTransform"] = " ".join(repr(float(number)) for number in geobox.affine.to_gdal())
     return attributes
 
 
-def variable_attributes(geobox: GeoBox, metadata: MapMetadata, more: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Attributes of a map's array; `more`: dimensions before y and x."""
-    # No _FillValue attribute: in Zarr 2 the fill value of the array is it, and NaN is not valid JSON.
+def variable_attributes(geobox: GeoBox, metadata: MapMetadata, dimensions: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Attributes of a map's array; `dimensions`: those before y and x."""
+    # No _FillValue attribute: Zarr 2 has a fill value of its own, and NaN is not valid JSON.
     return {
-        "_ARRAY_DIMENSIONS": [*more, "y", "x"],
-        "_CRS": {"wkt": geobox.crs.proj.to_wkt()},
+        "_ARRAY_DIMENSIONS": [*dimensions, "y", "x"],
+        "_CRS": {"wkt": geobox_crs(geobox).proj.to_wkt()},
         "grid_mapping": GRID_MAPPING,
         "coordinates": f"{GRID_MAPPING} {MONTH}" if metadata.month else GRID_MAPPING,
         "long_name": one_line(metadata.quantity),
         "units": one_line(metadata.unit),
-        # Not CF's `valid_range`: GDAL and others then mask what lies outside, silently.
+        # Not CF's `valid_range`: GDAL and others would silently mask values outside it.
         "valid_min": float(metadata.valid_range[0]),
         "valid_max": float(metadata.valid_range[1]),
     }
 
 
 def root_attributes(metadata: MapMetadata) -> dict[str, Any]:
-    """Attributes of a store: what the map says about itself."""
+    """Attributes of a store: names and provenance of the map."""
     attributes = {one_line(key): _text(value) for key, value in metadata.tags.items()}
     return attributes | {
         "Conventions": "CF-1.8",
@@ -188,7 +240,7 @@ def root_attributes(metadata: MapMetadata) -> dict[str, Any]:
 
 
 def _text(text: str) -> str:
-    """Any text JSON and UTF-8 can hold; unlike elsewhere, line breaks are fine here."""
+    """Text fit for JSON and UTF-8; line breaks stay."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

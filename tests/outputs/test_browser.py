@@ -58,15 +58,16 @@ def page(tmp_path, grid, metadata, values=None, links=None):
 def click(browser, longitude, latitude):
     """Click on the map where a place is shown, for real, and return the text of the popup."""
     browser.execute_script(
-        "map_sdm.closePopup();"
-        "map_sdm.setView([arguments[0], arguments[1]], map_sdm.getZoom(), {animate: false})",
-        latitude, longitude,
-    )  # fmt: skip
+        "map_sdm.closePopup();map_sdm.setView([arguments[0], arguments[1]], map_sdm.getZoom(), {animate: false})",
+        latitude,
+        longitude,
+    )
     x, y = browser.execute_script(
         "const p = map_sdm.latLngToContainerPoint([arguments[0], arguments[1]]);"
         "const r = map_sdm.getContainer().getBoundingClientRect(); return [p.x + r.left, p.y + r.top]",
-        latitude, longitude,
-    )  # fmt: skip
+        latitude,
+        longitude,
+    )
     from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
     actions = ActionBuilder(browser)

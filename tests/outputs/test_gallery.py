@@ -20,13 +20,16 @@ def cards(count):
     area = rng.permutation(count)
     return [
         Card(
-            name=f"Genus species{k:04d}", picture="gallery/a.png", common=f"beast {k}", also="Familia asked",
+            name=f"Genus species{k:04d}",
+            picture="gallery/a.png",
+            common=f"beast {k}",
+            also="Familia asked",
             badge="not in the model: its genus" if k == 5 else "",
             numbers={"area": float(area[k]), "expected": float(count - area[k]), "max": 0.5 if k else None},
             links={"GeoTIFF": f"species/{k}.tif"},
         )
         for k in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def write(tmp_path, listed, failures=(), title="Title", links=None):
@@ -119,9 +122,14 @@ def test_search_and_sort_among_a_thousand(browser, tmp_path):  # noqa: F811
 
 def test_hostile_texts_are_only_seen(browser, tmp_path):  # noqa: F811
     card = Card(
-        name=HOSTILE, picture="javascript:window.hacked=1", common=HOSTILE, also=HOSTILE, badge=HOSTILE,
-        numbers={"area": 1.0, "expected": 1.0, "max": 1.0}, links={HOSTILE: "javascript:window.hacked=1"},
-    )  # fmt: skip
+        name=HOSTILE,
+        picture="javascript:window.hacked=1",
+        common=HOSTILE,
+        also=HOSTILE,
+        badge=HOSTILE,
+        numbers={"area": 1.0, "expected": 1.0, "max": 1.0},
+        links={HOSTILE: "javascript:window.hacked=1"},
+    )
     path = write(tmp_path, [card], [(HOSTILE, HOSTILE)], HOSTILE, {HOSTILE: HOSTILE})
     show(browser, path)
     time.sleep(0.3)

@@ -38,13 +38,21 @@ def test_json_has_nulls_for_nan_and_plain_numbers(tmp_path, metadata):
     write_json(
         path,
         {
-            "z": np.float32(0.5), "a": float("nan"), "inf": np.inf, "int": np.int64(3),
+            "z": np.float32(0.5),
+            "a": float("nan"),
+            "inf": np.inf,
+            "int": np.int64(3),
             "flag": np.bool_(True),
-            "array": np.array([[1.0, np.nan]]), "path": Path("a/b"),
-            "date": date(2024, 1, 2), "set": {"b", "a"},
-            "metadata": metadata, "text": "Ürsus\n\ud800", "none": None, "tuple": (1, 2.5),
+            "array": np.array([[1.0, np.nan]]),
+            "path": Path("a/b"),
+            "date": date(2024, 1, 2),
+            "set": {"b", "a"},
+            "metadata": metadata,
+            "text": "Ürsus\n\ud800",
+            "none": None,
+            "tuple": (1, 2.5),
         },
-    )  # fmt: skip
+    )
     raw = path.read_bytes()
     assert raw.endswith(b"}\n") and "Ürsus".encode() in raw and b"NaN" not in raw and b"Infinity" not in raw
     content = json.loads(raw)

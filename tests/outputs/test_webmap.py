@@ -56,9 +56,13 @@ def test_page_names_no_other_host_than_openstreetmap(tmp_path, grid, metadata, c
     hosts = set(re.findall(r"https?://([\w.-]+)", text))
     # Links a reader may follow, a namespace, comments in Leaflet's CSS, and the one optional tile server.
     assert hosts <= {
-        "leafletjs.com", "www.openstreetmap.org", "tile.openstreetmap.org", "www.w3.org",
-        "bugs.chromium.org", "bugzilla.mozilla.org",
-    }  # fmt: skip
+        "leafletjs.com",
+        "www.openstreetmap.org",
+        "tile.openstreetmap.org",
+        "www.w3.org",
+        "bugs.chromium.org",
+        "bugzilla.mozilla.org",
+    }
     assert len(text) < 2_000_000
 
 

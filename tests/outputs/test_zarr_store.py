@@ -57,11 +57,16 @@ def test_old_gdal_reads_it(grid, store):
 @pytest.mark.parametrize(
     ("rows", "cols"),
     [
-        (slice(0, 255), slice(0, 256)), (slice(1, 256), slice(0, 256)), (slice(0, 256), slice(0, 300)),
-        (slice(0, 256), slice(-256, 0)), (slice(0, 256, 2), slice(0, 256)), (slice(0, 256), slice(None)),
-        (slice(512, 768), slice(0, 256)), (slice(0, 0), slice(0, 256)),
+        (slice(0, 255), slice(0, 256)),
+        (slice(1, 256), slice(0, 256)),
+        (slice(0, 256), slice(0, 300)),
+        (slice(0, 256), slice(-256, 0)),
+        (slice(0, 256, 2), slice(0, 256)),
+        (slice(0, 256), slice(None)),
+        (slice(512, 768), slice(0, 256)),
+        (slice(0, 0), slice(0, 256)),
     ],
-)  # fmt: skip
+)
 def test_unaligned_regions_are_refused(store, rows, cols):
     path, values = store(GRIDS["geographic"])
     with pytest.raises(ValueError, match=r"[yx]: "):

@@ -1,6 +1,6 @@
 """Audio encoder of TaxaBind: CLAP (Wu et al. 2023, arXiv 2211.06687) from the library `transformers`.
 
-The one tower that is not written out here: a hierarchical Swin transformer with feature fusion.
+The only tower that is not implemented here: a hierarchical Swin transformer with feature fusion.
 `transformers` is imported when sound is first used.
 """
 
@@ -39,7 +39,7 @@ def _transformers() -> Any:
     try:
         import transformers
 
-        # The names are looked up lazily, and it is then that a broken neighbour shows.
+        # The names are looked up lazily: only here does a broken dependency raise.
         transformers.ClapAudioModelWithProjection  # noqa: B018
         transformers.ClapFeatureExtractor  # noqa: B018
     except (ImportError, RuntimeError) as error:
@@ -51,9 +51,9 @@ def _transformers() -> Any:
 
 
 def _hide_broken_torchvision() -> None:
-    """A torchvision that was built for another torch fails on import, and transformers with it, for nothing:
+    """Make a torchvision that cannot be imported count as not installed.
 
-    sound has no use for it. Hidden, it counts as not installed.
+    One that was built for another torch fails on import, and transformers with it, although sound does not need it.
     """
     if "torchvision" in sys.modules:
         return

@@ -10,7 +10,7 @@ from sdm.models.encoders.vit import Transformer
 
 
 class TextTower(nn.Module):
-    """A causal transformer over tokens; the text is what its end token has seen.
+    """A causal transformer over tokens; the vector of a text is that of its end token.
 
     Named as in open_clip, at the top level of its checkpoints.
     """
@@ -28,7 +28,7 @@ class TextTower(nn.Module):
     ) -> None:
         super().__init__()
         self.context, self.dim = context, dim
-        # A parameter in a module of its own: nn.Embedding would draw 25 million numbers nobody needs.
+        # From an existing tensor: nn.Embedding itself would draw 25 million random numbers that nobody needs.
         self.token_embedding = nn.Embedding.from_pretrained(normal_(torch.empty(vocabulary, width), 0.02), freeze=False)
         self.positional_embedding = nn.Parameter(normal_(torch.empty(context, width), 0.01))
         self.transformer = Transformer(width, layers, heads, hidden, quick_gelu, causal=True)

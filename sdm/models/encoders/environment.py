@@ -8,7 +8,7 @@ from sdm.models.encoders.blocks import PlainResidual
 class EnvironmentEncoder(nn.Module):
     """A residual network over the standardised environment vector.
 
-    This one runs at every pixel, so it is the price of a map: ReLU, no normalisation layers.
+    It runs at every pixel and so dominates the time of a map: hence ReLU, and no normalisation layers.
     """
 
     def __init__(self, dim: int, inputs: int, width: int, depth: int, dropout: float = 0.0) -> None:

@@ -14,9 +14,9 @@ RING = (0.25, 1 / 6)
 class SatelliteEncoder(nn.Module):
     """Mean and spread of each colour in Gaussian windows on and around the place, then a residual network.
 
-    Imagery is encoded on a coarse lattice and interpolated, so its vector has to change slowly: wide
-    windows do, where convolutions over the pixels of a crop jump from one place to the next. They also
-    generalise better to regions never seen, and cost a tenth of the arithmetic.
+    Imagery is encoded on a coarse lattice and interpolated, so its vector must vary slowly in space. Statistics of
+    wide windows do; convolutions over the pixels of a crop jump from one place to the next. The windows also
+    generalise better to unseen regions, at a tenth of the arithmetic.
     """
 
     def __init__(self, dim: int, size: int, width: int, depth: int, dropout: float = 0.0) -> None:
@@ -33,7 +33,7 @@ class SatelliteEncoder(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """(B, size, size, 3) uint8, row 0 north -> (B, dim)."""
-        # A variance as a difference of squares needs every digit: never in half precision.
+        # A variance computed as a difference of squares needs full precision.
         with torch.autocast(crops.device.type, enabled=False):
             colour = crops.flatten(1).float() / 255.0
             mean = colour @ self.windows

@@ -22,8 +22,8 @@ def tokens(lineage: Sequence[str]) -> list[str]:
 class TaxonTower(nn.Module):
     """The sum of one learned vector per rank of the taxonomic string.
 
-    Relatives share the vectors of their common ranks, so a species with a handful of range cells
-    leans on its genus, and a name without a species vector still has its genus and family.
+    Related species share the vectors of their common ranks, so that a species with few range cells borrows from its
+    genus, and a name without a species vector still has those of its genus and family.
     During training the species vector (sometimes the genus too) is left out at random, which
     makes the vector of a genus the expectation over its species.
     """

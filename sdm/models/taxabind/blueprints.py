@@ -1,4 +1,4 @@
-"""From a published config and the names in its weight file to the towers it must fill."""
+"""The towers that a published config and the shapes in its weight file describe."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Settings:
         self.values, self.source = values, source
 
     def section(self, key: str) -> Settings:
-        """A part that must be there."""
+        """A nested object, which must be there."""
         value = self.values.get(key)
         if not isinstance(value, dict):
             raise ModelError(f"{self.source}: {key} is missing.")
@@ -63,14 +63,14 @@ class Settings:
         return value
 
     def require(self, key: str, *allowed: Any) -> Any:
-        """A value out of a few; the first is that of a config without it."""
+        """One of the allowed values; the first of them stands for a missing entry."""
         value = self.values.get(key, allowed[0])
         if value not in allowed:
             raise ModelError(f"{self.source}: {key} is {str(value)[:60]!r}; only {allowed[0]!r} is supported.")
         return value
 
     def only(self, *known: str) -> None:
-        """Refuse keys that would change the architecture in ways not known here."""
+        """Raise ModelError for a key that would change the architecture in an unknown way."""
         # A feature that is switched off changes nothing.
         if unknown := sorted(k for k, v in self.values.items() if k not in known and v not in (None, False)):
             raise ModelError(f"{self.source}: {str(unknown[0])[:60]!r} is not a setting of the published architecture.")
@@ -184,7 +184,7 @@ def _same_names(modality: str, tower: torch.nn.Module) -> Blueprint:
 
 
 def _dimension(file: Shapes, key: str, axis: int) -> int:
-    """A size that only the weights tell."""
+    """A size that is only known from the weights."""
     shape = file.shapes.get(key, ())
     if len(shape) <= axis or not 0 < shape[axis] <= MAX_SIZE:
         raise ModelError(

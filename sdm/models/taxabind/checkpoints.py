@@ -96,8 +96,8 @@ class Checkpoints:
         expected = self._known_hash(files, path)
         if expected is not None and expected != digest:
             raise ModelError(
-                f"{str(path)!r} is not the file it was: its SHA-256 is {digest[:16]}..., expected {expected[:16]}.... "
-                "Fetch it again, or, if the change is meant, delete taxabind.lock.json beside the files."
+                f"{str(path)!r} has changed: its SHA-256 is {digest[:16]}..., expected {expected[:16]}.... "
+                "Fetch it again, or, if the change is intended, delete taxabind.lock.json beside the files."
             )
         return digest
 

@@ -1,4 +1,4 @@
-"""Fetching from the Hugging Face hub into its cache: resumed, checked, or offline from what is there."""
+"""Downloads from the Hugging Face hub into its cache: resumed and checked; offline, only from the cache."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def _fetch_file(
 
 
 def is_offline(asked: bool = False) -> bool:
-    """Whether to stay off the network: as asked, or by the variable HF_HUB_OFFLINE."""
+    """Whether not to use the network: as requested, or by the variable HF_HUB_OFFLINE."""
     return asked or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
@@ -232,12 +232,11 @@ def _find_remote(repository: str, name: str, revision: str, what: str, patient: 
         answer = _ask_again(ask) if patient else ask()
     except errors.GatedRepoError as error:
         raise ModelError(
-            f"{repository} asks for an agreement on its page first; then log in with `hf auth login`."
+            f"{repository} requires an agreement: accept it on its page, then log in with `hf auth login`."
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelError(
-            f"the hub has no repository {repository} that may be read with your rights; `hf auth login` helps if it is "
-            "private."
+            f"the hub has no repository {repository}, or it is private: then log in with `hf auth login`."
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ModelError(f"{repository} has no revision {revision!r}.") from error
@@ -249,7 +248,7 @@ def _find_remote(repository: str, name: str, revision: str, what: str, patient: 
             f"({str(error).strip()[:150] or type(error).__name__}); try again later, or {_by_hand(repository)}."
         ) from error
     if not answer.commit_hash or not answer.etag:
-        raise UnreachableError(f"{what} could not be fetched: {endpoint} does not answer as a Hugging Face hub does.")
+        raise UnreachableError(f"{what} could not be fetched: {endpoint} does not answer like a Hugging Face hub.")
     return _Remote(url, answer, ask)
 
 
@@ -297,19 +296,19 @@ class Store:
         self.root, self.locks = cache / folder, cache / ".locks" / folder
 
     def find(self, name: str, revision: str) -> Path | None:
-        """A file at a revision, if it is there."""
+        """A file at a revision, if the cache has it."""
         path = self.root / "snapshots" / (self._commit(revision) or revision) / name
         return path if path.is_file() else None
 
     def _commit(self, revision: str) -> str | None:
-        """What a branch or tag was when last asked for."""
+        """The commit of a branch or tag when the hub was last asked."""
         try:
             return (self.root / "refs" / revision).read_text(encoding="ascii").strip()
         except (OSError, ValueError):
             return None
 
     def take(self, name: str, revision: str, remote: _Remote, limit: int, progress: Progress) -> Path:
-        """Fetch a file unless its content is here, and link it into the snapshot of its commit."""
+        """Fetch a file unless its content is in the cache, and link it into the snapshot of its commit."""
         from filelock import FileLock
 
         if remote.size is not None and remote.size > limit:
@@ -319,14 +318,14 @@ class Store:
         for folder in (path.parent, blob.parent, self.locks):
             folder.mkdir(parents=True, exist_ok=True)
         if not path.is_file():
-            # The hub's own library takes the same lock.
+            # The same lock that the hub's own library takes.
             with FileLock(self.locks / f"{remote.etag}.lock"):
                 if not blob.is_file():
                     partial = blob.with_name(f"{remote.etag}.incomplete")
                     label = f"{self.repository}/{name}"
                     resume(remote.locate, partial, remote.size, remote.etag, lambda d, t: progress(label, d, t))
                     partial.replace(blob)
-                if not path.is_file():  # another process may have waited for the lock longer
+                if not path.is_file():  # another process may have had the lock before
                     _link(blob, path)
         if remote.commit != revision and self._commit(revision) != remote.commit:
             ref = self.root / "refs" / revision

@@ -1,7 +1,7 @@
 """What the published TaxaBind model consists of: repositories, files, sizes, modalities.
 
-Hugging Face organisation MVRL. A configuration repository names the others; its keys are those of
-the `rshf` package (which asks for `sinr` where the published file says `env_encoder`).
+They belong to the Hugging Face organisation MVRL. A configuration repository names the others; its keys are those of
+the `rshf` package (which reads `sinr` where the published file says `env_encoder`).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Part:
     config_required: bool
     """Whether weights without the config would leave the architecture open (activation, heads)."""
     weights: tuple[str, ...]
-    """File names, the first that is there is read: safetensors before pickles."""
+    """File names; the first that exists is read: safetensors before pickles."""
     bytes: int
-    """Of the weights, as published, roughly."""
+    """Approximate size of the published weights."""
     revision: str = "main"
-    """A commit pins the repository. None is known to the authors of this program, who had no access to it."""
+    """Branch, tag or commit. No commit is pinned: the authors of this program had no access to the repository."""
     sha256: str | None = None
-    """Of the published weights, where known; otherwise recorded on first use (`sdm.models.taxabind.lock`)."""
+    """Of the published weights, where known; otherwise recorded on first use (`sdm.models.taxabind.hashes`)."""
 
     @property
     def name(self) -> str:
@@ -59,7 +59,7 @@ PARTS = (
         599_000_000,
     ),
     Part("sat_encoder", "MVRL/ecosat", ("satellite",), CONFIG, True, _HF, 345_000_000),
-    # GeoCLIP's own file has the same keys, and is a location encoder in good standing.
+    # GeoCLIP's own file has the same keys, and can be used in its place.
     Part(
         "location_encoder",
         "MVRL/ecogeo",
@@ -86,7 +86,7 @@ PREPROCESSING = {
     "audio_padding": "repeatpad",
     "audio_truncation": "fusion",
 }
-"""Of the published configuration; a configuration that asks for something else is refused."""
+"""Of the published configuration; one with other values is refused."""
 
 
 def find_part(modality: str, parts: tuple[Part, ...] = PARTS) -> Part:
@@ -100,7 +100,7 @@ def find_part(modality: str, parts: tuple[Part, ...] = PARTS) -> Part:
 def parts_from_config(config: dict, source: str) -> tuple[Part, ...]:
     """The parts that a TaxaBind configuration names; `source` is for messages. Raises ModelError.
 
-    Repositories other than the published ones lose what is known of the latter (revision, hash).
+    A repository other than the published one has neither its revision nor its hash.
     """
     for key, value in PREPROCESSING.items():
         if config.get(key, value) != value:

@@ -1,6 +1,6 @@
 """Photos as the image tower expects them: (224, 224, 3) uint8 RGB.
 
-A photo is hostile until read: only a few formats, a limit on bytes and on pixels, no truncated
+Photos are untrusted input: only a few formats are opened, with a limit on bytes and on pixels, and no truncated
 files. The steps are TaxaBind's (`Resize((256, 256))`, `CenterCrop(224)` of torchvision, which on a
 Pillow image is Pillow's own antialiased resize, so the bytes are the same); see `PREPROCESS`.
 Colour profiles are ignored, as they were in training.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
-"""Nothing else is opened: each further decoder is a further way in for a hostile file."""
+"""Nothing else is opened: every decoder is attack surface."""
 MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 89_478_485
 """Pillow's own threshold of a "decompression bomb": a quarter of a gigabyte as RGB."""
@@ -44,7 +44,7 @@ _TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-"""What brings a picture with an EXIF orientation upright."""
+"""The transposition that turns a picture with an EXIF orientation upright."""
 
 _open_lock = threading.Lock()
 
@@ -62,8 +62,8 @@ def read_photos(
 ) -> Iterator[np.ndarray]:
     """Photo files -> batches of at most (batch, 224, 224, 3) uint8, in order.
 
-    Threads decode ahead (Pillow lets go of the interpreter while it decodes), at most two batches,
-    so a device can work on one batch while the next is read. Raises as `read_photo`.
+    Threads decode at most two batches ahead (Pillow releases the interpreter lock), so that a device computes one
+    batch while the next is read. Raises as `read_photo`.
     """
     paths = iter(paths)
     with ThreadPoolExecutor(workers) as pool:
@@ -128,7 +128,7 @@ def open_photo(path: str | Path) -> Image.Image:
         ) from None
     except RequestError:
         raise
-    except Exception as error:  # decoders meet hostile bytes with errors of every kind
+    except Exception as error:  # decoders raise errors of every kind for damaged files
         raise RequestError(f"photo {name!r} cannot be read: {error or type(error).__name__}.") from error
     turn = _TURNS.get(orientation)
     return rgb if turn is None else rgb.transpose(Image.Transpose[turn])

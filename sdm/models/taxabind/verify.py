@@ -1,4 +1,4 @@
-"""Checking the published files as thoroughly as can be: layout, numbers, hashes."""
+"""Checks of the published files: layout, numbers, hashes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def verify(checkpoints: Checkpoints) -> list[Check]:
 
 
 def _structure(files: PartFiles) -> str:
-    """What is wrong with the weights of a part, or nothing."""
+    """What is wrong with the weights of a part, as a sentence; "" if nothing."""
     try:
         file, plan = read_plan(files)
         file.check(plan)

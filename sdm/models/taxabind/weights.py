@@ -1,4 +1,4 @@
-"""Reading weight files strictly: every key, every shape, every type, every number.
+"""Weight files, read strictly: every key, shape, type and number is checked.
 
 safetensors, or PyTorch files of tensors only (`weights_only`): nothing in a file is executed. Shapes
 are compared before anything is allocated.
@@ -58,7 +58,7 @@ class Blueprint:
     extra: Mapping[str, tuple[int, ...]]
     """Shapes of tensors that must be there and belong to no tower."""
     tolerated: frozenset[str] = frozenset()
-    """Tensors that may be there and mean nothing."""
+    """Tensors that may be there and are ignored."""
 
     def expected(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of every tensor of the file; floats stand for floats of any width."""
@@ -151,7 +151,7 @@ class WeightFile:
         self.types = {k: v.dtype for k, v in state.items()}
 
     def _refuse_compressed(self) -> None:
-        """PyTorch stores without compression; anything else may unpack to more than the machine holds."""
+        """PyTorch stores without compression; a compressed file may unpack to more than the memory of the machine."""
         self._is_zip = zipfile.is_zipfile(self.path)
         if self._is_zip:
             with zipfile.ZipFile(self.path) as archive:

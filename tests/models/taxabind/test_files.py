@@ -386,8 +386,8 @@ def test_verify_records_and_then_notices(copy_of):
     edit(root / "ecoclim" / "model.safetensors", lambda s: s.update({"feats.0.bias": s["feats.0.bias"] + 1}))
     bad = [c for c in verify(Checkpoints.open(root)) if not c.good]
     assert [c.path.parent.name for c in bad] == ["ecoclim"]
-    assert "not the file it was" in bad[0].status
-    with pytest.raises(ModelError, match=r"not the file it was"):
+    assert "has changed: its SHA-256" in bad[0].status
+    with pytest.raises(ModelError, match=r"has changed: its SHA-256"):
         _ = Checkpoints.open(root).digest
     (root / LOCK).unlink()
     assert Checkpoints.open(root).digest != digest
@@ -406,13 +406,17 @@ def test_verify_finds_what_loading_one_tower_would_not(copy_of):
 def test_a_cache_knows_its_hashes(published, tmp_path):
     """A file that the hub named by its SHA-256 is held to it, without any lock file."""
     cache = to_hub_cache(published.root, tmp_path / "hub")
-    path = Checkpoints.open(cache).find("environment").weights.resolve()
+    checkpoints = Checkpoints.open(cache)
+    environment, satellite = (checkpoints.find(modality) for modality in ("environment", "satellite"))
+    path = environment.weights.resolve()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"not the file it was"):
-        Checkpoints.open(cache).digest_of(("environment",))
-    Checkpoints.open(cache).digest_of(("satellite",))
+    with pytest.raises(ModelError, match=r"has changed: its SHA-256"):
+        _ = checkpoints.digest
+    with pytest.raises(ModelError, match=r"has changed: its SHA-256"):
+        checkpoints.checked_hash(environment, environment.weights)
+    assert len(checkpoints.checked_hash(satellite, satellite.weights)) == 64
 
 
 def test_hashes_are_remembered_while_a_file_stays(copy_of, monkeypatch):

@@ -19,13 +19,14 @@ from sdm.models.taxabind import MODALITIES, Checkpoints
 from sdm.models.taxabind.configs import SMALL
 from sdm.models.taxabind.verify import verify
 from sdm.models.taxabind.write import create_published, write_published
-from sdm.training import contrastive
-from sdm.training.binding import Binding, BindingObjective, Rates
-from sdm.training.pairs import DatasetPairs, halves
-from sdm.training.patching import Search
-from sdm.training.towers import PublishedSpace, open_space, read_states
-from sdm.training.trainer import Settings, Trainer
-from sdm.training.validation import ZeroShot
+from sdm.training.checkpoint_patching.search import AlphaSearch
+from sdm.training.data.pairs import DatasetPairs, halves
+from sdm.training.loop.trainer import Trainer
+from sdm.training.measures.validation import ZeroShotValidation
+from sdm.training.objectives import contrastive_losses
+from sdm.training.objectives.contrastive import ContrastiveObjective, Rates
+from sdm.training.recipe.sections import BindingSettings, TrainerSettings
+from sdm.training.spaces import PublishedSpace, open_space, read_states
 
 N, SPECIES = 24, 4
 
@@ -36,9 +37,9 @@ def test_losses_are_those_of_open_clip(reference):
     torch.manual_seed(0)
     a, b = (torch.nn.functional.normalize(torch.randn(32, 24), dim=-1) for _ in range(2))
     scale, bias = torch.tensor(14.0), torch.tensor(-9.0)
-    assert torch.allclose(contrastive.info_nce(a, b, scale), ClipLoss()(a, b, scale), rtol=1e-5)
+    assert torch.allclose(contrastive_losses.info_nce(a, b, scale), ClipLoss()(a, b, scale), rtol=1e-5)
     assert torch.allclose(
-        contrastive.sigmoid_pairs(a, b, None, scale, bias), SigLipLoss()(a, b, scale, bias), rtol=1e-5
+        contrastive_losses.sigmoid_pairs(a, b, None, scale, bias), SigLipLoss()(a, b, scale, bias), rtol=1e-5
     )
 
 
@@ -48,8 +49,8 @@ def test_written_back_it_is_the_same_files(published, tmp_path):
     write_published(source, {m: source.load(m).state_dict() for m in MODALITIES}, tmp_path / "out")
     back = Checkpoints.open(tmp_path / "out")
     assert all(check.good for check in verify(back))
-    for found in source.found:
-        before, after = load_file(found.weights), load_file(back.file_of(found.part.modalities[0]).weights)
+    for files in source.present:
+        before, after = load_file(files.weights), load_file(back.find(files.part.modalities[0]).weights)
         assert before.keys() - after.keys() <= {"vision_model.embeddings.position_ids"}
         assert all(torch.equal(before[k], after[k]) and before[k].dtype == after[k].dtype for k in after)
 
@@ -116,8 +117,8 @@ def dataset(tmp_path_factory):
 
 
 def run(space, pairs, folder, steps=40, batch=16, **settings):
-    objective = BindingObjective(space, pairs, Binding(**settings), Rates(learning_rate=2e-3))
-    options = Settings(steps=steps, batch=batch, ema=0.0, precision="float32", checkpoint_every=1000)
+    objective = ContrastiveObjective(space, pairs, BindingSettings(**settings), Rates(learning_rate=2e-3))
+    options = TrainerSettings(steps=steps, batch=batch, ema=0.0, precision="float32", checkpoint_every=1000)
     rows = Trainer(objective, options, folder, log=lambda line: None).fit()
     return objective, rows
 
@@ -184,12 +185,12 @@ def test_patching_by_zero_shot_accuracy(dataset, tmp_path):
     run(space, pairs, tmp_path / "run", binding="text", train=("text", "location", "environment"))
     choose, test = halves(dataset)
     assert not set(choose) & set(test) and len(choose) + len(test) == N
-    validation = ZeroShot(space, pairs, ("location", "environment"), choose)
+    validation = ZeroShotValidation(space, pairs, ("location", "environment"), choose)
     locked = read_states(tmp_path / "start", space.modalities)
-    search = Search(locked, [space.states()], validation, log=lambda line: None)
+    search = AlphaSearch(locked, [space.states()], validation, log=lambda line: None)
     point = search.sequential([0.0, 0.5, 1.0])
-    assert search.score(point) >= max(search.score(search.none), search.score((1.0,) * 3)) - 1e-9
-    assert search.score(point) > 0.6 > search.score(search.none)
+    assert search.score(point) >= max(search.score(search.all_locked), search.score((1.0,) * 3)) - 1e-9
+    assert search.score(point) > 0.6 > search.score(search.all_locked)
     space.load_states(search.states(point))
     space.write(tmp_path / "patched", patching={"alpha": dict(zip(search.names, point, strict=True))})
     assert all(check.good for check in verify(open_space(tmp_path / "patched").checkpoints))

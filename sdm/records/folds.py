@@ -86,18 +86,24 @@ class Folds:
             return f"{self.count} random folds, which ignore that neighbouring records resemble each other."
         if self.kind == "locations":
             return (
-                f"Each of {self.count} locations (records within {self.block_km:.3g} km) is left out once; "
+                f"Each of {self.count} locations (records within {_km(self.block_km)}) is left out once; "
                 "places as near to it as that are not trained on."
             )
-        size = f"{self.count} folds of spatial blocks with sides of {self.block_km:.3g} km"
+        size = f"{self.count} folds of spatial blocks with sides of {_km(self.block_km)}"
         if self.range_km is None:
             return f"{size}, a size that was given."
         if self.limited:
             return (
-                f"{size}. The range of autocorrelation is {self.range_km:.3g} km, but blocks of that size "
+                f"{size}. The range of autocorrelation is {_km(self.range_km)}, but blocks of that size "
                 "would be too few, so results are still somewhat too good."
             )
         return f"{size}, the range of autocorrelation of the environment at the records."
+
+
+def _km(value: float | None) -> str:
+    """A distance to three digits."""
+    rounded = float(f"{value or 0.0:.3g}")
+    return f"{rounded:,.0f} km" if rounded >= 100 else f"{rounded:g} km"
 
 
 def unit_vectors(lon: npt.ArrayLike, lat: npt.ArrayLike) -> Floats:

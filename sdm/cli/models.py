@@ -90,11 +90,18 @@ def show_command(
 
     opened = open_model(model, cache_dir=cache_dir, offline=True)
     facts: dict[str, Any] = {
-        "name": opened.name, "title": opened.title, "version": opened.version, "licence": opened.licence,
-        "hash": opened.digest, "dimensions": opened.dim, "modalities": list(opened.modalities),
-        "calibrated": opened.calibrated, "seasonal": opened.seasonal, "folder": str(opened.folder),
+        "name": opened.name,
+        "title": opened.title,
+        "version": opened.version,
+        "licence": opened.licence,
+        "hash": opened.digest,
+        "dimensions": opened.dim,
+        "modalities": list(opened.modalities),
+        "calibrated": opened.calibrated,
+        "seasonal": opened.seasonal,
+        "folder": str(opened.folder),
         "files": opened.files(),
-    }  # fmt: skip
+    }
     if json_output:
         print(json.dumps(facts, indent=2))
         return

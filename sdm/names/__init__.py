@@ -3,7 +3,8 @@
     table = TaxonTable.load("models/mammals-trees")
     table.resolve("grizzly").taxon.name          # 'Ursus arctos'
 
-Only the standard library is imported here, so that a wrong name is reported before anything heavy loads.
+Only the standard library is imported here, so that a wrong name is reported before anything heavy loads; rapidfuzz,
+which is small, when a name is not known.
 """
 
 from sdm.names.among import binomial, is_exact, listed, resolve_among
@@ -12,6 +13,14 @@ from sdm.names.table import TaxonTable
 from sdm.names.taxa import RANKS, Resolution, Taxon, taxonomic_string
 
 __all__ = [
-    "RANKS", "Resolution", "Taxon", "TaxonTable", "binomial", "is_exact", "listed", "resolve_among", "slug",
+    "RANKS",
+    "Resolution",
+    "Taxon",
+    "TaxonTable",
+    "binomial",
+    "is_exact",
+    "listed",
+    "resolve_among",
+    "slug",
     "taxonomic_string",
-]  # fmt: skip
+]

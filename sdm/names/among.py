@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sdm.errors import SpeciesNameError, quoted
+from sdm.names.index import likeness
 from sdm.names.resolve import MAX_LISTED, AmbiguousNameError, HomonymError, UnknownNameError, find, nearest
 from sdm.names.table import TaxonTable
 from sdm.names.taxa import MAX_BYTES, Resolution, Taxon
@@ -34,7 +34,7 @@ def listed(folder: Path, names: Iterable[str]) -> set[str]:
 
 
 def is_exact(resolution: Resolution) -> bool:
-    """Whether the query holds the very name of the species."""
+    """Whether the query holds the scientific name of the species as the model has it."""
     taxon = resolution.taxon
     return taxon.rank == "species" and resolution.known and fold(taxon.name) in fold(resolution.query)
 
@@ -42,54 +42,64 @@ def is_exact(resolution: Resolution) -> bool:
 def resolve_among(tables: Mapping[str, TaxonTable], query: str) -> dict[str, Resolution]:
     """What a query stands for, by the names of the tables that know it best, in their order.
 
-    The very scientific name comes first; then any other name that is known, if it means one taxon in all tables; last
+    The exact scientific name comes first; then any other name that is known, if it means one taxon in all tables; last
     the genus or family of an unknown name. Raises SpeciesNameError as `TaxonTable.resolve` does, AmbiguousNameError
     also for a name that two tables understand differently.
     """
     if len(tables) == 1:
         return {name: table.resolve(query) for name, table in tables.items()}
-    found: dict[str, Resolution] = {}
+    answers: dict[str, Resolution] = {}
     failed: dict[str, SpeciesNameError] = {}
     for name, table in tables.items():
         try:
-            found[name] = find(table, query)
+            answers[name] = find(table, query)
         except SpeciesNameError as error:
             failed[name] = error
-    known = {name: r for name, r in found.items() if r.known}
+    known = {name: r for name, r in answers.items() if r.known}
     if exact := {name: r for name, r in known.items() if is_exact(r)}:
         return _agreeing(query, exact, [(r.taxon, name) for name, r in exact.items()])
-    for error in failed.values():
-        if not isinstance(error, AmbiguousNameError | UnknownNameError):
-            raise error
+    for failure in failed.values():
+        if not isinstance(failure, AmbiguousNameError | UnknownNameError):
+            raise failure
     meant = [(r.taxon, name) for name, r in known.items()]
     meant += [(taxon, name) for name, e in failed.items() if isinstance(e, AmbiguousNameError) for taxon in e.taxa]
     if meant:
         return _agreeing(query, known, meant)
-    strangers = {name: e for name, e in failed.items() if isinstance(e, HomonymError)}
-    if len(strangers) == 1 and not found:
-        raise next(iter(strangers.values()))
-    if strangers:
-        meant = [(e.taxon, name) for name, e in strangers.items()] + [(r.taxon, name) for name, r in found.items()]
+    return _nearest_group(tables, query, answers, failed)
+
+
+def _nearest_group(
+    tables: Mapping[str, TaxonTable],
+    query: str,
+    groups: dict[str, Resolution],
+    failed: Mapping[str, SpeciesNameError],
+) -> dict[str, Resolution]:
+    """The genus or family of a name that no table knows, if the tables agree on it; else an error."""
+    homonyms = {name: e for name, e in failed.items() if isinstance(e, HomonymError)}
+    if len(homonyms) == 1 and not groups:
+        raise next(iter(homonyms.values()))
+    if homonyms:
+        meant = [(e.taxon, name) for name, e in homonyms.items()] + [(r.taxon, name) for name, r in groups.items()]
         return _agreeing(query, {}, meant)
-    slips = {name: e.near for name, e in failed.items() if isinstance(e, UnknownNameError) and e.near}
-    if found and not slips:
-        # The nearest group counts: a genus of one table more than the family, in another, that holds it.
-        depth = max(len(r.taxon.lineage) for r in found.values())
-        deepest = {name: r for name, r in found.items() if len(r.taxon.lineage) == depth}
-        within = next(iter(deepest.values())).taxon.lineage
-        rest = [
-            (r.taxon, n)
-            for n, r in found.items()
-            if n not in deepest and r.taxon.lineage != within[: len(r.taxon.lineage)]
-        ]
-        return _agreeing(query, deepest, [(r.taxon, name) for name, r in deepest.items()] + rest)
-    raise _unknown(tables, query, slips, failed)
+    near = {name: e.near for name, e in failed.items() if isinstance(e, UnknownNameError) and e.near}
+    if near or not groups:
+        raise _unknown(tables, query, near, failed)
+    # A genus of one table counts more than the family, in another table, that holds it.
+    depth = max(len(r.taxon.lineage) for r in groups.values())
+    deepest = {name: r for name, r in groups.items() if len(r.taxon.lineage) == depth}
+    lineage = next(iter(deepest.values())).taxon.lineage
+    others = [
+        (r.taxon, name)
+        for name, r in groups.items()
+        if name not in deepest and r.taxon.lineage != lineage[: len(r.taxon.lineage)]
+    ]
+    return _agreeing(query, deepest, [(r.taxon, name) for name, r in deepest.items()] + others)
 
 
-def _agreeing(query: str, found: dict[str, Resolution], meant: list[tuple[Taxon, str]]) -> dict[str, Resolution]:
-    """What was found, if all that may be meant is one taxon; else AmbiguousNameError."""
-    if len({(t.rank, t.name, t.kingdom) for t, _ in meant}) == 1 and found:
-        return found
+def _agreeing(query: str, answers: dict[str, Resolution], meant: list[tuple[Taxon, str]]) -> dict[str, Resolution]:
+    """The answers, if all that may be meant is one taxon; else AmbiguousNameError."""
+    if len({(t.rank, t.name, t.kingdom) for t, _ in meant}) == 1 and answers:
+        return answers
     names = _labels(meant[:MAX_LISTED]) + (", …" if len(meant) > MAX_LISTED else "")
     raise AmbiguousNameError(
         f"{quoted(clean(query))} may mean several: {names}. Give the scientific name of the one you mean, or choose a "
@@ -99,15 +109,18 @@ def _agreeing(query: str, found: dict[str, Resolution], meant: list[tuple[Taxon,
 
 
 def _unknown(
-    tables: Mapping[str, TaxonTable], query: str, slips: Mapping[str, tuple[Taxon, ...]],
+    tables: Mapping[str, TaxonTable],
+    query: str,
+    meant: Mapping[str, tuple[Taxon, ...]],
     failed: Mapping[str, SpeciesNameError],
-) -> UnknownNameError:  # fmt: skip
+) -> UnknownNameError:
+    """The error for a name no table knows; `meant`: by table, what it is a typing error for."""
     text = clean(query)
     near = [
         (taxon, name)
         for name, error in failed.items()
         if isinstance(error, UnknownNameError)
-        for taxon in (slips.get(name, ()) if slips else nearest(tables[name], query, error))
+        for taxon in (meant.get(name, ()) if meant else nearest(tables[name], query, error))
     ]
     near.sort(key=lambda pair: -_likeness(text, pair[0]))
     groups = Counter(taxon.group or "species" for table in tables.values() for taxon in table)
@@ -124,8 +137,8 @@ def _labels(taxa: list[tuple[Taxon, str]]) -> str:
 
 
 def _likeness(text: str, taxon: Taxon) -> float:
-    """How alike a query and any name of a taxon are, 0 to 1: a kind ("fox" in "red fox") counts as the same."""
+    """How alike a query and any name of a taxon are, 0 to 100: a kind ("fox" in "red fox") counts as the same."""
     words, names = fold(text), [fold(name) for name in (taxon.name, *taxon.common, *taxon.synonyms)]
     if any(name.endswith(f" {words}") for name in names):
-        return 1.0
-    return max(difflib.SequenceMatcher(None, words, name, autojunk=False).ratio() for name in names)
+        return 100.0
+    return max(likeness(words, name) for name in names)

@@ -71,10 +71,29 @@ BOTH_SPECIES = frozenset(
 """Species whose habitat differs from their family's."""
 
 BOTH_GROUPS = frozenset(
-    ("Mammalia", "Carnivora", "Cetartiodactyla", "Sirenia", "Enhydra", "Orcaella", "Sotalia", "Neophocaena",
-     "Aves", "Anseriformes", "Anatidae", "Charadriiformes", "Scolopacidae", "Gaviiformes", "Pelecaniformes",
-     "Phaethontiformes", "Procellariiformes", "Sphenisciformes", "Suliformes")
-)  # fmt: skip
+    # Mammals, then birds.
+    [
+        "Mammalia",
+        "Carnivora",
+        "Cetartiodactyla",
+        "Sirenia",
+        "Enhydra",
+        "Orcaella",
+        "Sotalia",
+        "Neophocaena",
+        "Aves",
+        "Anseriformes",
+        "Anatidae",
+        "Charadriiformes",
+        "Scolopacidae",
+        "Gaviiformes",
+        "Pelecaniformes",
+        "Phaethontiformes",
+        "Procellariiformes",
+        "Sphenisciformes",
+        "Suliformes",
+    ]
+)
 """Groups above the species with members on either side of the shore: seals, whales, manatees, sea otter, seabirds."""
 
 

@@ -17,9 +17,21 @@ from sdm.errors import RequestError, SpeciesNameError, TooLargeError, quoted
 from sdm.names.text import MAX_QUERY
 
 COLUMNS = (
-    "species", "scientificname", "acceptedscientificname", "acceptednameusage", "binomial", "binomialname", "latinname",
-    "taxon", "taxonname", "name", "speciesname", "canonicalname", "commonname", "vernacularname",
-)  # fmt: skip
+    "species",
+    "scientificname",
+    "acceptedscientificname",
+    "acceptednameusage",
+    "binomial",
+    "binomialname",
+    "latinname",
+    "taxon",
+    "taxonname",
+    "name",
+    "speciesname",
+    "canonicalname",
+    "commonname",
+    "vernacularname",
+)
 """Names of the column with the names, first wins; compared without case, spaces, dots and underscores."""
 MAX_BYTES = 256 << 20
 MAX_ROWS = 1_000_000

@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from sdm.errors import SpeciesNameError, quoted
+from sdm.names.index import NameIndex, likeness
 from sdm.names.taxa import RANKS, Resolution, Taxon
 from sdm.names.text import clean, common_key, common_keys, fold, stem
 
-if TYPE_CHECKING:
-    from sdm.names.table import TaxonTable
-
-# An epithet this close (difflib ratio) to one of the same genus is taken for a slip, not for another species:
-# one wrong letter in seven passes, 'deningeri' against 'arctos' does not.
-SLIP = 0.85
+# An epithet this close to one of the same genus (0 to 100, see `likeness`) is taken for a typing error, not for another
+# species: one wrong letter in seven passes, 'deningeri' against 'arctos' does not.
+TYPING_ERROR = 85
 MAX_LISTED = 12
 # A species whose first name ends in 'wolf' or 'cardinal' is still meant by that word alone, unless so many others are.
 KIND = 8
 
-# fmt: off
-_OPEN = frozenset(("cf", "aff", "sp", "spp", "nr", "near", "indet", "conf", "species", "?"))
-_INFRA = frozenset(("ssp", "subsp", "subspecies", "var", "variety", "f", "fo", "forma", "form", "cv"))
-_PARTICLES = frozenset((
-    "de", "der", "den", "di", "da", "du", "del", "la", "le", "van", "von", "ex", "et", "al", "in", "and", "y",
-    "auct", "non", "sensu", "nom", "st", "emend", "bis", "fil",
-))
-# fmt: on
-# What is named after the plant that it lives on: 'Prunus necrotic ringspot virus' is no cherry.
+_OPEN = frozenset(["cf", "aff", "sp", "spp", "nr", "near", "indet", "conf", "species", "?"])
+_INFRASPECIFIC = frozenset(["ssp", "subsp", "subspecies", "var", "variety", "f", "fo", "forma", "form", "cv"])
+_PARTICLES = frozenset(
+    [
+        "de",
+        "der",
+        "den",
+        "di",
+        "da",
+        "du",
+        "del",
+        "la",
+        "le",
+        "van",
+        "von",
+        "ex",
+        "et",
+        "al",
+        "in",
+        "and",
+        "y",
+        "auct",
+        "non",
+        "sensu",
+        "nom",
+        "st",
+        "emend",
+        "bis",
+        "fil",
+    ]
+)
+# These are named after the plant that they live on: 'Prunus necrotic ringspot virus' is not a cherry.
 _PATHOGENS = ("virus", "viroid", "phytoplasma")
 _HYBRID = frozenset({"×", "x", "✕", "✖", "⨯"})
 
@@ -44,7 +63,7 @@ class AmbiguousNameError(SpeciesNameError):
 
 
 class UnknownNameError(SpeciesNameError):
-    """Nothing has the name. `near`: what was surely meant, if it is a slip of the pen."""
+    """Nothing has the name. `near`: what was meant, if it is clearly a typing error; `words`: the name, no ranks."""
 
     def __init__(self, message: str, near: Iterable[Taxon] = (), words: str = "") -> None:
         super().__init__(message)
@@ -59,7 +78,7 @@ class HomonymError(UnknownNameError):
         self.taxon = taxon
 
 
-def resolve(table: TaxonTable, query: str) -> Resolution:
+def resolve(table: NameIndex, query: str) -> Resolution:
     """Return the taxon that `query` stands for; see `TaxonTable.resolve` for the rules and the errors."""
     try:
         return find(table, query)
@@ -69,13 +88,13 @@ def resolve(table: TaxonTable, query: str) -> Resolution:
         raise _unknown(table, clean(query), list(error.near) or nearest(table, query, error)) from None
 
 
-def nearest(table: TaxonTable, query: str, error: UnknownNameError) -> list[Taxon]:
+def nearest(table: NameIndex, query: str, error: UnknownNameError) -> list[Taxon]:
     """Return up to five taxa that an unknown name may have meant, best first."""
     return table.nearest(error.words, 5) or table.nearest(clean(query), 5)
 
 
-def find(table: TaxonTable, query: str) -> Resolution:
-    """The same, but that an UnknownNameError does not list the nearest names, which takes long to find."""
+def find(table: NameIndex, query: str) -> Resolution:
+    """As `resolve`, except that an UnknownNameError does not list the nearest names, which takes long to find."""
     text = clean(query)
     notes: list[str] = []
     tokens, sign = _tokens(text, notes)
@@ -111,7 +130,7 @@ def _tokens(text: str, notes: list[str]) -> tuple[list[str], int | None]:
     return kept or words, None
 
 
-def _split_lineage(table: TaxonTable, tokens: list[str]) -> tuple[list[str], list[str]]:
+def _split_lineage(table: NameIndex, tokens: list[str]) -> tuple[list[str], list[str]]:
     """Return (leading names of higher ranks, the rest); a lone higher name stays in the rest."""
     at = 0
     while at < len(tokens) - 1 and fold(tokens[at]) in table.higher_names:
@@ -127,7 +146,7 @@ def _split_lineage(table: TaxonTable, tokens: list[str]) -> tuple[list[str], lis
     return tokens[:at], rest
 
 
-def _scientific(table: TaxonTable, text: str, words: list[str], notes: list[str]) -> tuple[Taxon, bool, str] | None:
+def _scientific(table: NameIndex, text: str, words: list[str], notes: list[str]) -> tuple[Taxon, bool, str] | None:
     """Match names of groups, valid names and synonyms exactly (up to case and grammar)."""
     first = fold(words[0])
     if len(words) == 2 and first in RANKS and first != "species":
@@ -145,7 +164,7 @@ def _scientific(table: TaxonTable, text: str, words: list[str], notes: list[str]
     return found[0], True, found[1]
 
 
-def _other_spelling(table: TaxonTable, text: str, words: list[str], notes: list[str]) -> tuple[Taxon, str] | None:
+def _other_spelling(table: NameIndex, text: str, words: list[str], notes: list[str]) -> tuple[Taxon, str] | None:
     """Match a synonym, a gender ending that differs, or a genus cut to its initial."""
     genus, epithet = fold(words[0]), fold(words[1])
     given = f"{genus.capitalize()} {epithet}"
@@ -173,7 +192,7 @@ def _other_spelling(table: TaxonTable, text: str, words: list[str], notes: list[
     return None
 
 
-def _group(table: TaxonTable, text: str, name: str, notes: list[str]) -> tuple[Taxon, bool, str] | None:
+def _group(table: NameIndex, text: str, name: str, notes: list[str]) -> tuple[Taxon, bool, str] | None:
     """Match one word that names a genus, family, order or class."""
     hits = table.group_index.get(name, [])
     if hits:
@@ -206,7 +225,7 @@ def _group(table: TaxonTable, text: str, name: str, notes: list[str]) -> tuple[T
     return None
 
 
-def _common(table: TaxonTable, text: str, tokens: list[str], notes: list[str]) -> tuple[Taxon, bool, str] | None:
+def _common(table: NameIndex, text: str, tokens: list[str], notes: list[str]) -> tuple[Taxon, bool, str] | None:
     """Match a common name; one that fits several species is an error, never a guess."""
     for name in dict.fromkeys((text, " ".join(tokens))):
         for key in common_keys(name):
@@ -228,7 +247,7 @@ def _common(table: TaxonTable, text: str, tokens: list[str], notes: list[str]) -
     return None
 
 
-def _others_of_the_kind(table: TaxonTable, text: str, key: str, taxon: Taxon) -> list[str]:
+def _others_of_the_kind(table: NameIndex, text: str, key: str, taxon: Taxon) -> list[str]:
     """Return a note on other species whose names end in this one; raise where those are rather what is meant.
 
     A list of names ties 'ground squirrel' to one chipmunk, though fifty species bear it; 'antbird' to a family without
@@ -244,10 +263,10 @@ def _others_of_the_kind(table: TaxonTable, text: str, key: str, taxon: Taxon) ->
     if len(others) >= ((KIND if own else 3) if species else own + 2):
         _only(text, [taxon, *others], "is the name of a kind")
     listed = ", ".join(t.label for t in others[:MAX_LISTED])
-    return [f"{quoted(text)} is also said of {listed}."] if species else []
+    return [f"{quoted(text)} is also used for {listed}."] if species else []
 
 
-def _reject_bracketed(table: TaxonTable, text: str, taxon: Taxon) -> None:
+def _reject_bracketed(table: NameIndex, text: str, taxon: Taxon) -> None:
     """Raise where brackets hold the scientific name of another species than was found: 'wolf (Vulpes vulpes)'."""
     for inside in re.findall(r"[(\[]([^()\[\]]*)[)\]]", text):
         words = inside.split()
@@ -257,51 +276,89 @@ def _reject_bracketed(table: TaxonTable, text: str, taxon: Taxon) -> None:
 
 
 def _fallback(
-    table: TaxonTable, text: str, lineage: list[str], words: list[str], notes: list[str]
+    table: NameIndex, text: str, lineage: list[str], words: list[str], notes: list[str]
 ) -> tuple[Taxon, bool, str]:
     """Answer with the nearest group for a name that is new but has a known place; else raise."""
+    unknown = UnknownNameError(f"Unknown species {quoted(text)}.", words=" ".join(words))
     if fold(words[-1]).endswith(_PATHOGENS):
-        raise UnknownNameError(f"Unknown species {quoted(text)}.", words=" ".join(words))
-    genus = fold(words[0])
-    epithet = fold(words[1]) if len(words) > 1 else ""
-    open_name = len(words) > 1 and _bare(words[1]) in _OPEN
-    groups = [g for g in table.group_index.get(genus, []) if g.rank == "genus"]
-    given = f"{genus.capitalize()} {epithet}" if epithet and not open_name else genus.capitalize()
-    if groups and len(words) > 1:
-        taxon = _only(text, groups, "names several genera")
-        if open_name:
-            notes.append(f"{quoted(words[1])} marks an uncertain species; the map shows the genus {taxon.name}.")
-        if open_name or _is_authorship(words[1:], text):
-            notes += _homonyms(table, taxon)
-            return taxon, True, "genus"
-        _reject_slip(table, text, taxon, epithet)
-        _reject_homonym(table, text, taxon.lineage, lineage, taxon)
-        notes.append(f"{quoted(given)} is not in the model; the map shows the genus {taxon.name}.")
-        notes += _same_epithet(table, taxon.lineage, epithet)
-        return taxon, False, "genus"
+        raise unknown
+    genera = [g for g in table.group_index.get(fold(words[0]), []) if g.rank == "genus"]
+    if genera and len(words) > 1:
+        genus = _only(text, genera, "names several genera")
+        return _in_genus(table, text, lineage, words, genus, notes)
+    answer = _in_place(table, text, lineage, words, notes) or _in_lineage(table, lineage, words, notes)
+    if answer is None:
+        raise unknown
+    return answer
+
+
+def _in_genus(
+    table: NameIndex, text: str, lineage: list[str], words: list[str], genus: Taxon, notes: list[str]
+) -> tuple[Taxon, bool, str]:
+    """Answer with the genus for an epithet that is unknown, uncertain or missing; raise for a typing error."""
+    uncertain = _bare(words[1]) in _OPEN
+    if uncertain:
+        notes.append(f"{quoted(words[1])} marks an uncertain species; the map shows the genus {genus.name}.")
+    if uncertain or _is_authorship(words[1:], text):
+        notes += _homonyms(table, genus)
+        return genus, True, "genus"
+    epithet = fold(words[1])
+    _reject_typing_error(table, text, genus, epithet)
+    _reject_homonym(table, text, genus.lineage, lineage, genus)
+    notes.append(_not_in_the_model(words, genus))
+    notes += _same_epithet(table, genus.lineage, epithet)
+    return genus, False, "genus"
+
+
+def _in_place(
+    table: NameIndex, text: str, lineage: list[str], words: list[str], notes: list[str]
+) -> tuple[Taxon, bool, str] | None:
+    """Answer with the family or order of a genus, or the order of a family, that has no species in the model."""
+    genus, epithet = fold(words[0]), _epithet(words)
     place = table.places.get(genus) or table.place_families.get(genus)
-    if place and fold(place[-1]) == genus:
-        if epithet and not open_name:
-            _reject_wrong_genus(table, text, genus, epithet)
-        for depth in (5, 4):
-            taxon = table.group(place[:depth]) if depth < len(place) else None
-            if taxon:
-                _reject_homonym(table, text, place, lineage, taxon)
-                notes.append(f"{quoted(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}.")
-                notes += _same_epithet(table, place, epithet)
-                return taxon, False, taxon.rank
-    # A full lineage names its own place. Not where the last words are a slip for something known, and not before a
-    # lone epithet: *Proboscidea louisianica* is a herb, not an elephant.
-    given_words = " ".join(words)
-    binomial = len(words) == 1 and words[0].islower()
-    for name in reversed(lineage) if lineage and not binomial and not table.nearest(given_words, 5) else ():
-        for taxon in table.group_index.get(fold(name), []):
-            notes.append(f"{quoted(given)} is not in the model; the map shows the {taxon.rank} {taxon.name}.")
-            return taxon, False, taxon.rank
-    raise UnknownNameError(f"Unknown species {quoted(text)}.", words=given_words)
+    if not place or fold(place[-1]) != genus:
+        return None
+    if epithet:
+        _reject_wrong_genus(table, text, genus, epithet)
+    for depth in (5, 4):
+        group = table.group(place[:depth]) if depth < len(place) else None
+        if group:
+            _reject_homonym(table, text, place, lineage, group)
+            notes.append(_not_in_the_model(words, group))
+            notes += _same_epithet(table, place, epithet)
+            return group, False, group.rank
+    return None
 
 
-def _homonyms(table: TaxonTable, genus: Taxon) -> list[str]:
+def _in_lineage(
+    table: NameIndex, lineage: list[str], words: list[str], notes: list[str]
+) -> tuple[Taxon, bool, str] | None:
+    """Answer with the lowest of the given ranks that the model knows.
+
+    Not where the last words are a typing error for something known, and not before a lone epithet: *Proboscidea
+    louisianica* is a herb, not an elephant.
+    """
+    lone_epithet = len(words) == 1 and words[0].islower()
+    if not lineage or lone_epithet or table.nearest(" ".join(words), 5):
+        return None
+    for name in reversed(lineage):
+        for group in table.group_index.get(fold(name), []):
+            notes.append(_not_in_the_model(words, group))
+            return group, False, group.rank
+    return None
+
+
+def _epithet(words: list[str]) -> str:
+    """Return the epithet; "" where there is none or it is left open ('sp.')."""
+    return fold(words[1]) if len(words) > 1 and _bare(words[1]) not in _OPEN else ""
+
+
+def _not_in_the_model(words: list[str], group: Taxon) -> str:
+    given = f"{fold(words[0]).capitalize()} {_epithet(words)}".rstrip()
+    return f"{quoted(given)} is not in the model; the map shows the {group.rank} {group.name}."
+
+
+def _homonyms(table: NameIndex, genus: Taxon) -> list[str]:
     """Return a note where other groups have a genus of the same name."""
     others = table.homonyms.get(genus.name.lower())
     if not others:
@@ -309,7 +366,7 @@ def _homonyms(table: TaxonTable, genus: Taxon) -> list[str]:
     return [f"{genus.name} is also a genus of {', '.join(others)}; the map shows that of {genus.family}."]
 
 
-def _reject_homonym(table: TaxonTable, text: str, place: tuple[str, ...], given: list[str], shown_as: Taxon) -> None:
+def _reject_homonym(table: NameIndex, text: str, place: tuple[str, ...], given: list[str], shown_as: Taxon) -> None:
     """Raise for an unknown species of a genus whose name other groups have too, unless the ranks given say which."""
     family, genus = place[-2:]
     others = table.homonyms.get(genus.lower())
@@ -321,40 +378,34 @@ def _reject_homonym(table: TaxonTable, text: str, place: tuple[str, ...], given:
         )
 
 
-def _reject_slip(table: TaxonTable, text: str, genus: Taxon, epithet: str) -> None:
+def _reject_typing_error(table: NameIndex, text: str, genus: Taxon, epithet: str) -> None:
     """Raise for an epithet that is nearly one of the genus."""
     scored = []
     for taxon in table.members(genus):
         own = taxon.name.split(" ")[1]
-        ratio = difflib.SequenceMatcher(None, epithet, own, autojunk=False).ratio()
-        if ratio >= SLIP or _one_letter(epithet, own):
-            scored.append((ratio, taxon))
+        score = likeness(epithet, own)
+        if score >= TYPING_ERROR or _one_edit(epithet, own):
+            scored.append((score, taxon))
     close = [taxon for _, taxon in sorted(scored, key=lambda pair: -pair[0])]
     if close:
         raise UnknownNameError(f"Unknown species {quoted(text)}.", close[:5])
 
 
-def _one_letter(a: str, b: str) -> bool:
-    """Tell whether one letter is wrong, or two neighbours are swapped, in a word of five letters or more."""
-    if len(a) != len(b) or len(a) < 5:
-        return False
-    wrong = [k for k, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
-    return len(wrong) == 1 or (len(wrong) == 2 and wrong[1] == wrong[0] + 1 and sorted(a) == sorted(b))
+def _one_edit(a: str, b: str) -> bool:
+    """Tell whether one letter is wrong, missing or added, or two neighbours are swapped, in words of five or more."""
+    from rapidfuzz.distance import OSA
+
+    return min(len(a), len(b)) >= 5 and OSA.distance(a, b, score_cutoff=1) <= 1
 
 
-def _reject_wrong_genus(table: TaxonTable, text: str, genus: str, epithet: str) -> None:
-    """Raise where a real genus is one slip away from another that has this very species."""
-    close = [
-        t
-        for t in table
-        if t.name.split(" ")[1] == epithet
-        and difflib.SequenceMatcher(None, genus, t.genus.lower(), autojunk=False).ratio() >= SLIP
-    ]
+def _reject_wrong_genus(table: NameIndex, text: str, genus: str, epithet: str) -> None:
+    """Raise where a real genus is one typing error away from another that has this species."""
+    close = [t for t in table if t.name.split(" ")[1] == epithet and likeness(genus, t.genus.lower()) >= TYPING_ERROR]
     if close:
         raise UnknownNameError(f"Unknown species {quoted(text)}.", close[:5])
 
 
-def _same_epithet(table: TaxonTable, place: tuple[str, ...], epithet: str) -> list[str]:
+def _same_epithet(table: NameIndex, place: tuple[str, ...], epithet: str) -> list[str]:
     """Return a hint where the species may have moved to another genus of the family ('Felis pardus')."""
     family = table.group(place[:5])
     moved = [
@@ -367,37 +418,40 @@ def _same_epithet(table: TaxonTable, place: tuple[str, ...], epithet: str) -> li
     return [f"The family {place[4]} has {', '.join(moved[:MAX_LISTED])}: if that is meant, ask for that name."]
 
 
-def _tail(table: TaxonTable, text: str, taxon: Taxon, tail: list[str], notes: list[str]) -> None:
+def _tail(table: NameIndex, text: str, taxon: Taxon, tail: list[str], notes: list[str]) -> None:
     """Explain what follows a binomial: a subspecies or variety is noted, authors and years are not."""
-    for first, second in pairwise(tail):
-        other = table.by_name.get(_pair(first, second))
+    for pair in pairwise(tail):
+        other = table.by_name.get(_pair(*pair))
         if other and other is not taxon:
             raise _two_species(text, taxon, other)
-    infra = ""
-    for at, word in enumerate(tail):
-        if _bare(word) in _INFRA and at + 1 < len(tail):
-            infra = fold(tail[at + 1])
-            break
+    marked = [fold(word) for mark, word in pairwise(tail) if _bare(mark) in _INFRASPECIFIC]
     first = tail[0] if tail else ""
-    if not infra and re.fullmatch(r"[^\W\d_-]{3,}(-[^\W\d_]+)?", first) and fold(first) not in _PARTICLES | _OPEN:
+    infraspecific = marked[0] if marked else ""
+    if not infraspecific and _is_word(first):
         if first.islower() and text != text.lower():
-            infra = fold(first)
+            infraspecific = fold(first)
         elif text in {text.lower(), text.upper()}:
             notes.append(
                 f"What follows '{taxon.name}' ({quoted(' '.join(tail))}) was ignored; the map shows the whole species."
             )
-    elif not infra and (_bare(first) in _OPEN or first.startswith("'")):
+    elif not infraspecific and (_bare(first) in _OPEN or first.startswith("'")):
         notes.append(f"What follows '{taxon.name}' was ignored; the map shows the whole species.")
-    if infra:
+    if infraspecific:
         notes.append(
-            f"{quoted(infra)} names a subspecies, variety or form; the map shows the whole species {taxon.name}."
+            f"{quoted(infraspecific)} names a subspecies, variety or form; the map shows the whole species "
+            f"{taxon.name}."
         )
-    raised = table.by_name.get(f"{taxon.genus.lower()} {fold(infra or first)}")
+    raised = table.by_name.get(f"{taxon.genus.lower()} {infraspecific or fold(first)}")
     if raised and raised is not taxon:
         notes.append(f"{raised.name} is a species of its own in this model; ask for it by that name.")
 
 
-def _contradictions(table: TaxonTable, lineage: list[str], taxon: Taxon) -> list[str]:
+def _is_word(text: str) -> bool:
+    """Tell whether this can be an epithet or an author, rather than a particle ('von') or an open name ('cf.')."""
+    return bool(re.fullmatch(r"[^\W\d_-]{3,}(-[^\W\d_]+)?", text)) and fold(text) not in _PARTICLES | _OPEN
+
+
+def _contradictions(table: NameIndex, lineage: list[str], taxon: Taxon) -> list[str]:
     """Return a sentence for each given higher name that the taxon does not belong to."""
     notes = []
     own = {name.lower() for name in taxon.lineage}
@@ -428,7 +482,7 @@ def _only(text: str, hits: list[Taxon], rule: str) -> Taxon:
     raise AmbiguousNameError(f"{quoted(text)} {rule}: {listed}. Give the scientific name of the one you mean.", hits)
 
 
-def _unknown(table: TaxonTable, text: str, near: list[Taxon]) -> UnknownNameError:
+def _unknown(table: NameIndex, text: str, near: list[Taxon]) -> UnknownNameError:
     """Return the error for a name the model does not know, with the nearest names."""
     if near:
         return UnknownNameError(

@@ -1,46 +1,18 @@
-"""The table of names of one model: look-up, members, search."""
+"""The table of names of one model, read from its folder; what a name stands for in it."""
 
 from __future__ import annotations
 
-import difflib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Iterable
 from pathlib import Path
 
-from sdm.errors import ModelError, SpeciesNameError
+from sdm.errors import ModelError
+from sdm.names.index import NameIndex
 from sdm.names.resolve import resolve
-from sdm.names.taxa import RANKS, Resolution, Taxon, read_groups, read_homonyms, read_places, read_species
-from sdm.names.text import clean, common_key, fold
-
-# difflib ratio from which two names count as spelled alike: below it the list fills with chance likeness.
-_NEAR = 0.72
+from sdm.names.taxa import Resolution, Taxon, read_groups, read_homonyms, read_places, read_species
 
 
-class TaxonTable:
-    """The species a model knows, with their groups and names.
-
-    Iterating gives the species in the order of the table; `len` counts them. A table is not changed after
-    it is made.
-    """
-
-    def __init__(
-        self,
-        species: list[Taxon],
-        places: dict[str, tuple[str, ...]] | None = None,
-        group_names: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] | None = None,
-        homonyms: dict[str, tuple[str, ...]] | None = None,
-    ) -> None:
-        """Make a table of `species`.
-
-        By lower-case name of a genus, `places` are lineages and `homonyms` the groups outside the model that have a
-        genus of that name too (see `load`).
-        """
-        self._species = tuple(species)
-        self._group_names = group_names or {}
-        self.places = places or {}
-        self.homonyms = homonyms or {}
-        self.by_name = {t.name.lower(): t for t in species}
+class TaxonTable(NameIndex):
+    """The names a model knows."""
 
     @classmethod
     def load(cls, folder: str | Path) -> TaxonTable:
@@ -74,15 +46,6 @@ class TaxonTable:
             homonyms |= table.homonyms
         return cls(list(species.values()), places, names, homonyms)
 
-    def __iter__(self) -> Iterator[Taxon]:
-        return iter(self._species)
-
-    def __len__(self) -> int:
-        return len(self._species)
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self.by_name
-
     def resolve(self, query: str) -> Resolution:
         """Return what `query` stands for: a species, or a group of species.
 
@@ -93,191 +56,3 @@ class TaxonTable:
         known at all.
         """
         return resolve(self, query)
-
-    def members(self, taxon: Taxon) -> tuple[Taxon, ...]:
-        """Return the species of the model that belong to `taxon`; the species itself for a species."""
-        if taxon.rank == "species":
-            own = self.by_name.get(taxon.name.lower())
-            return (own,) if own else ()
-        return self._members.get(taxon.lineage, ())
-
-    def groups(self) -> tuple[Taxon, ...]:
-        """Return every class, order, family and genus that has species in the model."""
-        return tuple(self._groups.values())
-
-    def group(self, lineage: tuple[str, ...]) -> Taxon | None:
-        """Return the group with this lineage (kingdom down to its own rank), None or None."""
-        return self._groups.get(lineage)
-
-    def search(self, text: str, limit: int = 20) -> list[Taxon]:
-        """Return taxa whose scientific name, common name or synonym resembles `text`, best first.
-
-        Exact matches come first, then names that begin with the text, names with a word that does, names
-        that contain it, and last names that are spelled much like it. Raises SpeciesNameError for text that
-        cannot be a name, ValueError for a limit below 1.
-        """
-        if limit < 1:
-            raise ValueError(f"limit must be 1 or more, not {limit}")
-        words = _plain(clean(text))
-        key = common_key(words)
-        best: dict[Taxon, tuple[float, int, int, str]] = {}
-        for name, entry_key, taxon, main in self._entries:
-            score = _likeness(words, key, name, entry_key)
-            if score is None:
-                continue
-            # Among equals the scientific name first, then what lives in more places.
-            rank = (score, 0 if main else 1, -(taxon.cells or 0), taxon.name)
-            if taxon not in best or rank < best[taxon]:
-                best[taxon] = rank
-        found = sorted(best, key=best.__getitem__)
-        if len(found) < limit:
-            found += [t for t in self._near(words, limit) if t not in best]
-        return found[:limit]
-
-    def suggest(self, query: str, n: int = 5) -> list[str]:
-        """Return up to `n` scientific names near `query`, best first; an unusable query gives none."""
-        try:
-            return [t.name for t in self.nearest(clean(query), n)]
-        except SpeciesNameError:
-            return []
-
-    def nearest(self, text: str, n: int = 5) -> list[Taxon]:
-        """Return up to `n` taxa near the cleaned `text`, best first: what a user may have meant.
-
-        A kind that ends common names ('fox', 'red oak') brings those; else names that are spelled much alike.
-        """
-        words = _plain(text)
-        single = words.removesuffix("s") if len(words) > 3 else words
-        kinds: dict[Taxon, None] = {}
-        for name, _, taxon, main in self._entries:
-            if not main and name.endswith(f" {single}"):
-                kinds[taxon] = None
-        widest = sorted(kinds, key=lambda t: (-(t.cells or 0), t.name))
-        return (widest or self._near(words, n))[: max(n, 0)]
-
-    def _near(self, words: str, n: int) -> list[Taxon]:
-        """Return taxa by difflib ratio of any of their names to the folded `words`."""
-        matcher = difflib.SequenceMatcher(autojunk=False)
-        matcher.set_seq2(words)
-        scores: dict[Taxon, float] = {}
-        for name, _, taxon, _ in self._entries:
-            matcher.set_seq1(name)
-            # The cheap bounds first: they rule out nearly every name.
-            if matcher.real_quick_ratio() < _NEAR or matcher.quick_ratio() < _NEAR:
-                continue
-            ratio = matcher.ratio()
-            if ratio >= _NEAR and ratio > scores.get(taxon, 0):
-                scores[taxon] = ratio
-        return sorted(scores, key=lambda t: (-scores[t], t.name))[: max(n, 0)]
-
-    @cached_property
-    def _members(self) -> dict[tuple[str, ...], tuple[Taxon, ...]]:
-        found: dict[tuple[str, ...], list[Taxon]] = defaultdict(list)
-        for taxon in self._species:
-            for depth in range(3, 7):
-                found[taxon.lineage[:depth]].append(taxon)
-        return {lineage: tuple(taxa) for lineage, taxa in found.items()}
-
-    @cached_property
-    def _groups(self) -> dict[tuple[str, ...], Taxon]:
-        groups = {}
-        for lineage, members in self._members.items():
-            rank = RANKS[len(lineage) - 1]
-            common, synonyms = self._group_names.get((rank, lineage[-1]), ((), ()))
-            cells = sum(t.cells or 0 for t in members)
-            sea = sum((t.marine or 0) * (t.cells or 0) for t in members)
-            named = {t.group for t in members}
-            groups[lineage] = Taxon(
-                rank,
-                lineage[-1],
-                lineage,
-                common,
-                synonyms,
-                named.pop() if len(named) == 1 else "",
-                round(sea / cells, 2) if cells else None,
-            )
-        return groups
-
-    @cached_property
-    def group_index(self) -> dict[str, list[Taxon]]:
-        """Groups by lower-case scientific name; a list, as one name can stand in two kingdoms."""
-        index: dict[str, list[Taxon]] = defaultdict(list)
-        for taxon in self._groups.values():
-            index[taxon.name.lower()].append(taxon)
-        return dict(index)
-
-    @cached_property
-    def synonym_index(self) -> dict[str, list[Taxon]]:
-        """Species and groups by their older names, lower case."""
-        index: dict[str, list[Taxon]] = defaultdict(list)
-        for taxon in (*self._species, *self._groups.values()):
-            for synonym in taxon.synonyms:
-                index[fold(synonym)].append(taxon)
-        return dict(index)
-
-    @cached_property
-    def common_index(self) -> dict[str, list[Taxon]]:
-        """Species and groups by the key of each of their common names."""
-        index: dict[str, list[Taxon]] = defaultdict(list)
-        for taxon in (*self._species, *self._groups.values()):
-            for name in taxon.common:
-                key = common_key(name)
-                if key and taxon not in index[key]:
-                    index[key].append(taxon)
-        return dict(index)
-
-    @cached_property
-    def kind_index(self) -> dict[str, list[Taxon]]:
-        """Species by the kinds that their first common name ends in: 'owl', 'screech owl' of 'Eastern Screech-Owl'."""
-        index: dict[str, list[Taxon]] = defaultdict(list)
-        for taxon in self._species:
-            words = taxon.common[0].replace("-", " ").split() if taxon.common else []
-            for at in range(max(1, len(words) - 3), len(words)):
-                index[common_key(" ".join(words[at:]))].append(taxon)
-        return dict(index)
-
-    @cached_property
-    def higher_names(self) -> dict[str, str]:
-        """Rank by lower-case name, for every kingdom to family that the tables mention."""
-        names: dict[str, str] = {}
-        for lineage in (*(t.lineage for t in self._species), *self.places.values()):
-            for rank, name in zip(RANKS[:5], lineage, strict=False):
-                names.setdefault(name.lower(), rank)
-        for taxon in self._groups.values():
-            if taxon.rank != "genus":
-                for synonym in taxon.synonyms:
-                    names.setdefault(synonym.lower(), taxon.rank)
-        return names
-
-    @cached_property
-    def place_families(self) -> dict[str, tuple[str, ...]]:
-        """Lineage down to the family by lower-case family name, from the list of genera."""
-        return {lineage[4].lower(): lineage[:5] for lineage in self.places.values()}
-
-    @cached_property
-    def _entries(self) -> list[tuple[str, str, Taxon, bool]]:
-        """(folded name, key, taxon, is it the scientific name) of every name, for the search."""
-        entries = []
-        for taxon in (*self._species, *self._groups.values()):
-            for name in (taxon.name, *taxon.common, *taxon.synonyms):
-                entries.append((_plain(name), common_key(name), taxon, name == taxon.name))
-        return entries
-
-
-def _plain(name: str) -> str:
-    """Return a name as the search compares it."""
-    return fold(name).replace("grey", "gray").replace("-", " ")
-
-
-def _likeness(words: str, key: str, name: str, name_key: str) -> float | None:
-    """Return how a name matches a search, 0 best; None where it does not."""
-    if key and name_key == key:
-        return 0.0
-    padded = f" {name} "
-    if f" {words} " in padded:
-        return 1.0
-    if name.startswith(words):
-        return 2.0
-    if f" {words}" in padded:
-        return 3.0
-    return 4.0 if words in name or (len(key) > 3 and key in name_key) else None

@@ -201,18 +201,7 @@ def split(field: str) -> tuple[str, ...]:
 
 def _rows(path: Path, required: frozenset[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line number, row) of a CSV file that is not trusted."""
-    try:
-        with path.open("rb") as f:
-            raw = f.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ModelError(f"Cannot read {path}: {error.strerror or error}.") from None
-    if len(raw) > MAX_BYTES:
-        raise ModelError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB, the limit for a table of names.")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ModelError(f"{path} is not UTF-8 text.") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         header = next(reader, [])
         missing = sorted(required - set(header))
@@ -234,3 +223,17 @@ def _rows(path: Path, required: frozenset[str]) -> Iterator[tuple[int, dict[str,
             yield reader.line_num, dict(zip(header, values, strict=True))
     except csv.Error as error:
         raise ModelError(f"{path}, line {reader.line_num}: not valid CSV ({error}).") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as f:
+            raw = f.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ModelError(f"Cannot read {path}: {error.strerror or error}.") from None
+    if len(raw) > MAX_BYTES:
+        raise ModelError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB, the limit for a table of names.")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ModelError(f"{path} is not UTF-8 text.") from None

@@ -10,7 +10,7 @@ from sdm.errors import SpeciesNameError, quoted
 
 MAX_QUERY = 200
 
-_QUOTES = str.maketrans(dict.fromkeys("‘’‛ʼ`´′", "'") | dict.fromkeys("“”„«»", '"') | dict.fromkeys("‐‒–—−", "-"))
+_SIMPLE = str.maketrans(dict.fromkeys("‘’‛ʼ`´′", "'") | dict.fromkeys("“”„«»", '"') | dict.fromkeys("‐‒–—−", "-"))
 _IRREGULAR = {"mice": "mouse", "geese": "goose", "oxen": "ox", "wolves": "wolf", "calves": "calf"}
 
 
@@ -29,19 +29,7 @@ def clean(query: str) -> str:
     text = unicodedata.normalize("NFKC", query.strip())
     if not text:
         raise SpeciesNameError(f"The species name {quoted(query)} is empty; give a name such as 'Ursus arctos'.")
-    kept = []
-    for char in text:
-        category = unicodedata.category(char)
-        if char == "\t" or category.startswith("Z"):
-            kept.append(" ")
-        elif category in {"Cc", "Cs", "Co", "Cn"}:
-            raise SpeciesNameError(
-                f"The species name {quoted(query)} holds a control or unassigned character "
-                f"(U+{ord(char):04X}); remove it."
-            )
-        elif category != "Cf":  # soft hyphens, zero-width spaces and marks of direction say nothing here
-            kept.append(char)
-    text = "".join(kept).translate(_QUOTES)
+    text = "".join(_visible(char, query) for char in text).translate(_SIMPLE)
     if "/" in text or "\\" in text:
         raise SpeciesNameError(
             f"The species name {quoted(query)} holds a path separator; give a name such as 'Ursus arctos'."
@@ -57,6 +45,18 @@ def clean(query: str) -> str:
     if len(text) > MAX_QUERY:  # NFKC can make one character many
         raise SpeciesNameError(f"The species name {quoted(query)} is longer than {MAX_QUERY} characters.")
     return text
+
+
+def _visible(char: str, query: str) -> str:
+    """Return the character, a space for any kind of space, nothing for an invisible one; raise for a control."""
+    category = unicodedata.category(char)
+    if char == "\t" or category.startswith("Z"):
+        return " "
+    if category in {"Cc", "Cs", "Co", "Cn"}:
+        raise SpeciesNameError(
+            f"The species name {quoted(query)} holds a control or unassigned character (U+{ord(char):04X}); remove it."
+        )
+    return "" if category == "Cf" else char  # soft hyphens, zero-width spaces and marks of direction say nothing here
 
 
 def fold(text: str) -> str:

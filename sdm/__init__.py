@@ -19,6 +19,7 @@ __all__ = [
     "Index",
     "Job",
     "Model",
+    "Records",
     "Region",
     "__version__",
     "build_index",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from sdm.maps.write import write_maps
     from sdm.models.bundled import BundledModel as Model
     from sdm.models.registry import list_models
+    from sdm.records.table import Records
 
 _HOME = {
     "BBox": "sdm.grid",
@@ -53,6 +55,7 @@ _HOME = {
     "write_maps": "sdm.maps.write",
     "Model": "sdm.models.bundled",
     "list_models": "sdm.models.registry",
+    "Records": "sdm.records.table",
 }
 _NAME_THERE = {"Model": "BundledModel"}
 

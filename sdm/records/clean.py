@@ -81,16 +81,16 @@ class _Checks:
         missing = np.isnan(self.lon) | np.isnan(self.lat)
         self._drop("no coordinates", missing & ~rows["not_number"])
         self._drop("not a number", rows["not_number"])
-        if options.zero:
+        if options.drop_zero:
             self._drop("zero coordinates", np.hypot(self.lon, self.lat) <= ZERO_DEGREES)
             self._drop("equal longitude and latitude", np.abs(self.lon) == np.abs(self.lat))
-        elsewhere = self._compare_countries() if options.country else np.zeros(len(self.raw), bool)
+        elsewhere = self._compare_countries() if options.check_country else np.zeros(len(self.raw), bool)
         self._drop("out of range", ~((np.abs(self.lon) <= 180) & (np.abs(self.lat) <= 90)))
         self._drop("not in its country", elsewhere)
         self._check_facts()
         self._check_places()
         self._check_habitat()
-        if options.duplicates:
+        if options.drop_duplicates:
             self._drop_duplicates()
 
     def _drop(self, reason: str, rows: np.ndarray) -> None:
@@ -98,9 +98,9 @@ class _Checks:
 
     def _check_facts(self) -> None:
         rows, options = self.raw.rows, self.options
-        if options.fossils:
+        if options.drop_fossils:
             self._drop("fossil", rows["fossil"])
-        if options.captive:
+        if options.drop_captive:
             self._drop("captive or cultivated", rows["captive"])
         if options.first_year is not None:
             self._drop("before the first year", (rows["year"] > 0) & (rows["year"] < options.first_year))

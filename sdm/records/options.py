@@ -32,39 +32,52 @@ class ReadOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CleanOptions(Options):
-    """Which checks are made, and their limits. None and False switch a check off."""
+    """Which checks are made, and their limits. None, 0 and False switch a check off."""
 
-    zero: Annotated[bool, Option("Drop coordinates at zero, or with equal longitude and latitude.", panel=_CLEAN)] = (
-        True
-    )
-    country: Annotated[
-        bool,
-        Option("Compare coordinates with the country of the record: repair an exchange, else drop.", panel=_CLEAN),
+    drop_zero: Annotated[
+        bool, Option("Drop coordinates at (0, 0), and equal longitude and latitude.", panel=_CLEAN)
     ] = True
-    fossils: Annotated[bool, Option("Drop fossils.", panel=_CLEAN)] = True
-    """True: they are dropped."""
-    captive: Annotated[bool, Option("Drop captive and cultivated individuals.", panel=_CLEAN)] = True
-    """True: they are dropped."""
+    check_country: Annotated[
+        bool,
+        Option(
+            "Compare coordinates with the record's country: repair swapped ones and wrong signs, drop others.",
+            panel=_CLEAN,
+        ),
+    ] = True
+    drop_fossils: Annotated[bool, Option("Drop fossils.", panel=_CLEAN)] = True
+    drop_captive: Annotated[bool, Option("Drop captive and cultivated individuals.", panel=_CLEAN)] = True
     first_year: Annotated[
-        int | None, Option("Drop records before this year; those without a year stay.", panel=_CLEAN)
+        int | None, Option("Drop records before this year; those without a year are kept.", panel=_CLEAN)
     ] = None
     max_uncertainty_m: Annotated[
         float | None,
-        Option("Drop records that are less exact than so many metres; those that do not say stay.", panel=_CLEAN),
+        Option(
+            "Drop records with a larger coordinate uncertainty, in metres; unknown uncertainty is kept.", panel=_CLEAN
+        ),
     ] = None
-    centroid_km: Annotated[float | None, Option("Drop records so near to the centroid of a country.", panel=_CLEAN)] = (
-        1.0
-    )
-    capital_km: Annotated[float | None, Option("Drop records so near to the centre of a capital.", panel=_CLEAN)] = 10.0
+    centroid_km: Annotated[
+        float | None, Option("Drop presences this close to a country's centroid, in km; 0: no check.", panel=_CLEAN)
+    ] = 1.0
+    capital_km: Annotated[
+        float | None, Option("Drop presences this close to the centre of a capital, in km; 0: no check.", panel=_CLEAN)
+    ] = 10.0
     habitat: Annotated[
-        Any, Option("land: drop records at sea; sea: drop records on land.", panel=_CLEAN, metavar="|".join(MASKS))
+        Any,
+        Option(
+            "land: drop records at sea; sea: drop records on land; none: no check.",
+            panel=_CLEAN,
+            metavar="|".join(MASKS),
+        ),
     ] = "none"
     """ "land", "sea" or "none"."""
     shore_km: Annotated[
-        float, Option("Records so near to the shore count as on either side.", panel=_CLEAN, low=0, high=50)
+        float,
+        Option(
+            "Records this close to the shore, in km, count as both on land and at sea.", panel=_CLEAN, low=0, high=50
+        ),
     ] = 5.0
-    duplicates: Annotated[bool, Option("Keep one record of each place (to 0.00001 degrees).", panel=_CLEAN)] = True
-    """True: further records of presence (or of absence) at the same place are dropped."""
+    drop_duplicates: Annotated[bool, Option("Keep one record per location (to 0.00001 degrees).", panel=_CLEAN)] = True
+    """Presences and absences are counted apart."""
 
     def __post_init__(self) -> None:
         self._set(habitat=parse_word("habitat", self.habitat, MASKS))

@@ -73,10 +73,10 @@ def test_each_reason(read, row, reason):
 @pytest.mark.parametrize(
     ("row", "off"),
     [
-        (("0.1", "-0.2"), {"zero": False}),
-        (("80.25", "30.25", "DE"), {"country": False}),
-        ((*HERE, "FOSSIL_SPECIMEN"), {"fossils": False}),
-        ((*HERE, "LIVING_SPECIMEN"), {"captive": False}),
+        (("0.1", "-0.2"), {"drop_zero": False}),
+        (("80.25", "30.25", "DE"), {"check_country": False}),
+        ((*HERE, "FOSSIL_SPECIMEN"), {"drop_fossils": False}),
+        ((*HERE, "LIVING_SPECIMEN"), {"drop_captive": False}),
         ((*HERE, "", "", "1899"), {"first_year": None}),
         ((*HERE, "", "", "1900", "1001"), {"max_uncertainty_m": None}),
         (("13.41", "52.52", "DE"), {"capital_km": None}),
@@ -85,7 +85,7 @@ def test_each_reason(read, row, reason):
 )
 def test_each_check_can_be_switched_off(read, row, off):
     on = {"first_year": 1900, "max_uncertainty_m": 1000, "habitat": "land"}
-    if "zero" in off:  # the point is also at sea
+    if "drop_zero" in off:  # the point is also at sea
         on["habitat"] = "none"
     assert len(read(row, **on)) == 0
     assert len(read(row, **(on | off))) == 1
@@ -193,9 +193,16 @@ def test_near_is_the_distance_to_the_nearest():
 
 def test_distances():
     """A degree of the meridian; the antimeridian; from pole to pole."""
-    np.testing.assert_allclose(distance_km(np.array([10.0, 179.5, 0.0]), np.array([45.0, 0.0, 90.0]),
-                                           np.array([10.0, -179.5, 77.0]), np.array([46.0, 0.0, -90.0])),
-                               [111.195, 111.195, 20015.115], atol=1e-3)  # fmt: skip
+    np.testing.assert_allclose(
+        distance_km(
+            np.array([10.0, 179.5, 0.0]),
+            np.array([45.0, 0.0, 90.0]),
+            np.array([10.0, -179.5, 77.0]),
+            np.array([46.0, 0.0, -90.0]),
+        ),
+        [111.195, 111.195, 20015.115],
+        atol=1e-3,
+    )
 
 
 def test_habitats(read):
@@ -214,12 +221,16 @@ def test_duplicates(read):
     )
     assert reasons(records) == ["", "duplicate", "duplicate", "", "", "duplicate"]
     assert records.present.tolist() == [True, True, False]
-    assert len(read(HERE, HERE, duplicates=False)) == 2
+    assert len(read(HERE, HERE, drop_duplicates=False)) == 2
 
 
 def test_uncertainty_that_is_unknown_stays_and_is_counted(read):
-    records = read(HERE, ("11.5", "47.75", "DE", "", "", "", "500"), ("11.6", "47.75", "DE", "", "", "", "0"),
-                   max_uncertainty_m=1000)  # fmt: skip
+    records = read(
+        HERE,
+        ("11.5", "47.75", "DE", "", "", "", "500"),
+        ("11.6", "47.75", "DE", "", "", "", "0"),
+        max_uncertainty_m=1000,
+    )
     assert len(records) == 3
     assert records.audit.counts()["unknown_uncertainty"] == 2
     assert "2 kept records do not state a coordinate uncertainty." in records.audit.sentences()
@@ -229,9 +240,15 @@ def test_counts_and_sentences(read):
     records = read(HERE, ("", ""), ("47.75", "11.25", "DE"), ("11.5", "47.75", "DE", "", "", "", "", "ABSENT"))
     counts = records.audit.counts()
     assert counts == {
-        "rows": 4, "kept": 2, "presences": 1, "absences": 1, "dropped": {"no coordinates": 1, "duplicate": 1},
-        "repaired": {}, "unknown_uncertainty": 2, "other_species": 0,
-    }  # fmt: skip
+        "rows": 4,
+        "kept": 2,
+        "presences": 1,
+        "absences": 1,
+        "dropped": {"no coordinates": 1, "duplicate": 1},
+        "repaired": {},
+        "unknown_uncertainty": 2,
+        "other_species": 0,
+    }
     assert records.audit.sentences()[:2] == [
         "'records.csv': 4 rows, 2 kept (1 presences and 1 absences).",
         "Dropped: 1 no coordinates, 1 duplicate.",
@@ -302,10 +319,20 @@ def test_selection():
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("de", "DE"), ("DEU", "DE"), ("Germany", "DE"), ("UK", "GB"), ("United States", "US"), ("Côte d'Ivoire", "CI"),
-        ("Viet Nam", "VN"), ("NA", "NA"), ("Kosovo", "XK"), ("ZZ", ""), ("Atlantis", ""), ("", ""),
+        ("de", "DE"),
+        ("DEU", "DE"),
+        ("Germany", "DE"),
+        ("UK", "GB"),
+        ("United States", "US"),
+        ("Côte d'Ivoire", "CI"),
+        ("Viet Nam", "VN"),
+        ("NA", "NA"),
+        ("Kosovo", "XK"),
+        ("ZZ", ""),
+        ("Atlantis", ""),
+        ("", ""),
     ],
-)  # fmt: skip
+)
 def test_codes_of_countries(text, code):
     assert country_code(text) == code
 

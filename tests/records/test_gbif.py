@@ -13,34 +13,62 @@ from sdm.records.gbif import PAGE, Service, fetch
 
 SPECIES = {
     "Ursus arctos": {
-        "usageKey": 2433433, "scientificName": "Ursus arctos Linnaeus, 1758", "canonicalName": "Ursus arctos",
-        "rank": "SPECIES", "status": "ACCEPTED", "confidence": 99, "matchType": "EXACT", "species": "Ursus arctos",
+        "usageKey": 2433433,
+        "scientificName": "Ursus arctos Linnaeus, 1758",
+        "canonicalName": "Ursus arctos",
+        "rank": "SPECIES",
+        "status": "ACCEPTED",
+        "confidence": 99,
+        "matchType": "EXACT",
+        "species": "Ursus arctos",
     },
     "Ursus arcto": {
-        "usageKey": 2433433, "scientificName": "Ursus arctos Linnaeus, 1758", "canonicalName": "Ursus arctos",
-        "rank": "SPECIES", "status": "ACCEPTED", "confidence": 90, "matchType": "FUZZY", "species": "Ursus arctos",
+        "usageKey": 2433433,
+        "scientificName": "Ursus arctos Linnaeus, 1758",
+        "canonicalName": "Ursus arctos",
+        "rank": "SPECIES",
+        "status": "ACCEPTED",
+        "confidence": 90,
+        "matchType": "FUZZY",
+        "species": "Ursus arctos",
     },
     "Felis lynx": {
-        "usageKey": 2435241, "acceptedUsageKey": 2435240, "scientificName": "Felis lynx Linnaeus, 1758",
-        "canonicalName": "Felis lynx", "rank": "SPECIES", "status": "SYNONYM", "matchType": "EXACT", "synonym": True,
-        "species": "Lynx lynx", "speciesKey": 2435240,
+        "usageKey": 2435241,
+        "acceptedUsageKey": 2435240,
+        "scientificName": "Felis lynx Linnaeus, 1758",
+        "canonicalName": "Felis lynx",
+        "rank": "SPECIES",
+        "status": "SYNONYM",
+        "matchType": "EXACT",
+        "synonym": True,
+        "species": "Lynx lynx",
+        "speciesKey": 2435240,
     },
     "Ursus": {"usageKey": 2433406, "canonicalName": "Ursus", "rank": "GENUS", "matchType": "EXACT"},
     "Ursus nonexistens": {"usageKey": 2433406, "canonicalName": "Ursus", "rank": "GENUS", "matchType": "HIGHERRANK"},
-}  # fmt: skip
+}
 
 
 def record(i):
     """The i-th record of a species, as GBIF sends it."""
     return {
-        "key": 1_000_000 + i, "datasetKey": f"dataset-{i % 3}", "license":
-        "http://creativecommons.org/licenses/by/4.0/legalcode", "basisOfRecord": "HUMAN_OBSERVATION",
-        "occurrenceStatus": "ABSENT" if i % 100 == 99 else "PRESENT", "species": "Ursus arctos", "countryCode": "DE",
-        "decimalLatitude": 47.8 + (i % 40) / 1000, "decimalLongitude": 11.25 + (i // 40) / 1000,
-        "coordinateUncertaintyInMeters": 25.0, "year": 2020, "month": 1 + i % 12, "eventDate": "2020-01-01T00:00",
-        "issues": [], "media": [{"type": "StillImage"}],
+        "key": 1_000_000 + i,
+        "datasetKey": f"dataset-{i % 3}",
+        "license": "http://creativecommons.org/licenses/by/4.0/legalcode",
+        "basisOfRecord": "HUMAN_OBSERVATION",
+        "occurrenceStatus": "ABSENT" if i % 100 == 99 else "PRESENT",
+        "species": "Ursus arctos",
+        "countryCode": "DE",
+        "decimalLatitude": 47.8 + (i % 40) / 1000,
+        "decimalLongitude": 11.25 + (i // 40) / 1000,
+        "coordinateUncertaintyInMeters": 25.0,
+        "year": 2020,
+        "month": 1 + i % 12,
+        "eventDate": "2020-01-01T00:00",
+        "issues": [],
+        "media": [{"type": "StillImage"}],
         **({"degreeOfEstablishment": {"concept": "captive", "lineage": ["captive"]}} if i == 7 else {}),
-    }  # fmt: skip
+    }
 
 
 class Gbif:
@@ -67,8 +95,14 @@ class Gbif:
             return 400, {}, "Max offset of 100001 exceeded"
         first = offset - 1 if self.shift_at is not None and offset >= self.shift_at else offset
         results = [record(i) for i in range(first, min(first + limit, self.count))]
-        body = {"offset": offset, "limit": limit, "endOfRecords": offset + limit >= self.count, "count": self.count,
-                "results": results, "facets": []}  # fmt: skip
+        body = {
+            "offset": offset,
+            "limit": limit,
+            "endOfRecords": offset + limit >= self.count,
+            "count": self.count,
+            "results": results,
+            "facets": [],
+        }
         return 200, {}, json.dumps(body)
 
 

@@ -123,7 +123,7 @@ def test_named_columns_win(tmp_path):
         ("\n\n", "no line of column names"),
         ("12.5,47.1\n12.6,47.2\n", "no column of longitude"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_clear_is_an_error(tmp_path, text, message):
     with pytest.raises(RecordsError, match=message) as error:
         Records.read(write(tmp_path / "a.csv", text))
@@ -326,9 +326,13 @@ METADATA = (
 @pytest.mark.parametrize("folder", ["", "archive/"])
 def test_darwin_core_archive(tmp_path, folder):
     members = {
-        "meta.xml": meta(FIELDS), "occurrence.txt": TABLE, "verbatim.txt": "id\n1\n", "metadata.xml": METADATA,
-        "citations.txt": "When using this dataset please cite:\nA museum (2020): Bears.\n", "rights.txt": "CC BY\n",
-    }  # fmt: skip
+        "meta.xml": meta(FIELDS),
+        "occurrence.txt": TABLE,
+        "verbatim.txt": "id\n1\n",
+        "metadata.xml": METADATA,
+        "citations.txt": "When using this dataset please cite:\nA museum (2020): Bears.\n",
+        "rights.txt": "CC BY\n",
+    }
     records = Records.read(zipped(tmp_path / "a.zip", {folder + name: text for name, text in members.items()}))
     assert records.lon.tolist() == [11.25, 11.5]
     assert records.row.tolist() == [1, 2]
@@ -356,12 +360,14 @@ def test_occurrences_of_events(tmp_path):
     members = {
         "meta.xml": meta(
             [(1, "decimalLatitude"), (2, "decimalLongitude"), (3, "eventDate")],
-            location="event.txt", row_type=f"{DWC}Event", extensions=extension,
+            location="event.txt",
+            row_type=f"{DWC}Event",
+            extensions=extension,
         ),
         "event.txt": "id\ty\tx\td\nE1\t47.75\t11.25\t2020-06-01\nE2\t47.5\t11.5\t2020-07-01\n",
         "occ.csv": 'E2,"Ursus arctos L.",absent\nE1,Ursus arctos,present\nE1,Lynx lynx,present\n'
-            "E9,Ursus arctos,present\n",
-    }  # fmt: skip
+        "E9,Ursus arctos,present\n",
+    }
     records = Records.read(zipped(tmp_path / "a.zip", members), "Ursus arctos")
     assert records.lon.tolist() == [11.5, 11.25]
     assert records.present.tolist() == [False, True]
@@ -379,13 +385,21 @@ def test_occurrences_of_events(tmp_path):
         ({"meta.xml": "<archive/>"}, "does not describe an archive"),
         ({"meta.xml": meta([("x", "species"), (99_999_999, "decimalLatitude")])}, "column beyond 10,000"),
         ({"meta.xml": meta(FIELDS, row_type=f"{DWC}Taxon")}, "no occurrences, only 'Taxon'"),
-        ({"meta.xml": meta(FIELDS).replace("?>", '?><!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>', 1)},
-         "declares entities"),
-        ({"meta.xml": meta(FIELDS), "occurrence.txt": TABLE,
-          "metadata.xml": '<!DOCTYPE a [<!ENTITY x "y">]><eml>&x;</eml>'}, "declares entities"),
+        (
+            {"meta.xml": meta(FIELDS).replace("?>", '?><!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>', 1)},
+            "declares entities",
+        ),
+        (
+            {
+                "meta.xml": meta(FIELDS),
+                "occurrence.txt": TABLE,
+                "metadata.xml": '<!DOCTYPE a [<!ENTITY x "y">]><eml>&x;</eml>',
+            },
+            "declares entities",
+        ),
         ({"meta.xml": meta(FIELDS).replace('encoding="utf-8"', 'encoding="klingon"')}, "klingon|does not describe"),
     ],
-)  # fmt: skip
+)
 def test_hostile_archives(tmp_path, members, message):
     with pytest.raises(RecordsError, match=message):
         Records.read(zipped(tmp_path / "a.zip", members))

@@ -1,5 +1,13 @@
 """The species explorer: a region index as a local web page.
 
-`frame` puts pixels of an index on the web map, `products` multiplies them with species, `state` answers
-questions about species and places, `app` speaks HTTP, `page` is what the browser loads.
+frame     Web Mercator images, and where their pixels lie in a grid
+cache     results kept in memory
+products  cosines of many embeddings with species
+taxa      taxa as the page shows them
+pixels    the index's pixels of the overview image, in memory
+pictures  species as an overview image and as tiles of the web map
+places    the species at a place
+state     an index and its model: answers all questions of the page
+app       HTTP
+page      what the browser loads
 """

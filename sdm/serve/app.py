@@ -1,9 +1,9 @@
-"""The explorer over HTTP: read-only, for one user on one machine, and wary of everyone else.
+"""The explorer over HTTP: read-only, for one user on one machine.
 
-Any web page can make a browser send requests to this machine. So: only GET and HEAD; only under names that
-are this server's own (another name would mean DNS rebinding); nothing for pages of other origins, and
-nothing they could read or frame; bounded lengths, queues and files; errors as JSON, one sentence each. No
-path of a request ever reaches the file system: static files are a dictionary made at the start.
+Any web page can make a browser send requests to this machine. So the server accepts only GET and HEAD, and only
+under its own names (another name would mean DNS rebinding); it sends nothing that pages of other origins could
+read or embed; lengths, queues and files are bounded; errors are one sentence of JSON. The path of a request
+never reaches the file system: static files are read into a dictionary at the start.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from tornado.http1connection import HTTP1Connection
 from tornado.httpserver import HTTPServer
 from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
@@ -38,13 +39,13 @@ from sdm.serve.state import Explorer
 MAX_URL = 2000
 """Characters of a request's target: a species name has at most 200, each up to 12 when escaped."""
 MAX_WAITING = 64
-"""Requests that need work, at work or waiting; one more is told to come back."""
+"""Requests in progress or waiting; further ones are refused with status 503."""
 MAX_DOWNLOADS = 2
-"""GeoTIFFs being written or sent."""
+"""GeoTIFFs written or sent at the same time."""
 WORKERS = 16
-"""Threads: most of them wait for a product that one of them computes."""
+"""Threads; most of them wait for cosines that one of them computes."""
 STALLED = 60.0
-"""Seconds after which a download nobody takes is given up."""
+"""Seconds without progress after which a download is aborted."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -70,32 +71,38 @@ _LEAFLET = {"leaflet.js": "text/javascript; charset=utf-8", "leaflet.css": "text
 
 
 class Server:
-    """The explorer on sockets that `listen` made. Make it and `close` it inside a running asyncio loop."""
+    """The explorer on sockets from `listen`. Create and `close` it inside a running asyncio loop."""
 
     def __init__(self, explorer: Explorer, sockets: list[socket.socket], host: str = "127.0.0.1") -> None:
         self.explorer, self.host = explorer, host
         self.port = sockets[0].getsockname()[1]
         self.names = own_names(host)
+        self.files = _static_files()
+        """By path: content and content type."""
         self._folder = tempfile.TemporaryDirectory(prefix="taxabind-map-serve-", ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
         self.pool = ThreadPoolExecutor(WORKERS, "explorer")
-        # Typing must not wait behind maps.
+        # Suggestions while typing must not wait for maps.
         self.names_pool = ThreadPoolExecutor(1, "names")
         self.waiting = self.downloads = 0
         self._http = HTTPServer(
-            _application(self), max_header_size=16_384, max_body_size=1024, max_buffer_size=1 << 20,
-            idle_connection_timeout=120.0, body_timeout=5.0,
-        )  # fmt: skip
+            _application(self),
+            max_header_size=16_384,
+            max_body_size=1024,
+            max_buffer_size=1 << 20,
+            idle_connection_timeout=120.0,
+            body_timeout=5.0,
+        )
         self._http.add_sockets(sockets)
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine finds the page."""
+        """Address of the page for a browser on this machine."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "") else "::1" if self.host == "::" else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     async def close(self) -> None:
-        """Stop listening, drop connections, forget what is waiting, remove temporary files."""
+        """Stop listening, close connections, cancel waiting requests, remove temporary files."""
         self._http.stop()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._http.close_all_connections(), 2.0)
@@ -106,7 +113,7 @@ class Server:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Take a port of this machine; 0 takes any that is free.
+    """Open sockets on a port of this machine; 0 takes any that is free.
 
     Raises RequestError for a host that is not this machine's, or a port that is taken or not allowed.
     """
@@ -117,7 +124,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def is_loopback(host: str) -> bool:
-    """True where only programs on this machine can connect."""
+    """True for a host to which only programs on this machine can connect."""
     if host.lower() == "localhost":
         return True
     try:
@@ -127,16 +134,17 @@ def is_loopback(host: str) -> bool:
 
 
 def own_names(host: str) -> Callable[[str], bool]:
-    """Which names in a Host header are ours, for a server that listens on `host`.
+    """A test whether the name in a Host header is the server's own, for a server that listens on `host`.
 
-    An attacker's page can point its own name at this machine, never its numbers. So numbers are ours: the
-    loopback ones, and any when other machines may connect; of names, localhost and, then, the machine's.
+    A hostile page can let its own domain name point at this machine, but cannot take over an IP address. So
+    IP addresses are accepted: loopback ones, and any when other machines may connect. Of names, localhost is
+    accepted, and the machine's when others may connect.
     """
     names = {"localhost", host.lower()}
     if not is_loopback(host):
         names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 
-    def ours(name: str) -> bool:
+    def is_own(name: str) -> bool:
         if name.lower() in names:
             return True
         try:
@@ -145,7 +153,7 @@ def own_names(host: str) -> Callable[[str], bool]:
             return False
         return address.is_loopback or not is_loopback(host)
 
-    return ours
+    return is_own
 
 
 def _why_not(host: str, port: int, error: Exception) -> str:
@@ -158,8 +166,7 @@ def _why_not(host: str, port: int, error: Exception) -> str:
 
 
 def _application(server: Server) -> Application:
-    common = {"server": server}
-    routes: list[tuple] = [
+    handlers: list[tuple[str, type[Handler]]] = [
         (r"/api/index", Index),
         (r"/api/basemap", Basemap),
         (r"/api/suggest", Suggest),
@@ -169,23 +176,31 @@ def _application(server: Server) -> Application:
         (r"/api/place", Place),
         (r"/api/download", Download),
     ]
-    page, leaflet = files("sdm.serve") / "page", files("sdm.outputs") / "assets"
-    for folder, kinds in ((page, _PAGE), (leaflet, _LEAFLET)):
-        for name, kind in kinds.items():
-            text = (folder / name).read_text(encoding="utf-8")
-            # Without its last comment, which makes developer tools look for a source map.
-            text = re.sub(r"//# sourceMappingURL=.*", "", text)
-            path = "/" if name == "index.html" else f"/static/{name}"
-            routes.append((re.escape(path), Static, {**common, "content": text.encode(), "kind": kind}))
-    routes = [route if len(route) > 2 else (*route, common) for route in routes]
+    handlers += [(re.escape(path), Static) for path in server.files]
+    common = {"server": server}
     return Application(
-        routes, default_handler_class=Missing, default_handler_args=common, compress_response=True,
+        [(pattern, handler, common) for pattern, handler in handlers],
+        default_handler_class=Missing,
+        default_handler_args=common,
+        compress_response=True,
         log_function=lambda handler: None,
-    )  # fmt: skip
+    )
+
+
+def _static_files() -> dict[str, tuple[bytes, str]]:
+    """Content and content type of the page's files, by path."""
+    static = {}
+    page, leaflet = files("sdm.serve") / "page", files("sdm.outputs") / "assets"
+    for folder, content_types in ((page, _PAGE), (leaflet, _LEAFLET)):
+        for name, content_type in content_types.items():
+            # Without its last comment, for which developer tools would request a source map.
+            text = re.sub(r"//# sourceMappingURL=.*", "", (folder / name).read_text(encoding="utf-8"))
+            static["/" if name == "index.html" else f"/static/{name}"] = (text.encode(), content_type)
+    return static
 
 
 class Handler(RequestHandler):
-    """What every answer has in common."""
+    """Common to all requests: headers, checks, errors."""
 
     SUPPORTED_METHODS = ("GET", "HEAD")
 
@@ -200,12 +215,12 @@ class Handler(RequestHandler):
             self.set_header(name, value)
 
     def prepare(self) -> None:
-        """Refuse what does not come from our own page, or from a program that asks for this server by name."""
+        """Refuse requests from pages of other origins, and under names that are not the server's own."""
         host = re.sub(r":\d*\Z", "", self.request.headers.get("Host", ""))
         if not self.server.names(host):
             raise HTTPError(421, "this server answers only under its own name: use the address it printed.")
         if self.request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-            # A link from elsewhere may open the page itself: it then has no say in it.
+            # A link on another site may open the page itself, over which that site has no control.
             navigation = self.request.headers.get("Sec-Fetch-Mode") == "navigate" and self.request.path == "/"
             if not navigation:
                 raise HTTPError(403, "pages of other sites may not use this server.")
@@ -220,7 +235,7 @@ class Handler(RequestHandler):
         return values[0] if values else str(default)
 
     async def work(self, function: Callable[..., Any], *arguments: Any, names: bool = False) -> Any:
-        """Run in a thread; too many at once are turned away, not queued without end."""
+        """Run in a thread. Raises HTTPError 503 when too many requests wait; `names`: in the thread for suggestions."""
         if self.server.waiting >= MAX_WAITING:
             raise HTTPError(503, "too many requests at once; try again in a second.")
         self.server.waiting += 1
@@ -236,14 +251,19 @@ class Handler(RequestHandler):
         self.finish(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
     async def send_levels(self, make: Callable[[], np.ndarray]) -> None:
-        """Answer with the bytes of a picture, row by row from the north."""
-        packed = "gzip" in self.request.headers.get("Accept-Encoding", "")
-        if packed:
+        """Answer with the bytes of an image, row by row from the north."""
+        compress = "gzip" in self.request.headers.get("Accept-Encoding", "")
+        if compress:
             self.set_header("Content-Encoding", "gzip")
         self.set_header("Vary", "Accept-Encoding")
         self.set_header("Content-Type", "application/octet-stream")
-        # Level 1: most of a picture is alike, and this server has better things to do.
-        self.finish(await self.work(lambda: gzip.compress(make(), 1, mtime=0) if packed else make().tobytes()))
+
+        def body() -> bytes:
+            levels = make().tobytes()
+            # Level 1 is fast, and images compress well.
+            return gzip.compress(levels, 1, mtime=0) if compress else levels
+
+        self.finish(await self.work(body))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """One sentence, as JSON."""
@@ -263,7 +283,7 @@ class Handler(RequestHandler):
         self.send({"error": message or self._reason})
 
     def log_exception(self, kind: Any, error: Any, trace: Any) -> None:
-        """Only what nobody expected is worth a line in the terminal."""
+        """Log unexpected errors only."""
         if not isinstance(error, HTTPError | SdmError | StreamClosedError):
             super().log_exception(kind, error, trace)
 
@@ -271,15 +291,11 @@ class Handler(RequestHandler):
 class Static(Handler):
     """A file of the page."""
 
-    def initialize(self, server: Server, content: bytes, kind: str) -> None:
-        """Set by the routes."""
-        super().initialize(server)
-        self.content, self.kind = content, kind
-
     def get(self) -> None:
         """The file."""
-        self.set_header("Content-Type", self.kind)
-        self.finish(self.content)
+        content, content_type = self.server.files[self.request.path]
+        self.set_header("Content-Type", content_type)
+        self.finish(content)
 
     head = get
 
@@ -288,14 +304,14 @@ class Missing(Handler):
     """Any other address."""
 
     def get(self) -> None:
-        """Say so."""
+        """An error."""
         raise HTTPError(404, "there is nothing at this address.")
 
     head = get
 
 
 class Index(Handler):
-    """What the index is."""
+    """The index and its model."""
 
     async def get(self) -> None:
         """See `Explorer.info`."""
@@ -317,7 +333,7 @@ class Basemap(Handler):
 
 
 class Suggest(Handler):
-    """Names that resemble `q`."""
+    """Names similar to `q`."""
 
     async def get(self) -> None:
         """See `Explorer.suggest`."""
@@ -327,7 +343,7 @@ class Suggest(Handler):
 
 
 class Species(Handler):
-    """What `name` stands for."""
+    """The taxon of `name`."""
 
     async def get(self) -> None:
         """See `Explorer.describe`."""
@@ -337,7 +353,7 @@ class Species(Handler):
 
 
 class Picture(Handler):
-    """The levels of `name` on the frame that api/index tells."""
+    """The levels of `name` on the frame of api/index."""
 
     async def get(self) -> None:
         """See `Explorer.picture`."""
@@ -359,7 +375,7 @@ class MapTile(Handler):
 
 
 class Place(Handler):
-    """What is at `lon`, `lat`, for the species `name` if given."""
+    """The place `lon`, `lat`, with the species `name` if given."""
 
     async def get(self) -> None:
         """See `Explorer.place`."""
@@ -383,9 +399,9 @@ class Download(Handler):
     """The map of `name`, every pixel of the index, as a Cloud-Optimized GeoTIFF."""
 
     async def get(self) -> None:
-        """See `Explorer.cog`; the file is sent in pieces and removed."""
+        """See `Explorer.cog`; the file is sent in pieces and then removed."""
         name = self.asked("name")
-        await self.work(self.explorer.job, name)  # a name that is wrong is no download
+        await self.work(self.explorer.job, name)  # a wrong name fails before it counts as a download
         if self.request.method == "HEAD":
             self.set_header("Content-Type", "image/tiff")
             self.finish()
@@ -411,6 +427,12 @@ class Download(Handler):
                 try:
                     await asyncio.wait_for(self.flush(), STALLED)
                 except (TimeoutError, StreamClosedError):
-                    self.request.connection.close()  # nobody listens any more
+                    self._abort()
                     return
         self.finish()
+
+    def _abort(self) -> None:
+        """Close the connection of a download that the client no longer reads."""
+        connection = self.request.connection
+        if isinstance(connection, HTTP1Connection):
+            connection.close()

@@ -1,4 +1,4 @@
-"""From the web map to the index: where the pixels of a picture in Web Mercator lie in a grid."""
+"""Images in Web Mercator, and where their pixels lie in a grid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TILE = 256
 DEEPEST = 22
 """The closest zoom of the web map: 4 cm per pixel at the equator."""
 
-_MIN_SIZE = 1000  # pixels: of a small map the edges of its pixels would land up to half a pixel off
+_MIN_SIZE = 1000  # pixels: in smaller images the edges of pixels would be displaced by up to half a pixel
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Frame:
         """True area of the pixels of each row in km2, (n,)."""
         rows, columns = self.shape
         width, top, bottom = self._width(), mercator(self.north), mercator(self.south)
-        # The area does not depend on the longitude, and at zero no picture leaves the domain of the projection.
+        # The area does not depend on the longitude; at zero the frame is within the domain of the projection.
         affine = Affine(width / columns, 0, 0, 0, (bottom - top) / rows, top)
         return PixelArea(GeoBox((rows, 1), affine, "EPSG:3857")).block(slice(0, rows), slice(0, 1))[:, 0] / 1e6
 
@@ -66,15 +66,15 @@ def picture_frame(grid: Grid, max_pixels: int) -> Frame:
 
     Raises RequestError for a map that lies entirely beyond the latitudes of Web Mercator.
     """
-    place = span(grid.geobox)
-    if place is None:
+    extent = span(grid.geobox)
+    if extent is None:
         raise RequestError(
             f"the index lies entirely beyond latitude {MAX_LATITUDE:.2f}, where the web map ends; "
             "query it in Python with Index.query instead."
         )
-    _, west, south, east, north = place
+    _, west, south, east, north = extent
     width, height = math.radians(east - west) * RADIUS, mercator(north) - mercator(south)
-    # Columns of a geographic grid stay columns, so they are matched; any other grid keeps its diagonal.
+    # Columns of a geographic grid stay columns, so their number is kept; for any other grid, the diagonal's length.
     across = grid.shape[1] / width if grid.is_geographic else math.hypot(*grid.shape) / math.hypot(width, height)
     across *= math.ceil(_MIN_SIZE / (across * max(width, height)))
     across = min(across, math.sqrt(max_pixels / (width * height)))
@@ -82,7 +82,7 @@ def picture_frame(grid: Grid, max_pixels: int) -> Frame:
 
 
 def tile_frame(zoom: int, x: int, y: int) -> Frame:
-    """The frame of one tile of the web map, in the usual XYZ numbering. Raises RequestError."""
+    """The frame of one XYZ tile of the web map. Raises RequestError for a tile that does not exist."""
     if not (0 <= zoom <= DEEPEST and 0 <= x < 1 << zoom and 0 <= y < 1 << zoom):
         raise RequestError(f"tile {zoom}/{x}/{y} is not on the web map; zooms are 0..{DEEPEST}.")
     turn = 360.0 / (1 << zoom)
@@ -93,17 +93,17 @@ def tile_frame(zoom: int, x: int, y: int) -> Frame:
 
 @dataclass(frozen=True)
 class Detail:
-    """From where on tiles show what a picture cannot."""
+    """Zooms at which tiles show more than an overview image."""
 
     zoom: float
-    """Of the map, from which tiles are worth while: a pixel of the picture covers two of the screen's."""
+    """Zoom of the map from which tiles are shown: a pixel of the image then covers two of the screen."""
     first: int
     last: int
     """Zooms of the tiles: at the last, pixels of the screen are no larger than those of the grid."""
 
 
 def detail(grid: Grid, picture: Frame) -> Detail | None:
-    """Where a picture of the whole grid is too coarse; None if it shows every pixel."""
+    """The zooms at which an image of the whole grid is too coarse; None if it shows every pixel."""
     if grid.is_geographic:
         finest = math.radians(grid.resolution) * RADIUS
     else:
@@ -119,17 +119,16 @@ def detail(grid: Grid, picture: Frame) -> Detail | None:
 
 
 def locate(grid: Grid, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pixel of a grid that holds each position.
+    """The pixel of a grid that contains each position.
 
-    `lon` (m,) and `lat` (n,) in degrees are the columns and rows of a rectangle; longitudes count modulo
-    360. Returns rows, columns (int64) and inside (boolean), each (n, m); where a position is not inside,
+    `lon` (m,) and `lat` (n,) in degrees are the columns and rows of a rectangle; longitudes are taken modulo
+    360. Returns rows, columns (int64) and inside (boolean), each (n, m); where a position is outside the grid,
     its row and column are 0.
     """
     a = grid.geobox.affine
-    if grid.crs == WGS84:
-        x, y = np.broadcast_arrays(lon[None, :], lat[:, None])
-    else:
-        x, y = transformer(WGS84, grid.crs).transform(*np.broadcast_arrays(lon[None, :], lat[:, None]))
+    x, y = np.broadcast_arrays(lon[None, :], lat[:, None])
+    if grid.crs != WGS84:
+        x, y = transformer(WGS84, grid.crs).transform(x, y)
     if grid.is_geographic:
         x = a.c + (x - a.c) % 360.0
     with np.errstate(invalid="ignore"):

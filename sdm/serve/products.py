@@ -1,9 +1,8 @@
-"""Embeddings held in memory, and their products with species: those that wait are computed in one pass."""
+"""Cosines of many embeddings with species, several species per pass over the embeddings."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -12,10 +11,10 @@ from sdm.engine.cluster import processors
 from sdm.index.encoding import cosines
 
 PART = 1 << 16
-"""Embeddings that a thread takes at a time."""
+"""Embeddings per task of a thread."""
 
 BATCH = 16
-"""Species in one pass at most. Unpacking costs about as much as the products of eight."""
+"""Largest number of species in one pass. Decoding costs about as much as the products with eight."""
 
 
 class Packed:
@@ -24,7 +23,7 @@ class Packed:
     def __init__(self, codes: np.ndarray, scales: np.ndarray) -> None:
         self._codes, self._scales = codes, scales
         self._change, self._busy = threading.Condition(), False
-        self._waiting: list[tuple[np.ndarray, Future]] = []
+        self._waiting: list[tuple[np.ndarray, Future[np.ndarray]]] = []
         self._pool = ThreadPoolExecutor(processors(), "product")
 
     def __len__(self) -> int:
@@ -35,12 +34,12 @@ class Packed:
 
         Calls from several threads at once share one pass over the embeddings.
         """
-        mine: Future = Future()
+        mine: Future[np.ndarray] = Future()
         with self._change:
             self._waiting.append((vector, mine))
         while True:
             with self._change:
-                # One pass at a time; whoever waits when it ends takes the next, for all who came meanwhile.
+                # One pass at a time; one of the threads that wait for its end then computes for all of them.
                 while self._busy and not mine.done():
                     self._change.wait()
                 if mine.done():
@@ -73,43 +72,3 @@ class Packed:
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-class Cache:
-    """Results by key, bounded in bytes: the least recently used go first.
-
-    A result under way is waited for, not computed twice; an error is passed on to all who wait, and forgotten.
-    """
-
-    def __init__(self, max_bytes: int, size: Callable[[object], int]) -> None:
-        self._max, self._size, self._held = max_bytes, size, 0
-        self._lock = threading.Lock()
-        self._entries: dict[object, tuple[Future, int]] = {}
-
-    def get(self, key: object, make: Callable[[], object]):
-        """The result for a key, made by `make()` where it is not held. Raises what `make` raises."""
-        with self._lock:
-            entry = self._entries.pop(key, None)
-            mine = entry is None
-            future, size = entry or (Future(), 0)
-            self._entries[key] = (future, size)  # the last is the most recent
-        if not mine:
-            return future.result()
-        try:
-            result = make()
-        except BaseException as error:
-            with self._lock:
-                self._entries.pop(key, None)
-            future.set_exception(error)
-            raise
-        with self._lock:
-            size = self._size(result)
-            self._held += size
-            self._entries[key] = (future, size)
-            # What is still being made has no size and stays: others wait for it.
-            for old in [k for k, (f, _) in self._entries.items() if f.done()]:
-                if self._held <= self._max:
-                    break
-                self._held -= self._entries.pop(old)[1]
-        future.set_result(result)
-        return result

@@ -31,8 +31,9 @@ from sdm.outputs.overlay import RADIUS, levels, mercator
 from sdm.outputs.statistics import summarise
 from sdm.serve import state
 from sdm.serve.app import MAX_DOWNLOADS, MAX_URL, Server, is_loopback, listen, own_names
+from sdm.serve.cache import Cache
 from sdm.serve.frame import Frame, detail, locate, picture_frame, tile_frame
-from sdm.serve.products import BATCH, Cache, Packed
+from sdm.serve.products import BATCH, Packed
 from sdm.serve.state import Explorer
 
 COAST = (-126.0, 47.0, -122.0, 50.0)  # Vancouver Island: land, sea and lakes, 60 x 80 pixels
@@ -199,10 +200,17 @@ def warped(array, grid, frame):
     top, bottom = mercator(frame.north), mercator(frame.south)
     out = np.full(frame.shape, np.nan, dtype=np.float32)
     reproject(
-        np.asarray(array, dtype=np.float32), out, src_transform=grid.geobox.affine, src_crs=grid.crs, src_nodata=np.nan,
-        dst_transform=Affine((right - left) / columns, 0, left, 0, (bottom - top) / rows, top), dst_crs="EPSG:3857",
-        dst_nodata=np.nan, resampling=Resampling.nearest, tolerance=0.0,
-    )  # fmt: skip
+        np.asarray(array, dtype=np.float32),
+        out,
+        src_transform=grid.geobox.affine,
+        src_crs=grid.crs,
+        src_nodata=np.nan,
+        dst_transform=Affine((right - left) / columns, 0, left, 0, (bottom - top) / rows, top),
+        dst_crs="EPSG:3857",
+        dst_nodata=np.nan,
+        resampling=Resampling.nearest,
+        tolerance=0.0,
+    )
     return levels(out, (0.0, 1.0))
 
 
@@ -239,7 +247,7 @@ def test_sampled_picture_and_tiles_of_other_grids(tmp_path, monkeypatch, where):
     index = build(tmp_path / "other.zarr", bbox, resolution, crs=crs, tile_size=32)
     monkeypatch.setattr(state, "HELD_PIXELS", index.grid.pixels // 6)
     explorer = Explorer(index)
-    assert len(explorer._packed) < index.grid.pixels / 3
+    assert len(explorer.pixels.embeddings) < index.grid.pixels / 3
     query = index.query(explorer.job("Ursus arctos").resolutions[0])
     if where == "projected":  # GDAL's warp does not know of longitudes past 180
         modelled, near = agree(explorer.picture("Ursus arctos").levels, warped(query, index.grid, explorer.frame))
@@ -326,16 +334,22 @@ def test_a_place_respects_habitat_and_extent(index, explorer):
     assert any(item["name"] == "Orcinus orca" for item in at_sea["top"]) or at_sea["top"]
     assert not {"Ursus arctos", "Canis lupus"} & {item["name"] for item in at_sea["top"]}
     assert explorer.place(-100.0, 20.0, "Ursus arctos") == {
-        "lon": -100.0, "lat": 20.0, "inside": False, "modelled": False,
-    }  # fmt: skip
+        "lon": -100.0,
+        "lat": 20.0,
+        "inside": False,
+        "modelled": False,
+    }
 
 
 def test_names(explorer):
     assert explorer.suggest("grizz")[0]["name"] == "Ursus arctos"
     assert explorer.suggest("grizz")[0]["matched"] == "grizzly bear"
     assert explorer.suggest("Ursus arctos")[0] == {
-        "name": "Ursus arctos", "rank": "species", "common": "brown bear", "matched": "",
-    }  # fmt: skip
+        "name": "Ursus arctos",
+        "rank": "species",
+        "common": "brown bear",
+        "matched": "",
+    }
     assert explorer.suggest("\x00\x1b[31m") == explorer.suggest("../../etc") == []
     unknown = explorer.describe("Ursus spelaeus")
     assert (unknown["name"], unknown["rank"], unknown["known"]) == ("Ursus", "genus", False)
@@ -354,7 +368,7 @@ def test_an_index_of_land_says_what_it_leaves_out(tmp_path):
     assert "holds land only" in seal["notes"][0]
     assert explorer.describe("Ursus arctos")["notes"] == []
     # Each modality is held here: taken from the index, not encoded again.
-    explorer._layers = {}
+    explorer.places._layers = {}
     lon, lat = lonlat_of(explorer.index, 2, 13)
     answer = explorer.place(lon, lat, "Ursus arctos")
     assert [part["modality"] for part in answer["species"]["parts"]] == list(explorer.index.modalities)
@@ -536,8 +550,13 @@ def test_own_names_are_served(server):
     assert not anyone("evil.example")
     assert not own_names("127.0.0.1")("192.168.1.7")
     assert [is_loopback(h) for h in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "", "example.org")] == [
-        True, True, True, False, False, False,
-    ]  # fmt: skip
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_pages_of_other_sites_are_refused(server):
@@ -649,8 +668,9 @@ def pixel_at(browser, lon, lat):
         return [...canvas.getContext('2d').getImageData(
             Math.floor(x * canvas.width), Math.floor(y * canvas.height), 1, 1).data];
         """,
-        lon, lat,
-    )  # fmt: skip
+        lon,
+        lat,
+    )
 
 
 def click_map(browser, lon, lat):
@@ -664,8 +684,9 @@ def click_map(browser, lon, lat):
         const frame = document.getElementById('map').getBoundingClientRect();
         return [point.x + frame.left, point.y + frame.top];
         """,
-        lon, lat,
-    )  # fmt: skip
+        lon,
+        lat,
+    )
     actions = ActionBuilder(browser)
     actions.pointer_action.move_to_location(round(x), round(y)).click()
     actions.perform()
@@ -856,7 +877,7 @@ def test_hostile_names_and_notes_are_only_seen(browser, server, explorer, monkey
     item = {"name": hostile, "common": hostile, "matched": hostile, "rank": "species"}
     monkeypatch.setattr(explorer, "describe", lambda name: said)
     monkeypatch.setattr(explorer, "suggest", lambda text: [item])
-    monkeypatch.setattr(explorer, "_likeliest", lambda *a: [item | {"value": 0.5}])
+    monkeypatch.setattr(explorer.places, "likeliest", lambda *a: [item | {"value": 0.5}])
     monkeypatch.setattr(explorer, "picture", lambda name, picture=explorer.picture("brown bear"): picture)
     open_page(browser, server, "#species=brown+bear")
     click_map(browser, -123.0, 49.8)
@@ -932,8 +953,9 @@ def test_tiles_sharpen_a_sampled_picture(browser, index, explorer, monkeypatch):
                 }
                 return null;
                 """,
-                lon, lat,
-            )  # fmt: skip
+                lon,
+                lat,
+            )
             if rgba is None:
                 continue
             found += 1
@@ -951,8 +973,10 @@ def test_tiles_sharpen_a_sampled_picture(browser, index, explorer, monkeypatch):
 def start(*arguments):
     return subprocess.Popen(
         [sys.executable, "-c", "from sdm.cli import main_sdm; main_sdm()", "serve", *map(str, arguments), "--no-open"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -1,0 +1,124 @@
+"""The species at a place: their values, and the contribution of each modality."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdm.engine.inputs import Read, at_month, open_inputs
+from sdm.engine.places import Target
+from sdm.engine.targets import named_target
+from sdm.errors import RegionIndexError
+from sdm.grid import Tile
+from sdm.layers.landmask import LandMask
+from sdm.maps.plan import Job
+from sdm.models.protocol import Model
+from sdm.names import Resolution
+from sdm.serve.frame import locate
+from sdm.serve.pixels import is_mapped, tile_lonlat
+from sdm.serve.taxa import taxon_fields
+
+if TYPE_CHECKING:
+    from sdm.index import Index
+
+TOP = 20
+"""Species listed for a place."""
+
+
+class PlaceReader:
+    """Describes single pixels of an index."""
+
+    def __init__(self, index: Index, model: Model, land_mask: LandMask) -> None:
+        self._index, self._model, self._land_mask = index, model, land_mask
+        self._layers = _bundled_layers(index, model)
+        self._taxa = tuple(model.taxa)
+        self.targets = [named_target(model, Resolution(t.name, t, True, ""), index.modalities) for t in self._taxa]
+        """Of every species of the model, in order."""
+        self._vectors = np.stack([target.vector for target in self.targets])
+
+    def report(self, lon: float, lat: float, plan: Callable[[], Job] | None = None) -> dict[str, Any]:
+        """The pixel that contains a position (degrees), and the species with the largest values there.
+
+        With a job from `plan`, called only for a modelled pixel: the species' value there, and what each
+        modality contributes to the cosine.
+        """
+        grid = self._index.grid
+        rows, cols, inside = locate(grid, np.array([lon]), np.array([lat]))
+        answer: dict[str, Any] = {"lon": lon, "lat": lat, "inside": bool(inside[0, 0]), "modelled": False}
+        if not inside[0, 0]:
+            return answer
+        row, col = int(rows[0, 0]), int(cols[0, 0])
+        pixel = Tile((0, 0), slice(row, row + 1), slice(col, col + 1))
+        x, y = (a.ravel() for a in tile_lonlat(grid, pixel))
+        answer |= {"row": row, "column": col, "pixel": [float(x[0]), float(y[0])]}
+        embeddings, _ = self._index.embeddings(pixel.rows, pixel.cols)
+        answer["modelled"] = bool(len(embeddings))
+        if not len(embeddings):
+            return answer
+        if plan is not None:
+            job = plan()
+            target = job.plan.targets[0]
+            value = float(self._index.values((target,), pixel.rows, pixel.cols)[0, 0, 0])
+            answer["species"] = {
+                **taxon_fields(job.resolutions[0].taxon),
+                "value": None if math.isnan(value) else value,
+                "mask": target.mask,
+                "cosine": float(embeddings[0] @ target.vector),
+                "parts": self._parts(pixel, x, y, target),
+            }
+        answer["top"] = self.likeliest(embeddings[0], x, y)
+        return answer
+
+    def _parts(self, pixel: Tile, lon: np.ndarray, lat: np.ndarray, target: Target) -> list[dict[str, Any]]:
+        """The contribution of each modality to the cosine at a pixel; [] where its layers are not available.
+
+        The embedding of a place is the sum of its modalities' unit embeddings m, divided by the length of
+        that sum, so the cosine with a species s is the sum of m . s / |sum|.
+        """
+        embeddings: dict[str, np.ndarray] = {}
+        for modality in self._index.modalities:
+            embedding = self._embedding(pixel, lon, lat, modality)
+            if embedding is None:
+                return []
+            embeddings[modality] = embedding.astype(np.float64)
+        length = np.linalg.norm(sum(embeddings.values()))
+        return [{"modality": m, "cosine": float(e @ target.vector / length)} for m, e in embeddings.items()]
+
+    def _embedding(self, pixel: Tile, lon: np.ndarray, lat: np.ndarray, modality: str) -> np.ndarray | None:
+        """One modality's embedding (dim,) of a pixel: from the index if stored there, else encoded again."""
+        if modality in self._index.held:
+            stored, _ = self._index.embeddings(pixel.rows, pixel.cols, modality)
+            return stored[0] if len(stored) else None
+        if modality not in self._layers:
+            return None
+        values, known = self._layers[modality](lon, lat)
+        if modality == "location":
+            values = at_month(self._model, values, self._index.month)
+        return self._model.embed(modality, values)[0] if known.all() else None
+
+    def likeliest(self, embedding: np.ndarray, lon: np.ndarray, lat: np.ndarray) -> list[dict[str, Any]]:
+        """The `TOP` species with the largest values at one place, (1,), (1,) degrees, best first."""
+        cosines = self._vectors @ embedding
+        in_habitat = {kind: self._land_mask.keep(kind, lon, lat) for kind in ("land", "sea", "none")}
+        species: list[dict[str, Any]] = []
+        # A larger cosine is a larger value, so only the listed species need be scored.
+        for k in np.argsort(-cosines):
+            target = self.targets[k]
+            if is_mapped(target, lon, lat, in_habitat[target.mask])[0]:
+                value = float(target.score.values(cosines[k : k + 1])[0])
+                species.append({**taxon_fields(self._taxa[k]), "value": value})
+            if len(species) == TOP:
+                break
+        return species
+
+
+def _bundled_layers(index: Index, model: Model) -> Mapping[str, Read]:
+    """The layers of the index by modality; {} where it was made with the user's own rasters."""
+    try:
+        index.places(model)
+    except RegionIndexError:
+        return {}
+    return open_inputs(model, index.modalities).read

@@ -276,7 +276,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What two configurations differ in, as a phrase with both values: "resolution 0.1, not 0.05"; or ""."""
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     phrases = [f"{key} {_short(before.get(key))}, not {_short(now.get(key))}" for key in keys]
-    return "; ".join(phrases[:3]) + (f"; and {len(phrases) - 3} other differences" if len(phrases) > 3 else "")
+    return "; ".join(phrases[:3]) + (f"; and {len(phrases) - 3} more" if len(phrases) > 3 else "")
 
 
 def _set_aside(paths: Iterable[Path], old: Path) -> None:

@@ -28,7 +28,7 @@ from sdm.engine.suitability import Probability
 from sdm.engine.tasks import run_tasks
 from sdm.errors import ClusterError, RequestError
 from sdm.maps import write
-from sdm.models.bundled import Model
+from sdm.models.bundled import BundledModel
 from sdm.models.device import local_device
 from sdm.request import Execution
 from sdm.request.choices import parse_device
@@ -239,7 +239,7 @@ def test_paths_of_layers_do_not_depend_on_the_working_folder(write_raster, monke
     path = write_raster(np.zeros((3, 90, 180), np.uint8), "rgb.tif", cell=2.0)
     monkeypatch.chdir(tmp_path)
     planned = job(satellite="rgb.tif")
-    assert planned.plan.satellite == str(path)
+    assert planned.plan.sampling.satellite == str(path)
     assert planned.request["satellite"] == "rgb.tif"
 
 
@@ -273,16 +273,16 @@ def scheduler(running):
 
 def count_loads(path):
     """Run on a worker: note in a file each time this process reads the weights of a model."""
-    import sdm.models.bundled
+    import sdm.models.encoders.bundled
 
-    read = sdm.models.bundled._load_weights
+    read = sdm.models.encoders.bundled.load_weights
 
-    def counted(model, modules):
+    def counted(*given):
         with Path(path).open("a") as file:
             file.write(f"{os.getpid()}\n")
-        return read(model, modules)
+        return read(*given)
 
-    sdm.models.bundled._load_weights = counted
+    sdm.models.encoders.bundled.load_weights = counted
     return os.getpid()
 
 
@@ -343,7 +343,9 @@ def _sleep_a_little(item, *shared):
 
 @pytest.mark.slow
 def test_what_tasks_share_travels_once_and_a_task_is_small(tmp_path, scheduler, monkeypatch):
-    model = Model.open("mammals-trees") if "mammals-trees" in map(str, sdm.list_models()) else sdm.list_models()[0]
+    model = (
+        BundledModel.open("mammals-trees") if "mammals-trees" in map(str, sdm.list_models()) else sdm.list_models()[0]
+    )
     vectors = np.random.default_rng(1).normal(size=(1000, model.dim)).astype(np.float32)
     planned = job(model=model.name).plan
     planned = replace(planned, targets=tuple(Target(v, Probability(9.0, -3.0)) for v in vectors))
@@ -590,9 +592,12 @@ def test_no_process_outlives_a_signal(tmp_path, name, code):
     """As a terminal does, Ctrl-C goes to the whole group; SIGTERM and SIGKILL to the program alone."""
     command = [sys.executable, "-m", "sdm", "Puma concolor", "--bbox", "-130", "-56", "-34", "60", "--workers", "2"]
     process = subprocess.Popen(
-        [*command, "--resolution", "0.02", "--out", str(tmp_path / "o")], stderr=subprocess.PIPE, text=True,
-        start_new_session=True, env={**os.environ, "TMPDIR": str(tmp_path)},
-    )  # fmt: skip
+        [*command, "--resolution", "0.02", "--out", str(tmp_path / "o")],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
     try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("o/.sdm-staging-*/new/*.zarr/*/[0-9]*.[0-9]*")) and time.monotonic() < deadline:

@@ -111,8 +111,11 @@ def test_parquet_of_other_programs(tmp_path, vectors, kind):
         frame.insert(0, "name", [f"n{i}" for i in range(7)])
         frame.to_parquet(path)
     else:
-        types = {"list": pa.list_(pa.float32()), "large_list": pa.large_list(pa.float64()),
-                 "fixed": pa.list_(pa.float16(), 16)}  # fmt: skip
+        types = {
+            "list": pa.list_(pa.float32()),
+            "large_list": pa.large_list(pa.float64()),
+            "fixed": pa.list_(pa.float16(), 16),
+        }
         dtype = {"large_list": np.float64, "fixed": np.float16}.get(kind, np.float32)
         rows = pa.array([list(r) for r in vectors.astype(dtype)], types[kind])
         pq.write_table(pa.table({"name": [f"n{i}" for i in range(7)], "vec": rows}), path, row_group_size=3)
@@ -124,9 +127,12 @@ def test_parquet_of_other_programs(tmp_path, vectors, kind):
 def test_parquet_in_many_batches(tmp_path):
     x = np.random.default_rng(2).normal(size=(10_000, 4)).astype(np.float32)
     write_embeddings(
-        tmp_path / "e.parquet", x, {"id": [str(i) for i in range(len(x))], "modality": ["image"] * len(x)},
-        model="m", digest="d",
-    )  # fmt: skip
+        tmp_path / "e.parquet",
+        x,
+        {"id": [str(i) for i in range(len(x))], "modality": ["image"] * len(x)},
+        model="m",
+        digest="d",
+    )
     read = read_embeddings(tmp_path / "e.parquet")
     np.testing.assert_allclose(read.vectors, unit(x), atol=1e-7)
     assert read.labels[-1] == "9999" and len(read.columns["modality"]) == 10_000
@@ -142,9 +148,12 @@ def test_several_vector_columns_need_a_name(tmp_path, vectors):
 
 def test_round_trip_with_metadata_and_other_readers(tmp_path, vectors):
     columns = {
-        "id": ["a", "b", "c", "d", "e", "f", "g"], "modality": ["location"] * 7, "path": [None] * 6 + ["x.jpg"],
-        "lon": list(np.linspace(-170, 170, 7)), "lat": [None] + [10.0] * 6,
-    }  # fmt: skip
+        "id": ["a", "b", "c", "d", "e", "f", "g"],
+        "modality": ["location"] * 7,
+        "path": [None] * 6 + ["x.jpg"],
+        "lon": list(np.linspace(-170, 170, 7)),
+        "lat": [None] + [10.0] * 6,
+    }
     path = write_embeddings(tmp_path / "new" / "e.parquet", vectors, columns, model="taxabind", digest="0123")
     read = read_embeddings(path, 16)
     np.testing.assert_allclose(read.vectors, unit(vectors), atol=1e-7)
@@ -202,8 +211,7 @@ def test_zero_vector_is_refused(tmp_path, vectors):
         read_embeddings(tmp_path / "bear.npy")
 
 
-@given(arrays(np.float64, (3, 5), elements=st.floats(1e-3, 1.0) | st.floats(-1.0, -1e-3)),
-       st.floats(-280, 280))  # fmt: skip
+@given(arrays(np.float64, (3, 5), elements=st.floats(1e-3, 1.0) | st.floats(-1.0, -1e-3)), st.floats(-280, 280))
 @settings(max_examples=60, deadline=None)
 def test_scale_never_matters(x, exponent):
     np.testing.assert_allclose(unit_vectors(x * 10.0**exponent), unit_vectors(x), atol=2e-7)
@@ -225,9 +233,12 @@ def test_nothing_is_unpickled(tmp_path):
     (tmp_path / "raw.npy").write_bytes(pickle.dumps(Evil()))
     torch.save(Evil(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     for name, reason in [
-        ("o.npy", "never unpickled"), ("o.npz", "never unpickled"), ("o.pt", "nothing else is unpickled"),
-        ("raw.npy", "cannot be read"), ("old.pt", "zip format"),
-    ]:  # fmt: skip
+        ("o.npy", "never unpickled"),
+        ("o.npz", "never unpickled"),
+        ("o.pt", "nothing else is unpickled"),
+        ("raw.npy", "cannot be read"),
+        ("old.pt", "zip format"),
+    ]:
         with pytest.raises(RequestError, match=reason):
             read_embeddings(tmp_path / name)
 
@@ -317,12 +328,17 @@ def test_random_damage_never_escapes(tmp_path, vectors, ending):
         (lambda p: pq.write_table(pa.table({"e": [[1.0, 2.0], None]}), p / "x.parquet"), "row 1 has no vector"),
         (lambda p: pq.write_table(pa.table({"e": [[1.0, None]]}), p / "x.parquet"), "lacks a number"),
         (lambda p: pq.write_table(pa.table({"e": pa.array([], pa.list_(pa.float32()))}), p / "x.parquet"), "no vec"),
-        (lambda p: pq.write_table(pa.table({"e0": [1.0], "e1": [None]}).cast(
-            pa.schema([("e0", pa.float64()), ("e1", pa.float64())])), p / "x.parquet"), "lacks a number"),
+        (
+            lambda p: pq.write_table(
+                pa.table({"e0": [1.0], "e1": [None]}).cast(pa.schema([("e0", pa.float64()), ("e1", pa.float64())])),
+                p / "x.parquet",
+            ),
+            "lacks a number",
+        ),
         (lambda p: (p / "x.csv").write_text("1,2"), "endings"),
         (lambda p: (p / "x.npy").mkdir(), "does not exist or is not a file"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_embedding(tmp_path, make, reason):
     make(tmp_path)
     (path,) = tmp_path.iterdir()

@@ -152,6 +152,14 @@ def test_query_is_the_map_of_the_engine(both):
         assert found.odc.geobox == Index.open(both).grid.geobox and np.isnan(found.rio.nodata)
 
 
+def test_the_two_ways_to_an_array_give_the_same_form(land):
+    index = Index.open(land)
+    for species in ("Puma concolor", ["Puma concolor", "Lynx rufus"]):
+        query, mapped = index.query(species), sdm.map_species(species, index=index)
+        xr.testing.assert_identical(query.drop_attrs(), mapped.compute().drop_attrs())
+        assert query.attrs["long_name"] == mapped.attrs["long_name"] and query.rio.crs == mapped.rio.crs
+
+
 def test_any_window_gives_the_same_bits(land):
     index = Index.open(land)
     rows, cols = index.grid.shape
@@ -290,7 +298,9 @@ def test_index_across_the_antimeridian_answers_from_either_side(tmp_path):
         ({"crs": "EPSG:3338"}, RequestError, "--crs is given, .* built with EPSG:4326"),
         ({"resolution": 0.1}, RequestError, "--resolution is given, .* built with 0.05"),
         ({"modalities": "location"}, RequestError, "--modalities is given, .* location,satellite,environment"),
-        ({"step": 1}, RequestError, "--step is given"),
+        ({"step": 1}, RequestError, "--step is given, .* built with none"),
+        ({"satellite_step": 2}, RequestError, "--satellite-step is given, .* built with none"),
+        ({"month": 5}, RequestError, "month May is given, but model 'mammals-trees' does not tell"),
         ({"bbox": (-125, 46.5, -122, 48)}, BoxError, "-125 46.5 -122 48 reaches .* -124.6 46.3 -121.1 48.5"),
         ({"bbox": (10, 40, 12, 42)}, BoxError, "10 40 12 42 reaches .* -124.6 46.3 -121.1 48.5"),
         ({"species": "Eschrichtius robustus"}, RegionIndexError, "holds land only, and Eschrichtius .* mapped on sea"),
@@ -300,7 +310,7 @@ def test_index_across_the_antimeridian_answers_from_either_side(tmp_path):
         ({"index": "nowhere.zarr"}, RegionIndexError, "nowhere.zarr"),
     ],
     ids=lambda v: "-".join(v) if isinstance(v, dict) else "",
-)  # fmt: skip
+)
 def test_what_an_index_cannot_give_is_refused(land, options, error, says):
     with pytest.raises(error, match=says):
         plan(**{"species": "Puma concolor", "index": land, **options})
@@ -308,9 +318,14 @@ def test_what_an_index_cannot_give_is_refused(land, options, error, says):
 
 def test_what_is_the_same_as_in_the_index_may_be_given(land):
     job = plan(
-        "Ursus maritimus", index=land, crs=4326, resolution=0.05, mask="land",
-        modalities="environment,location,satellite", model="mammals-trees",
-    )  # fmt: skip
+        "Ursus maritimus",
+        index=land,
+        crs=4326,
+        resolution=0.05,
+        mask="land",
+        modalities="environment,location,satellite",
+        model="mammals-trees",
+    )
     assert job.grid == Index.open(land).grid and len(job.notes[0]) == 1
 
 
@@ -729,8 +744,12 @@ def command(*arguments, cwd):
     environment = {**os.environ, "TAXABIND_MAP_DEBUG": ""}
     return subprocess.run(
         [sys.executable, "-c", "from sdm.cli import main_sdm; main_sdm()", *arguments],
-        capture_output=True, text=True, cwd=cwd, env=environment, timeout=200,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=200,
+    )
 
 
 def test_commands(tmp_path):

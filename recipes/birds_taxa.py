@@ -265,8 +265,12 @@ def group_names(named: dict[tuple[str, str], list[str]], taxa: pd.DataFrame) -> 
     found = {group: list(names) for group, names in GROUP_NAMES.items() if group in members}
     for group, names in named.items():
         for n in names:
-            larger = any(members[group] < members[o] or (members[group] == members[o] and RANKS.index(o[0]) <
-                         RANKS.index(group[0])) for o in claims[name_key(n)] if o != group)  # fmt: skip
+            larger = any(
+                members[group] < members[o]
+                or (members[group] == members[o] and RANKS.index(o[0]) < RANKS.index(group[0]))
+                for o in claims[name_key(n)]
+                if o != group
+            )
             if name_key(n) not in first | by_hand and not larger:
                 found.setdefault(group, []).append(n)
     return found

@@ -151,9 +151,7 @@ class Targets:
         lon, lat = lon[:COLD_PLACES], lat[:COLD_PLACES]
         some = believed(teacher, lon, lat)
         lon, lat = lon[some], lat[some]
-        cold = Cold.fit(
-            lambda x, y, m: teacher.score(x, y, 4 * m - 2), lon, lat, change(teacher, lon, lat), BATCH
-        )  # fmt: skip
+        cold = Cold.fit(lambda x, y, m: teacher.score(x, y, 4 * m - 2), lon, lat, change(teacher, lon, lat), BATCH)
         print(
             f"{rows['Range.Size'].notna().sum()} labels with a range, {np.isfinite(ranges.radius).sum()} cut to their "
             f"surroundings, {np.isfinite(cold.limit).sum()} that leave the cold",

@@ -60,7 +60,9 @@ def scores(teacher: Teacher, lon: np.ndarray, lat: np.ndarray, columns: np.ndarr
     return in_batches(lambda x, y: teacher.score(x, y, YEAR)[:, columns], lon, lat)
 
 
-def areas(model: BundledModel, teacher: Teacher, columns: np.ndarray, vectors: np.ndarray, size: np.ndarray, n: int) -> dict:
+def areas(
+    model: BundledModel, teacher: Teacher, columns: np.ndarray, vectors: np.ndarray, size: np.ndarray, n: int
+) -> dict:
     """Median of area / size, and share of birds with no place at all, by class of size (S,), NaN: not asked."""
     lon, lat = land_sample(n)
     ours, theirs = np.zeros(size.size), np.zeros(size.size)

@@ -25,10 +25,17 @@ def main(page: str, picture: str) -> None:
     with tempfile.TemporaryDirectory() as profile:
         shot = Path(profile) / "shot.png"
         subprocess.run(
-            ["chromium", *FLAGS, f"--user-data-dir={profile}", "--window-size=1200,800", f"--screenshot={shot}",
-             Path(page).resolve().as_uri()],
-            check=True, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                "chromium",
+                *FLAGS,
+                f"--user-data-dir={profile}",
+                "--window-size=1200,800",
+                f"--screenshot={shot}",
+                Path(page).resolve().as_uri(),
+            ],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )
         Image.open(shot).convert("RGB").save(picture, optimize=True)
 
 

@@ -26,17 +26,21 @@ import torch
 
 from sdm.models.config import all_subsets
 from sdm.request.choices import MODALITIES
-from sdm.training.binding import Binding, BindingObjective, Rates
-from sdm.training.objective import architecture_config
-from sdm.training.pairs import prepared_pairs, presence
-from sdm.training.patching import Search, average, write_report
-from sdm.training.prepare import Prepared, prepare
+from sdm.training.checkpoint_patching.blending import average
+from sdm.training.checkpoint_patching.report import write_report
+from sdm.training.checkpoint_patching.search import AlphaSearch
+from sdm.training.data.held_out import scored_places, split_training_set
+from sdm.training.data.pairs import presence, range_pairs
+from sdm.training.data.splits import in_blocks
+from sdm.training.data.training_set import TrainingSet, prepare_training_set
+from sdm.training.loop.trainer import Trainer
+from sdm.training.measures.validation import RangeValidation, cross_modal_retrieval, range_validation
+from sdm.training.objectives.contrastive import ContrastiveObjective, Rates
 from sdm.training.recipe import Recipe
-from sdm.training.run import assess_species, make_objective, split, test_places
-from sdm.training.splits import in_blocks
-from sdm.training.towers import BundledSpace, complete, read_states
-from sdm.training.trainer import Settings, Trainer
-from sdm.training.validation import RangeValidation, between, held_out
+from sdm.training.recipe.sections import BindingSettings, TrainerSettings
+from sdm.training.runs.assessment import assess_species
+from sdm.training.runs.range_run import make_objective
+from sdm.training.spaces import BundledSpace, architecture_config, complete_states, read_states
 
 GRID = np.linspace(0, 1, 11).round(2).tolist()
 ALL = ("location", "satellite", "environment", "text")
@@ -49,8 +53,8 @@ class Bench:
 
     def __init__(self, recipe: Recipe, taxa: Path, runs: Path) -> None:
         self.recipe, self.runs, self.taxa = recipe, runs, taxa
-        self.data = prepare(recipe, taxa, say)
-        self.test, _ = split(recipe, self.data)
+        self.data = prepare_training_set(recipe, taxa, say)
+        self.test, _ = split_training_set(recipe, self.data)
         e = recipe.evaluation
         self.validate = in_blocks(self.data.places.centre, e.block_degrees, 0.2, e.seed + 100) & ~self.test
         self.train = np.flatnonzero(~self.test & ~self.validate)
@@ -63,25 +67,27 @@ class Bench:
 
     def held_out(self, groups: np.ndarray, among: np.ndarray | None = None) -> RangeValidation:
         """Places of groups, to score at."""
-        there = test_places(self.recipe, self.data, np.flatnonzero(groups))
-        return held_out(self.space(), there, among=among)
+        places = scored_places(self.recipe, self.data, np.flatnonzero(groups))
+        return range_validation(self.space(), places, among=among)
 
     def fit(self, objective: torch.nn.Module, name: str, what: object, **changes: object) -> None:
         """A run in a folder of its own, which an interrupted study finds again; `what` tells it from others."""
         s = {**vars(self.recipe.optimiser), **changes}
-        settings = Settings(**{k: v for k, v in s.items() if k in Settings.__dataclass_fields__})
+        settings = TrainerSettings(**{k: v for k, v in s.items() if k in TrainerSettings.__dataclass_fields__})
         identity = {"run": f"{what} on {self.data.fingerprint}"}
         log = lambda line: say(f"{name}: {line}")  # noqa: E731
         Trainer(objective, settings, self.runs / name, identity=identity, log=log).fit()
 
-    def bind(self, space: BundledSpace, name: str, binding: Binding, slower: float = 1.0, **changes: object) -> None:
+    def bind(
+        self, space: BundledSpace, name: str, binding: BindingSettings, slower: float = 1.0, **changes: object
+    ) -> None:
         """Train towers of a space in place; `slower` divides the learning rates."""
         o = self.recipe.optimiser
         rates = Rates(o.learning_rate / slower, o.text_learning_rate / slower, o.weight_decay)
         key = binding.balance, binding.negatives
         if key not in self._pairs:
-            self._pairs[key] = prepared_pairs(self.data, self.train, *key)
-        self.fit(BindingObjective(space, self._pairs[key], binding, rates), name, (binding, rates), **changes)
+            self._pairs[key] = range_pairs(self.data, self.train, *key)
+        self.fit(ContrastiveObjective(space, self._pairs[key], binding, rates), name, (binding, rates), **changes)
 
 
 def say(line: str) -> None:
@@ -104,12 +110,15 @@ def ablation(bench: Bench, out: Path) -> None:
         alone[m] = _states(held, objective.encoders)
     rows = []
     for subset in all_subsets():
-        row = {"modalities": " + ".join(subset), "AP": held.average_precision(embeddings, subset),
-               "AUC": held.auc(embeddings, subset)}  # fmt: skip
+        row = {
+            "modalities": " + ".join(subset),
+            "AP": held.average_precision(embeddings, subset),
+            "AUC": held.auc(embeddings, subset),
+        }
         if len(subset) == 1:
             row |= {"AP trained alone": held.average_precision(alone[subset[0]], subset)}
         rows.append(row)
-    write(out, "ablation", rows, f"{len(held.which):,} species at {len(held.present):,} held-out places")
+    write(out, "ablation", rows, _size_text(held, "held-out places"))
     bars(out / "ablation.png", rows, "modalities", ["AP", "AP trained alone"], "mean AP, held-out blocks")
 
 
@@ -117,10 +126,10 @@ def _states(held: RangeValidation, encoders: torch.nn.ModuleDict) -> dict:
     return {m: held.embed(m, encoders[m].state_dict()) for m in ALL}
 
 
-def by_ranges(*train: str, **more: object) -> Binding:
+def by_ranges(*train: str, **more: object) -> BindingSettings:
     """Towers aligned to species by the loss on whole ranges; with "text" among them, species learn too."""
     bound = tuple(m for m in train if m != "text")
-    return Binding("text", bound, train, losses=dict.fromkeys(bound, "range"), **more)
+    return BindingSettings("text", bound, train, losses=dict.fromkeys(bound, "range"), **more)
 
 
 def patching(bench: Bench, out: Path) -> None:
@@ -135,23 +144,30 @@ def patching(bench: Bench, out: Path) -> None:
     rows, each = [], []
 
     def report(method: str, states: dict, alphas: str = "", evaluations: int = 0) -> float:
-        states = complete({**locked, **states}, locked)
+        states = complete_states({**locked, **states}, locked)
         first = {m: choose.embed(m, s) for m, s in states.items()}
         last = {m: test.embed(m, s) for m, s in states.items()}
-        row = {"method": method, "alphas": alphas, "evaluations": evaluations or "",
-               "validation AP": choose.score(first), "test AP": test.score(last)}  # fmt: skip
+        row = {
+            "method": method,
+            "alphas": alphas,
+            "evaluations": evaluations or "",
+            "validation AP": choose.score(first),
+            "test AP": test.score(last),
+        }
         each.append(test.average_precisions(last, MODALITIES))
         gain = each[-1] - each[0]
         row |= {"gain": float(gain.mean()), "±": float(gain.std() / len(gain) ** 0.5)}
         row |= {f"{m} alone": test.average_precision(last, (m,)) for m in MODALITIES}
-        row |= {"satellite > environment R@10": between(last, "satellite", "environment").recall[10],
-                "environment > satellite R@10": between(last, "environment", "satellite").recall[10]}  # fmt: skip
+        row |= {
+            "satellite > environment R@10": cross_modal_retrieval(last, "satellite", "environment").recall[10],
+            "environment > satellite R@10": cross_modal_retrieval(last, "environment", "satellite").recall[10],
+        }
         rows.append(row)
         say(str(row))
         write(out, "patching", rows, _patching_note(choose, test, steps, few))
         return row["validation AP"]
 
-    def tune(name: str, train: Sequence[str], binding: Binding | None = None, **changes: object) -> dict:
+    def tune(name: str, train: Sequence[str], binding: BindingSettings | None = None, **changes: object) -> dict:
         space.load_states(locked)
         binding = binding or by_ranges(*train)
         changes = {"steps": few, "batch": bench.recipe.optimiser.batch // 2, "ema": 0.0, **changes}
@@ -164,16 +180,16 @@ def patching(bench: Bench, out: Path) -> None:
     for what, train, binding in (
         ("all", ALL, None),
         ("without location", ("satellite", "environment", "text"), None),
-        ("environment by pairs", new, Binding("text", ("environment",), new)),
+        ("environment by pairs", new, BindingSettings("text", ("environment",), new)),
     ):
         states = tune(f"fine-{what.replace(' ', '-')}", train, binding)
         report(f"fine-tuned, {what}", states, "1")
-        search = Search(locked, [states], choose, train, log=say)
+        search = AlphaSearch(locked, [states], choose, train, log=say)
         for mode in ("one", "sequential", "together", "joint"):
-            before = len(search._scores)
+            before = search.evaluations
             point = getattr(search, mode)(GRID)
             told = ", ".join(f"{n} {a:g}" for n, a in zip(search.names, point, strict=True) if a)
-            report(f"patched {mode}, {what}", search.states(point), told, len(search._scores) - before)
+            report(f"patched {mode}, {what}", search.states(point), told, search.evaluations - before)
         write_report(search, point, out)
         (out / "patching.png").replace(out / f"patching-{what.replace(' ', '-')}.png")
         (out / "patching.csv").rename(out / f"patching-{what.replace(' ', '-')}-alphas.csv")
@@ -194,10 +210,14 @@ def patching(bench: Bench, out: Path) -> None:
 def _patching_note(choose: RangeValidation, test: RangeValidation, steps: int, few: int) -> str:
     return (
         f"Binding and locked tuning {steps} steps each, every fine-tuning {few} more with half the batch. Validation: "
-        f"{len(choose.which):,} species at {len(choose.present):,} places; test: {len(test.which):,} species at "
-        f"{len(test.present):,} places. AP is that of the sum of location, satellite and environment; gain: of test AP "
+        f"{_size_text(choose)}; test: {_size_text(test)}. AP is that of the sum of location, satellite and "
+        "environment; gain: of test AP "
         "over locked tuning, with the standard error of its mean over species."
     )
+
+
+def _size_text(held: RangeValidation, places: str = "places") -> str:
+    return f"{len(held.ranked_species):,} species at {len(held.present):,} {places}"
 
 
 def temperature(bench: Bench, out: Path) -> None:
@@ -208,19 +228,23 @@ def temperature(bench: Bench, out: Path) -> None:
     held, rows = bench.held_out(bench.test), []
     for value in (0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.5, None):
         space.load_states(start)
-        binding = Binding("text", MODALITIES, temperature=value or 0.07, learn_temperature=value is None)
+        binding = BindingSettings("text", MODALITIES, temperature=value or 0.07, learn_temperature=value is None)
         name = "learned" if value is None else f"{value:g}"
         bench.bind(space, f"temperature-{name}", binding, steps=bench.recipe.optimiser.steps // 2)
-        rows.append({"temperature": name, **_scores(held, held.all(space))})
-        write(out, "temperature", rows, f"{len(held.which):,} species at {len(held.present):,} held-out places; "
-              f"{bench.recipe.optimiser.steps // 2} steps each")  # fmt: skip
+        rows.append({"temperature": name, **_scores(held, held.embed_all(space))})
+        write(
+            out,
+            "temperature",
+            rows,
+            f"{_size_text(held, 'held-out places')}; {bench.recipe.optimiser.steps // 2} steps each",
+        )
     bars(out / "temperature.png", rows, "temperature", ["AP", *(f"AP {m}" for m in MODALITIES)], "mean AP")
 
 
 def _scores(held: RangeValidation, embeddings: dict) -> dict:
     row = {"AP": held.score(embeddings), **{f"AP {m}": held.average_precision(embeddings, (m,)) for m in MODALITIES}}
     for a, b in (("satellite", "environment"), ("satellite", "location"), ("environment", "location")):
-        row[f"{a} > {b} R@10"] = between(embeddings, a, b).recall[10]
+        row[f"{a} > {b} R@10"] = cross_modal_retrieval(embeddings, a, b).recall[10]
     return row
 
 
@@ -230,17 +254,21 @@ def binding(bench: Bench, out: Path) -> None:
     for name in ("text", *MODALITIES):
         space = bench.space()
         others = tuple(m for m in ALL if m != name)
-        bench.bind(space, f"binding-{name}", Binding(name, others, (name, *others)))
-        rows.append({"binding": "species" if name == "text" else name, **_scores(held, held.all(space))})
-        write(out, "binding", rows, f"{len(held.which):,} species at {len(held.present):,} held-out places; "
-              f"{bench.recipe.optimiser.steps} steps each")  # fmt: skip
+        bench.bind(space, f"binding-{name}", BindingSettings(name, others, (name, *others)))
+        rows.append({"binding": "species" if name == "text" else name, **_scores(held, held.embed_all(space))})
+        write(
+            out,
+            "binding",
+            rows,
+            f"{_size_text(held, 'held-out places')}; {bench.recipe.optimiser.steps} steps each",
+        )
     bars(out / "binding.png", rows, "binding", [k for k in rows[0] if k != "binding"], "mean AP; recall@10")
 
 
 def species(bench: Bench, out: Path) -> None:
     """A fifth of the species without labels and without a vector of their own."""
     recipe = replace(bench.recipe, evaluation=replace(bench.recipe.evaluation, split="species"))
-    _, without = split(recipe, bench.data)
+    _, without = split_training_set(recipe, bench.data)
     objective = make_objective(recipe, bench.data, np.arange(len(bench.data.places.start)), without)
     bench.fit(objective, "species", recipe.evaluation)
     found = assess_species(recipe, bench.data, objective, without, say)
@@ -260,27 +288,31 @@ def _elsewhere(bench: Bench, out: Path, name: str, cases: Sequence[tuple[str, di
     rows = []
     for case, changes in cases:
         recipe = replace(bench.recipe, evaluation=replace(bench.recipe.evaluation, **changes))
-        test, _ = split(recipe, bench.data)
+        test, _ = split_training_set(recipe, bench.data)
         train = np.flatnonzero(~test)
         objective = make_objective(recipe, bench.data, train)
         bench.fit(objective, f"{name}-{case}", recipe.evaluation)
         seen = _count(bench.data, train) >= SEEN
         held = bench.held_out(test, seen)
         embeddings = _states(held, objective.encoders)
-        row = {"held out": case, "share of places": float(test.mean()), "species": len(held.which)}
+        row = {"held out": case, "share of places": float(test.mean()), "species": len(held.ranked_species)}
         for subset in (*[(m,) for m in MODALITIES], ("satellite", "environment"), MODALITIES):
             row["AP " + ("all" if len(subset) == 3 else " + ".join(subset))] = held.average_precision(
                 embeddings, subset
             )
         row |= {"AUC all": held.auc(embeddings, MODALITIES), "AUC environment": held.auc(embeddings, ("environment",))}
-        row["AP by chance"] = float(held.present[:, held.which].mean())
+        row["AP by chance"] = float(held.present[:, held.ranked_species].mean())
         rows.append(row)
-        write(out, name, rows, f"species with at least {SEEN} places of training and "
-              f"{bench.recipe.evaluation.min_cells} held-out ones")  # fmt: skip
+        write(
+            out,
+            name,
+            rows,
+            f"species with at least {SEEN} places of training and {bench.recipe.evaluation.min_cells} held-out ones",
+        )
     bars(out / f"{name}.png", rows, "held out", [k for k in rows[0] if k.startswith("AP")], "mean AP where held out")
 
 
-def _count(data: Prepared, groups: np.ndarray) -> np.ndarray:
+def _count(data: TrainingSet, groups: np.ndarray) -> np.ndarray:
     """(S,) presences at one place of each group."""
     rows = data.places.start[groups]
     return sum((presence(data, rows[k : k + 1024]) >= 0.5).sum(0) for k in range(0, len(rows), 1024))

@@ -68,9 +68,16 @@ def main() -> None:
         genus = species.split()[0]
         family = MERGED_GENERA.get(genus) or genera.at[genus, "family"]
         rows.append(
-            {"species": species, **families.loc[family, list(RANKS[:4])], "family": family, "genus": genus,
-             "group": "tree", "cells": count, "marine": ""}
-        )  # fmt: skip
+            {
+                "species": species,
+                **families.loc[family, list(RANKS[:4])],
+                "family": family,
+                "genus": genus,
+                "group": "tree",
+                "cells": count,
+                "marine": "",
+            }
+        )
     taxa = pd.DataFrame(rows)
     known = set(taxa["species"])
     synonyms = {s: names for s, names in OTHER_NAMES.items() if s in known}

@@ -29,8 +29,8 @@ from sdm.errors import SpeciesNameError
 from sdm.layers.landmask import LandMask
 from sdm.models.bundled import BundledModel
 from sdm.request.choices import MODALITIES
-from sdm.training.evaluate import auc
-from sdm.training.ranges import RangeRaster
+from sdm.training.data.ranges import RangeRaster
+from sdm.training.measures.scores import auc
 
 EARTH_KM = 6371.0088
 RADIUS_KM = 500.0
@@ -129,8 +129,12 @@ def main() -> None:
     for key in [*subsets, *(["ranges"] if atlas is not None else [])]:
         land, close = ([r[f"{key} {x}"] for r in rows if f"{key} {x}" in r] for x in ("land", "500km"))
         at = float(np.mean([r[k] for r in rows if (k := f"{key} mean p at records") in r]))
-        summary[key] = {"land": float(np.mean(land)), "land_median": float(np.median(land)),
-                        "within_500km": float(np.mean(close)), "mean_probability": at}  # fmt: skip
+        summary[key] = {
+            "land": float(np.mean(land)),
+            "land_median": float(np.median(land)),
+            "within_500km": float(np.mean(close)),
+            "mean_probability": at,
+        }
         print(f"| {key} | {np.mean(land):.4f} | {np.median(land):.4f} | {np.mean(close):.4f} | {at:.3f} |")
     worst = sorted(rows, key=lambda r: r["all land"])[:8]
     print("lowest:", ", ".join(f"{r['species']} {r['all land']:.3f}" for r in worst))

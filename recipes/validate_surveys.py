@@ -21,7 +21,7 @@ from sdm.engine.points import combine_scores, embed_places
 from sdm.errors import SpeciesNameError
 from sdm.models.bundled import BundledModel
 from sdm.models.config import all_subsets, calibration_key
-from sdm.training.evaluate import auc
+from sdm.training.measures.scores import auc
 
 
 def tss(p: np.ndarray, present: np.ndarray) -> float:

@@ -13,8 +13,8 @@ from sdm.errors import RequestError
 from sdm.request.options import Option, Options
 
 if TYPE_CHECKING:
-    from sdm.training.patched import Judges
-    from sdm.training.towers import Space
+    from sdm.training.checkpoint_patching.patch import PatchValidation
+    from sdm.training.spaces import Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +66,14 @@ def patch_command(options: PatchOptions) -> None:
     """
     from sdm.models.device import local_device
     from sdm.request.choices import parse_device
-    from sdm.training.patched import patch
+    from sdm.training.checkpoint_patching.patch import BlendSettings, patch
 
     report = patch(
         options.locked,
         list(options.tuned),
         options.out,
-        _judge(options),
-        options.mode,
-        list(options.modality),
-        options.alphas,
-        local_device(parse_device(options.device)),
+        _validation(options),
+        BlendSettings(options.mode, options.modality, options.alphas, local_device(parse_device(options.device))),
         say,
     )
     for name, alpha in report.get("alpha", {}).items():
@@ -88,15 +85,15 @@ def patch_command(options: PatchOptions) -> None:
     print(options.out)
 
 
-def _judge(options: PatchOptions) -> Callable[[Space], Judges] | None:
-    """What judges the patched models; None: nothing does."""
-    from sdm.training.patched import judge_by_dataset, judge_by_recipe
+def _validation(options: PatchOptions) -> Callable[[Space], PatchValidation] | None:
+    """What the alphas are chosen by; None: nothing."""
+    from sdm.training.checkpoint_patching.patch import validation_by_dataset, validation_by_recipe
 
     query = [q.strip() for q in options.query.split(",")] if options.query else []
     if options.recipe:
-        return judge_by_recipe(options.recipe, query, say)
+        return validation_by_recipe(options.recipe, query, say)
     if not options.dataset:
         return None
     kind, _, rest = options.dataset.partition(":")
     folder, _, split = rest.rpartition(":") if rest.endswith((":train", ":val", ":test")) else (rest, "", "test")
-    return judge_by_dataset(kind, folder, split, query, options.limit)
+    return validation_by_dataset(kind, folder, split, query, options.limit)

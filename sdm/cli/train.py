@@ -58,18 +58,17 @@ def train_command(options: TrainOptions) -> None:
     stopped. On several GPUs or processes:
     torchrun --nproc-per-node N -- "$(command -v sdm)" train RECIPE --device cuda.
     """
-    from sdm.training.observed import ObservedRecipe, train_observed
-    from sdm.training.recipe import Recipe
+    from sdm.training.recipe import DatasetRecipe, Recipe
 
-    observed = ObservedRecipe.read(options.recipe)
-    recipe = observed or Recipe.read(options.recipe)
+    recipe = DatasetRecipe.read(options.recipe) or Recipe.read(options.recipe)
     stages = options.stages
     import torch
 
     from sdm.models.device import local_device
     from sdm.request.choices import parse_device
     from sdm.training.distributed import joined, rank
-    from sdm.training.run import run as run_recipe
+    from sdm.training.runs.dataset_run import run_dataset_recipe
+    from sdm.training.runs.range_run import run_recipe
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -77,7 +76,7 @@ def train_command(options: TrainOptions) -> None:
     run = options.run or Path("runs") / recipe.name
     with joined(local_device(parse_device(options.device))) as own, progress(rank() == 0) as tell:
         bar = tell if sys.stderr.isatty() and rank() == 0 else None
-        if isinstance(recipe, ObservedRecipe):
-            train_observed(recipe, out, run, own, restart=options.restart, progress=bar)
+        if isinstance(recipe, DatasetRecipe):
+            run_dataset_recipe(recipe, out, run, own, restart=options.restart, progress=bar)
         else:
             run_recipe(recipe, out, run, stages, own, restart=options.restart, progress=bar)

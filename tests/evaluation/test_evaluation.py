@@ -142,8 +142,10 @@ def brute_sum(parts):
 def test_accuracy_of_every_sum_is_that_of_brute_force(small_blocks):
     rng = np.random.default_rng(0)
     texts, labels = unit(9, seed=1), rng.integers(0, 7, 60)  # two classes without samples
-    embeddings = {m: unit_vectors(texts[labels] + rng.normal(size=(60, 12)) * s)
-                  for m, s in (("image", 0.3), ("location", 0.6), ("audio", 1.0))}  # fmt: skip
+    embeddings = {
+        m: unit_vectors(texts[labels] + rng.normal(size=(60, 12)) * s)
+        for m, s in (("image", 0.3), ("location", 0.6), ("audio", 1.0))
+    }
     found = {a.modalities: a for a in accuracies(embeddings, texts, labels, ks=(1, 3))}
     subsets = [s for n in (1, 2, 3) for s in combinations(embeddings, n)]
     assert list(found) == subsets
@@ -177,8 +179,10 @@ def test_classify_adds_what_it_is_given():
 def test_every_sum_against_every_other_modality(small_blocks):
     base = unit(30, 16)
     rng = np.random.default_rng(1)
-    embeddings = {m: unit_vectors(base + rng.normal(size=base.shape) * s)
-                  for m, s in (("image", 0.1), ("satellite", 0.2), ("location", 0.3), ("audio", 0.2))}  # fmt: skip
+    embeddings = {
+        m: unit_vectors(base + rng.normal(size=base.shape) * s)
+        for m, s in (("image", 0.1), ("satellite", 0.2), ("location", 0.3), ("audio", 0.2))
+    }
     texts = unit(5, 16, 7)
     labels = rng.integers(0, 5, 30)
     found = list(retrievals(embeddings, {"text": (texts, labels)}, ks=(1, 5)))
@@ -323,16 +327,22 @@ def test_lists_that_are_none(tmp_path, name, text, reason):
 def test_places_by_any_usual_header(tmp_path):
     path = tmp_path / "p.csv"
     for header, row in [
-        ("lat,lon", "58.5,-134"), ("id\tdecimalLatitude\tdecimalLongitude", "a\t58.5\t-134"),
-        ("Longitude;Latitude", "-134;58.5"), ("y,x,note", '58.5,-134,"a, b"'),
-    ]:  # fmt: skip
+        ("lat,lon", "58.5,-134"),
+        ("id\tdecimalLatitude\tdecimalLongitude", "a\t58.5\t-134"),
+        ("Longitude;Latitude", "-134;58.5"),
+        ("y,x,note", '58.5,-134,"a, b"'),
+    ]:
         path.write_text(f"{header}\n{row}\n")
         names, lonlat = read_places(path)
         np.testing.assert_array_equal(lonlat, [[-134, 58.5]])
         assert names == ["a" if header.startswith("id") else "0"]
-    for text, reason in [("lon,lat\n-134,91\n", "line 2: '91'"), ("lon,lat\nnan,1\n", "'nan'"),
-                         ("lon\n1\n", "latitudes"), ("lon,lat\n", "holds none"),
-                         ("lon,lat\n1e999,2\n", "'1e999'")]:  # fmt: skip
+    for text, reason in [
+        ("lon,lat\n-134,91\n", "line 2: '91'"),
+        ("lon,lat\nnan,1\n", "'nan'"),
+        ("lon\n1\n", "latitudes"),
+        ("lon,lat\n", "holds none"),
+        ("lon,lat\n1e999,2\n", "'1e999'"),
+    ]:
         path.write_text(text)
         with pytest.raises(RequestError, match=reason):
             read_places(path)
@@ -358,9 +368,15 @@ def observations(path, count=6, **change):
         writer.writeheader()
         for i in range(count):
             row = dict.fromkeys(HEADER.split(","), "")
-            row |= {"": i, "id": str(86062172 + i), "latitude": 41.37 - 3 * i, "longitude": -81.25 + 10 * i,
-                    "scientific_name": SPECIES[i], "description": 'two\nlines, "quoted"',
-                    "sound_format": "m4a" if i == 0 else "wav"}  # fmt: skip
+            row |= {
+                "": i,
+                "id": str(86062172 + i),
+                "latitude": 41.37 - 3 * i,
+                "longitude": -81.25 + 10 * i,
+                "scientific_name": SPECIES[i],
+                "description": 'two\nlines, "quoted"',
+                "sound_format": "m4a" if i == 0 else "wav",
+            }
             writer.writerow(row | (change if i == 1 else {}))
     return [str(86062172 + i) for i in range(count)]
 
@@ -471,8 +487,10 @@ def test_isoundnat_as_published(tmp_path):
         datasets.isoundnat(tmp_path / "val", "dev")
 
 
-FOLDERS = ("00000_Animalia_Annelida_Clitellata_Haplotaxida_Lumbricidae_Lumbricus_terrestris",
-           "04859_Animalia_Chordata_Mammalia_Carnivora_Ursidae_Ursus_arctos")  # fmt: skip
+FOLDERS = (
+    "00000_Animalia_Annelida_Clitellata_Haplotaxida_Lumbricidae_Lumbricus_terrestris",
+    "04859_Animalia_Chordata_Mammalia_Carnivora_Ursidae_Ursus_arctos",
+)
 
 
 @pytest.fixture
@@ -499,8 +517,9 @@ def test_isatnat_as_published(satnat):
     data = datasets.isatnat(satnat)
     assert len(data) == 5 and data.modalities == ("image", "satellite", "location")
     assert [c.text for c in data.classes] == [
-        "Animalia Annelida Clitellata Haplotaxida Lumbricidae Lumbricus terrestris", BEAR,
-    ]  # fmt: skip
+        "Animalia Annelida Clitellata Haplotaxida Lumbricidae Lumbricus terrestris",
+        BEAR,
+    ]
     np.testing.assert_array_equal(data.labels, [0, 1, 0, 1, 0])
     np.testing.assert_allclose(data.lonlat[3], [111.12239, -18.93073])
     assert data.files["satellite"][4].name.startswith("2686847_") and data.notes == ()
@@ -508,9 +527,17 @@ def test_isatnat_as_published(satnat):
 
 @pytest.mark.parametrize(
     "name",
-    ["../../../etc/passwd", "/etc/{0}/passwd", "val/{0}/../../../x.jpg", "val/{0}\\..\\x.jpg", "C:/{0}/x.jpg",
-     "val/{0}/a\0.jpg", "val/too_few_ranks/x.jpg", 7],
-)  # fmt: skip
+    [
+        "../../../etc/passwd",
+        "/etc/{0}/passwd",
+        "val/{0}/../../../x.jpg",
+        "val/{0}\\..\\x.jpg",
+        "C:/{0}/x.jpg",
+        "val/{0}/a\0.jpg",
+        "val/too_few_ranks/x.jpg",
+        7,
+    ],
+)
 def test_file_names_that_lead_astray(satnat, name):
     table = json.loads((satnat / "val.json").read_text())
     table["images"][2]["file_name"] = name.format(FOLDERS[0]) if isinstance(name, str) else name
@@ -640,8 +667,21 @@ def test_embed_everything(run, tmp_path, use_model):
     photos = [picture(tmp_path / f"{n}.jpg", i) for i, n in enumerate("ab")]
     call = sound(tmp_path / "call.wav", 3)
     (tmp_path / "p.csv").write_text("name,decimalLatitude,decimalLongitude\nhere,58.5,-134\nthere,-3,60\n")
-    code, _, err = run("embed", "--photo", "a.jpg", "b.jpg", "call.wav", "--text", BEAR, "--places", "p.csv",
-                       "--model", "fake", "--out", "e.parquet")  # fmt: skip
+    code, _, err = run(
+        "embed",
+        "--photo",
+        "a.jpg",
+        "b.jpg",
+        "call.wav",
+        "--text",
+        BEAR,
+        "--places",
+        "p.csv",
+        "--model",
+        "fake",
+        "--out",
+        "e.parquet",
+    )
     assert code == 0, err
     assert "6 embeddings of 16 numbers by model fake: e.parquet" in err
     read = read_embeddings("e.parquet", 16)
@@ -651,9 +691,11 @@ def test_embed_everything(run, tmp_path, use_model):
     assert list(read.columns["lon"]) == [None] * 4 + [-134, 60] and list(read.columns["lat"])[4:] == [58.5, -3]
     assert read.metadata == {"model": "fake", "digest": "feed" * 4, "dim": "16"}
     expected = [
-        encode_items(model, "image", photos), encode_items(model, "audio", [call]), encode_items(model, "text", [BEAR]),
+        encode_items(model, "image", photos),
+        encode_items(model, "audio", [call]),
+        encode_items(model, "text", [BEAR]),
         encode_items(model, "location", np.array([[-134, 58.5], [60.0, -3.0]])),
-    ]  # fmt: skip
+    ]
     np.testing.assert_allclose(read.vectors, np.concatenate(expected), atol=1e-6)
     assert run("embed", "a.jpg", "--out", "e.parquet")[0] == 6
 
@@ -714,8 +756,23 @@ def test_classify(run, tmp_path, use_model):
     sound(tmp_path / "c.wav", 9)
     names = ["Ursus arctos", "Vulpes vulpes", "Rana temporaria", "Puma concolor", "Lacerta agilis", "Ursus maritimus"]
     (tmp_path / "l.csv").write_text("species\n" + "\n".join(names) + "\n")
-    code, out, err = run("classify", "a.jpg", "b.jpg", "--at", 58.6, -134.9, "--audio", "c.wav", "--species", "l.csv",
-                         "--model", "fake", "--top", 3, "--json")  # fmt: skip
+    code, out, err = run(
+        "classify",
+        "a.jpg",
+        "b.jpg",
+        "--at",
+        58.6,
+        -134.9,
+        "--audio",
+        "c.wav",
+        "--species",
+        "l.csv",
+        "--model",
+        "fake",
+        "--top",
+        3,
+        "--json",
+    )
     assert code == 0, err
     report = json.loads(out)
     assert (report["model"], report["candidates"], report["without_higher_ranks"]) == ("fake", 6, 2)

@@ -11,7 +11,7 @@ from rasterio.windows import Window
 from shapely import Point
 
 from sdm.files.paths import folder
-from sdm.training.prepare import AROUND_KM
+from sdm.training.data.environment import AROUND_KM
 
 DATA = folder("data")
 LAYERS = tomllib.loads((DATA / "layers.toml").read_text(encoding="utf-8"))["layer"]

@@ -74,9 +74,7 @@ def test_teacher_file_holds_the_targets_and_only_seabirds_at_sea(recipe, monkeyp
     month = z["month"].astype(float)
     # The mean of the weeks 4m-3..4m of week / 48 is (4m - 1.5) / 48.
     raven = np.where(month == 0, 0.5, (4 * month - 1.5) / 48)
-    expected = np.stack(
-        [raven, np.full(raven.size, 0.3), np.where(z["lonlat"][:, 0] > 0, 0.03, 0.001)], axis=1
-    )  # fmt: skip
+    expected = np.stack([raven, np.full(raven.size, 0.3), np.where(z["lonlat"][:, 0] > 0, 0.03, 0.001)], axis=1)
     expected = np.round(255 * expected / (expected + 0.0299)).astype(int)
     expected[expected < teacher.LOWEST] = 0
     expected[np.ix_(open_sea[z["place"]], [True, False, True])] = 0
@@ -120,8 +118,13 @@ def test_half_is_the_score_that_gives_the_size_of_the_range(recipe):
 
 def test_small_ranges_end_at_their_latitudes_and_near_their_centroid(recipe):
     known = recipe("birds_known")
-    where = dict(zip(("Min.Latitude", "Max.Latitude", "Centroid.Latitude", "Centroid.Longitude"),
-                     ([-2.0] * 4, [8.0] * 4, [3.0] * 4, [100.0] * 4), strict=True))  # fmt: skip
+    where = dict(
+        zip(
+            ("Min.Latitude", "Max.Latitude", "Centroid.Latitude", "Centroid.Longitude"),
+            ([-2.0] * 4, [8.0] * 4, [3.0] * 4, [100.0] * 4),
+            strict=True,
+        )
+    )
     kinds = avonet(**where, **{"Range.Size": [5e5, 5e6, 5e5, 5e5], "Migration": [1.0, 1, 3, 1]})
     lon, lat = np.array([100.0, 100, 100, 100, -30, 179]), np.array([3.0, 9.5, 12.0, -8.1, 3.0, 3.0])
     scores = np.full((6, 4), 0.2)
@@ -157,8 +160,13 @@ def test_birds_that_leave_the_cold_where_they_are_watched_are_in_no_cold_month(r
 def test_rows_of_avonet_by_any_name_but_not_of_a_bird_split_since(recipe, tmp_path):
     known = recipe("birds_known")
     (tmp_path / "a.csv").write_text("Species1,Range.Size\nParus major,5\nCorvus corone,6\nSaxicola torquatus,7\n")
-    names = {"Parus major": [], "Corvus x": ["Corvus corone"], "Rana rana": [], "Saxicola torquatus": [],
-             "Saxicola rubicola": ["Saxicola torquatus"]}  # fmt: skip
+    names = {
+        "Parus major": [],
+        "Corvus x": ["Corvus corone"],
+        "Rana rana": [],
+        "Saxicola torquatus": [],
+        "Saxicola rubicola": ["Saxicola torquatus"],
+    }
     rows = known.read_avonet(tmp_path / "a.csv", names)
     assert list(rows.index) == list(names)
     assert rows["Range.Size"].tolist()[:2] == [5, 6] and rows["Range.Size"].isna().tolist()[2:] == [True] * 3
@@ -241,12 +249,23 @@ def test_no_other_bird_of_the_list_is_a_synonym(table):
 @pytest.mark.parametrize(
     ("query", "mask"),
     [
-        ("Morus bassanus", "none"), ("Larus argentatus", "none"), ("Somateria mollissima", "none"),
-        ("Phalaropus lobatus", "none"), ("Aptenodytes patagonicus", "none"), ("Anas platyrhynchos", "land"),
-        ("Calidris alpina", "land"), ("Turdus merula", "land"), ("Phalaropus", "none"), ("Calidris", "land"),
-        ("Scolopacidae", "none"), ("Anatidae", "none"), ("Turdidae", "land"), ("Charadriiformes", "none"),
-        ("Aves", "none"), ("Passeriformes", "land"),
+        ("Morus bassanus", "none"),
+        ("Larus argentatus", "none"),
+        ("Somateria mollissima", "none"),
+        ("Phalaropus lobatus", "none"),
+        ("Aptenodytes patagonicus", "none"),
+        ("Anas platyrhynchos", "land"),
+        ("Calidris alpina", "land"),
+        ("Turdus merula", "land"),
+        ("Phalaropus", "none"),
+        ("Calidris", "land"),
+        ("Scolopacidae", "none"),
+        ("Anatidae", "none"),
+        ("Turdidae", "land"),
+        ("Charadriiformes", "none"),
+        ("Aves", "none"),
+        ("Passeriformes", "land"),
     ],
-)  # fmt: skip
+)
 def test_seabirds_keep_the_sea(table, query, mask):
     assert mask_for(table.resolve(query).taxon) == mask

@@ -1,157 +1,18 @@
-"""Contrastive training: losses against slow formulas, batches shared by processes, towers, whole runs."""
+"""Contrastive training: pairs that are drawn, towers that are bound, whole runs."""
 
 import copy
-import math
 
 import numpy as np
 import pytest
 import torch
 
 from sdm.errors import RequestError
-from sdm.training import contrastive as c
-from sdm.training.binding import Binding, BindingObjective, Rates
-from sdm.training.distributed import gather, share
-from sdm.training.pairs import RangePairs
-from sdm.training.towers import BundledSpace, read_states
-from sdm.training.trainer import Settings, Trainer
-
-
-def unit(n, dim=16, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(n, dim, generator=generator, dtype=torch.float64), dim=-1)
-
-
-def slow_supcon(a, b, positive, scale):
-    """One direction, by loops: mean over queries of the mean over positives of -log softmax."""
-    total = 0.0
-    for i in range(len(a)):
-        weights = [math.exp(scale * float(a[i] @ b[j])) for j in range(len(b))]
-        wanted = [j for j in range(len(b)) if positive(i, j)]
-        total -= sum(math.log(weights[j] / sum(weights)) for j in wanted) / len(wanted)
-    return total / len(a)
-
-
-def slow_location(queries, partners, negatives, species, scale):
-    total = 0.0
-    for i in range(len(queries)):
-        keys = [partners[j] for j in range(len(partners)) if j == i or species[j] != species[i]] + list(negatives)
-        weights = [math.exp(scale * float(queries[i] @ k)) for k in keys]
-        total -= math.log(math.exp(scale * float(queries[i] @ partners[i])) / sum(weights))
-    return total / len(queries)
-
-
-A, B, OTHERS = unit(7), unit(7, seed=1), unit(5, seed=2)
-SPECIES = [0, 1, 0, 2, 1, 0, 3]
-
-
-def test_info_nce():
-    both = slow_supcon(A, B, lambda i, j: i == j, 9.0) + slow_supcon(B, A, lambda i, j: i == j, 9.0)
-    assert float(c.info_nce(A, B, 9.0)) == pytest.approx(both / 2, rel=1e-5)
-
-
-def test_supcon():
-    same = lambda i, j: SPECIES[i] == SPECIES[j]  # noqa: E731
-    both = slow_supcon(A, B, same, 9.0) + slow_supcon(B, A, same, 9.0)
-    assert float(c.supcon(A, B, torch.tensor(SPECIES), 9.0)) == pytest.approx(both / 2, rel=1e-5)
-    alone = torch.arange(7)
-    assert float(c.supcon(A, B, alone, 9.0)) == pytest.approx(float(c.info_nce(A, B, 9.0)), rel=1e-6)
-
-
-@pytest.mark.parametrize("weights", [(0.4, 0.6), (1.0, 0.25)])
-@pytest.mark.parametrize("negatives", [OTHERS, OTHERS[:0]])
-def test_location_loss(weights, negatives):
-    expected = weights[0] * slow_location(A, B, negatives, SPECIES, 9.0)
-    expected += weights[1] * slow_location(B, A, [], SPECIES, 9.0)
-    loss = c.location_loss(A, B, negatives, torch.tensor(SPECIES), 9.0, weights)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
-
-
-def test_sigmoid_pairs():
-    expected = 0.0
-    for i in range(7):
-        for j in range(7):
-            p = 1 / (1 + math.exp(-(9.0 * float(A[i] @ B[j]) - 3.0)))
-            expected -= math.log(p if SPECIES[i] == SPECIES[j] else 1 - p) / 7
-    assert float(c.sigmoid_pairs(A, B, torch.tensor(SPECIES), 9.0, -3.0)) == pytest.approx(expected, rel=1e-5)
-
-
-def losses(a, b, negatives, species, scale, rows):
-    return [
-        c.info_nce(a, b, scale, rows),
-        c.supcon(a, b, species, scale, rows),
-        c.location_loss(a, b, negatives, species, scale, rows=rows),
-        c.sigmoid_pairs(a, b, species, scale, -3.0, rows),
-    ]
-
-
-def test_parts_of_a_batch_add_up_to_it():
-    species = torch.tensor(SPECIES[:6])
-    a, b = A[:6], B[:6]
-    whole = losses(a, b, OTHERS, species, 9.0, slice(None))
-    first, second = (losses(a, b, OTHERS, species, 9.0, r) for r in (slice(0, 3), slice(3, 6)))
-    for w, x, y in zip(whole, first, second, strict=True):
-        assert float(w) == pytest.approx(float(x + y) / 2, rel=1e-6)
-
-
-def test_losses_stay_in_float32_under_autocast():
-    a, b = unit(64, 512).float(), unit(64, 512, seed=1).float()
-    species = torch.arange(64) // 2
-    exact = losses(a, b, b[:8], species, 100.0, slice(None))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = losses(a, b, b[:8], species, 100.0, slice(None))
-    assert [float(x) for x in inside] == [float(x) for x in exact]
-    assert {x.dtype for x in inside} == {torch.float32}
-
-
-def test_temperature():
-    t = c.Temperature()
-    assert float(t().detach()) == pytest.approx(1 / 0.07)
-    with torch.no_grad():
-        t.log_scale.fill_(9.0)
-    t.clamp()
-    assert float(t().detach()) == pytest.approx(100.0)
-    assert not c.Temperature(0.01, learned=False).log_scale.requires_grad
-
-
-def test_random_places_are_uniform_by_area_or_by_degrees():
-    for uniform, tropics in (("area", 0.5), ("degrees", 1 / 3)):  # between 30 S and 30 N
-        lonlat = c.random_places(40_000, np.random.default_rng(0), uniform)
-        assert np.abs(lonlat[:, 0]).max() <= 180.0
-        assert np.abs(lonlat[:, 1]).max() <= 90.0
-        assert (np.abs(lonlat[:, 1]) < 30).mean() == pytest.approx(tropics, abs=0.01)
-        assert (lonlat[:, 0] < 90).mean() == pytest.approx(0.75, abs=0.01)
-
-
-def gathered(rank, address, results):
-    """One of two processes: half of the rows, the gradient of the mean over both."""
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=2)
-    try:
-        rows = share(6)
-        a, b = A[:6][rows].clone().requires_grad_(), B[:6][rows].clone().requires_grad_()
-        n = OTHERS[:4][share(4)].clone().requires_grad_()
-        scale = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
-        total = sum(losses(gather(a), gather(b), gather(n), torch.tensor(SPECIES[:6]), scale, rows))
-        total.backward()
-        torch.save([total.detach(), a.grad, b.grad, n.grad, scale.grad], f"{results}{rank}")
-    finally:
-        dist.destroy_process_group()
-
-
-def test_two_processes_have_the_gradients_of_one(tmp_path):
-    a, b = A[:6].clone().requires_grad_(), B[:6].clone().requires_grad_()
-    n, scale = OTHERS[:4].clone().requires_grad_(), torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
-    total = sum(losses(a, b, n, torch.tensor(SPECIES[:6]), scale, slice(None)))
-    total.backward()
-    torch.multiprocessing.spawn(gathered, (str(tmp_path / "meet"), str(tmp_path / "result")), nprocs=2)
-    first, second = (torch.load(tmp_path / f"result{r}") for r in (0, 1))
-    assert float(first[0] + second[0]) / 2 == pytest.approx(float(total.detach()), rel=1e-6)
-    # Embeddings: each process has the sum over both losses for its own rows; DDP then halves it with the rest.
-    for k, x in ((1, a), (2, b), (3, n)):
-        assert torch.allclose(torch.cat([first[k], second[k]]) / 2, x.grad, rtol=1e-5, atol=1e-7)
-    assert torch.allclose((first[4] + second[4]) / 2, scale.grad, rtol=1e-5)
-
+from sdm.training.data.drawing import random_places
+from sdm.training.data.pairs import RangePairs
+from sdm.training.loop.trainer import Trainer
+from sdm.training.objectives.contrastive import ContrastiveObjective, Rates
+from sdm.training.recipe.sections import BindingSettings, TrainerSettings
+from sdm.training.spaces import BundledSpace, read_states
 
 # Pairs ---------------------------------------------------------------------------------------------
 
@@ -163,7 +24,7 @@ SIZE, INPUTS, PLACES = 4, 5, 300
 def world():
     """Twelve species of four genera in a world where climate follows latitude, and each species a climate."""
     rng = np.random.default_rng(0)
-    lonlat = c.random_places(PLACES, rng)
+    lonlat = random_places(PLACES, rng)
     climate = np.abs(lonlat[:, 1]) / 90
     noise = rng.normal(size=(PLACES, INPUTS)) * 0.1
     environment = (climate[:, None] * np.linspace(-2, 2, INPUTS) + noise).astype(np.float32)
@@ -206,17 +67,18 @@ def test_what_cannot_be_drawn_is_refused(world):
 
 def small_space(seed=0):
     config = {
-        "dim": 16, "location": {"sigmas": [1.0], "features": 8, "width": 32, "depth": 1},
+        "dim": 16,
+        "location": {"sigmas": [1.0], "features": 8, "width": 32, "depth": 1},
         "satellite": {"size": SIZE, "width": 16, "depth": 1},
         "environment": {"width": 32, "depth": 1, "inputs": [{}] * INPUTS},
-    }  # fmt: skip
+    }
     torch.manual_seed(seed)
     return BundledSpace(config, [f"token {k}" for k in range(17)], "nowhere")
 
 
 def fit(space, pairs, folder, steps=60, batch=64, **settings):
-    objective = BindingObjective(space, pairs, Binding(**settings), Rates(learning_rate=1e-2))
-    options = Settings(steps=steps, batch=batch, ema=0.0, precision="float32", checkpoint_every=1000)
+    objective = ContrastiveObjective(space, pairs, BindingSettings(**settings), Rates(learning_rate=1e-2))
+    options = TrainerSettings(steps=steps, batch=batch, ema=0.0, precision="float32", checkpoint_every=1000)
     rows = Trainer(objective, options, folder, log=lambda line: None).fit()
     return objective, rows
 
@@ -261,7 +123,7 @@ def test_locked_tuning_leaves_the_binding_tower_alone(world, tmp_path):
 
 def test_what_a_locked_tower_gives_is_kept_and_is_what_it_gives(world):
     space, pairs = small_space(), pairs_of(world)
-    objective = BindingObjective(space, pairs, Binding(binding="environment", modalities=("location",)))
+    objective = ContrastiveObjective(space, pairs, BindingSettings(binding="environment", modalities=("location",)))
     seen = []
     space.towers["environment"].register_forward_hook(lambda module, args, out: seen.append(len(out)))
     batch = objective.draw(64, np.random.default_rng(0))
@@ -271,7 +133,7 @@ def test_what_a_locked_tower_gives_is_kept_and_is_what_it_gives(world):
     assert sum(seen) == once
     with torch.no_grad():
         expected = space.embed("environment", pairs.values("environment", batch.place))
-    assert torch.allclose(objective._kept("environment", batch.place), expected, atol=1e-6)
+    assert torch.allclose(objective._locked_embeddings("environment", batch.place), expected, atol=1e-6)
 
 
 def together(rank, address, results, data):
@@ -286,9 +148,13 @@ def together(rank, address, results, data):
 
 
 TOGETHER = {
-    "steps": 4, "train": ("text", "location", "satellite", "environment"), "sum_weight": 0.5, "modality_dropout": 0.3,
-    "losses": {"location": "location", "satellite": "supcon", "environment": "range"}, "distil": 0.2,
-}  # fmt: skip
+    "steps": 4,
+    "train": ("text", "location", "satellite", "environment"),
+    "sum_weight": 0.5,
+    "modality_dropout": 0.3,
+    "losses": {"location": "location", "satellite": "supcon", "environment": "range"},
+    "distil": 0.2,
+}
 
 
 def trained_together(data):
@@ -315,8 +181,15 @@ def test_distillation_holds_the_towers_back(world, tmp_path):
     for by, weight in (("cosine", 0.0), ("cosine", 30.0), ("l2", 30.0)):
         space, pairs = small_space(), pairs_of(world)
         before = space.embed("text", pairs.values("text", np.arange(12))).detach()
-        fit(space, pairs, tmp_path / f"{by}{weight}", distil=weight, distil_by=by, train=("text", "location"),
-            modalities=("location",))  # fmt: skip
+        fit(
+            space,
+            pairs,
+            tmp_path / f"{by}{weight}",
+            distil=weight,
+            distil_by=by,
+            train=("text", "location"),
+            modalities=("location",),
+        )
         after = space.embed("text", pairs.values("text", np.arange(12))).detach()
         moved[by, weight] = float(1 - torch.nn.functional.cosine_similarity(before, after).mean())
     assert moved["cosine", 30.0] < moved["cosine", 0.0] / 5
@@ -350,4 +223,4 @@ def test_fixed_temperature_and_the_sum_with_modality_dropout(world, tmp_path):
 )
 def test_settings_that_cannot_be_are_refused(world, settings, message):
     with pytest.raises(RequestError, match=message):
-        BindingObjective(small_space(), pairs_of(world), Binding(**settings))
+        ContrastiveObjective(small_space(), pairs_of(world), BindingSettings(**settings))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from sdm.training import edges
-from sdm.training.edges import edge_auc, near_edges
-from sdm.training.ranges import RangeRaster
+from sdm.training.data.ranges import RangeRaster
+from sdm.training.measures import edges
+from sdm.training.measures.edges import edge_auc, near_edges
 
 
 def test_near_edges_by_brute_force():

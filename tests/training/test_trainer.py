@@ -15,8 +15,11 @@ import torch
 
 from sdm.errors import RequestError
 from sdm.training import distributed
-from sdm.training.curves import draw_curves, write_curves
-from sdm.training.trainer import CHECKPOINT, Objective, Settings, Trainer, read_checkpoint
+from sdm.training.loop.checkpoints import CHECKPOINT, read_checkpoint
+from sdm.training.loop.curves import draw_curves, write_curves
+from sdm.training.loop.trainer import Trainer
+from sdm.training.objectives.base import Objective
+from sdm.training.recipe.sections import TrainerSettings
 
 
 class Line(Objective):
@@ -62,7 +65,7 @@ def quiet(line):
 def trained(folder, steps=40, objective=None, restart=False, **settings):
     objective = objective or Line()
     settings = {"batch": 16, "checkpoint_every": 10, **settings}
-    trainer = Trainer(objective, Settings(steps=steps, **settings), folder, log=quiet, identity={"data": "a"})
+    trainer = Trainer(objective, TrainerSettings(steps=steps, **settings), folder, log=quiet, identity={"data": "a"})
     return trainer, trainer.fit(restart)
 
 
@@ -123,7 +126,7 @@ def test_another_run_is_refused(tmp_path):
     trained(tmp_path, steps=10)
     with pytest.raises(RequestError, match=r"another steps and batch; give --restart"):
         trained(tmp_path, steps=20, batch=8)
-    trainer = Trainer(Line(), Settings(steps=10, batch=16), tmp_path, log=quiet, identity={"data": "b"})
+    trainer = Trainer(Line(), TrainerSettings(steps=10, batch=16), tmp_path, log=quiet, identity={"data": "b"})
     with pytest.raises(RequestError, match="holds 10 steps of a run with another data"):
         trainer.fit()
     again, _ = trained(tmp_path, steps=20, batch=8, restart=True)
@@ -177,7 +180,9 @@ def test_average_of_the_weights(tmp_path):
 def test_learning_rates(tmp_path):
     def rates(**settings):
         objective, seen = Line(), []
-        trainer = Trainer(objective, Settings(steps=40, batch=4, **settings), tmp_path / str(settings), log=quiet)
+        trainer = Trainer(
+            objective, TrainerSettings(steps=40, batch=4, **settings), tmp_path / str(settings), log=quiet
+        )
         draw = objective.draw
         objective.draw = lambda n, rng: (seen.append(trainer.optimiser.param_groups[0]["lr"]), draw(n, rng))[1]
         trainer.fit()
@@ -204,13 +209,13 @@ def test_clamp_clip_and_what_cannot_be(tmp_path):
         ({"ema": 1.0}, "ema is 1.0"),
     ]:
         with pytest.raises(RequestError, match=said):
-            Trainer(Line(), Settings(**{"steps": 5, **wrong}), tmp_path / "w")
+            Trainer(Line(), TrainerSettings(**{"steps": 5, **wrong}), tmp_path / "w")
 
     class Wild(Line):
         def parameter_groups(self):
             return [{"params": list(self.parameters()), "lr": float("inf"), "weight_decay": 0.0}]
 
-    with pytest.raises(RequestError, match="training has come apart; lower learning_rate"):
+    with pytest.raises(RequestError, match="training has diverged; lower learning_rate"):
         trained(tmp_path / "wild", objective=Wild(), steps=5)
     assert not (tmp_path / "wild").exists()
 
@@ -231,7 +236,7 @@ def test_curves_and_validation(tmp_path):
         return {"held out": float(len(calls))}
 
     objective = Line()
-    settings = Settings(steps=250, batch=8, validate_every=100, snapshot_every=125)
+    settings = TrainerSettings(steps=250, batch=8, validate_every=100, snapshot_every=125)
     trainer = Trainer(objective, settings, tmp_path, log=quiet, validate=validate)
     rows = trainer.fit()
     assert [r["step"] for r in rows] == [100, 100, 200, 200, 250]
@@ -263,11 +268,12 @@ WORKER = """
     sys.path[:0] = {paths!r}
     from test_trainer import Line, quiet
     from sdm.training import distributed
-    from sdm.training.trainer import Settings, Trainer
+    from sdm.training.loop.trainer import Trainer
+    from sdm.training.recipe.sections import TrainerSettings
     with distributed.joined("cpu") as device:
         objective = Line()
         objective.net[2].p = 0.0  # dropout draws differ between processes
-        settings = Settings(steps=12, batch=16, precision="float32", checkpoint_every=5)
+        settings = TrainerSettings(steps=12, batch=16, precision="float32", checkpoint_every=5)
         rows = Trainer(objective, settings, {folder!r}, device=device, log=quiet).fit()
         x = torch.arange(3.0).reshape(1, 3) + distributed.rank()
         x.requires_grad_()

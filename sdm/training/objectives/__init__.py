@@ -1,0 +1,1 @@
+"""What is minimised: the range objective, the contrastive objective, and their losses."""

@@ -1,0 +1,47 @@
+"""Writing a trained objective as a model folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import save
+
+from sdm._version import __version__
+from sdm.files.paths import replace_file
+from sdm.models.config import FORMAT
+from sdm.request.choices import MODALITIES
+from sdm.training.data.training_set import TrainingSet
+from sdm.training.recipe.range_recipe import Recipe
+from sdm.training.runs.assessment import Calibration, RecipeObjective
+from sdm.training.spaces import architecture_config
+
+
+def export_model(
+    recipe: Recipe, data: TrainingSet, objective: RecipeObjective, calibration: Calibration, out: Path
+) -> None:
+    """Write `config.json`, `model.safetensors` and `vocabulary.txt` into the model folder, each in one step."""
+    state = {k: v.detach().cpu().contiguous() for k, v in objective.encoders.state_dict().items()}
+    # Half precision, except for tensors that are not weights: the Fourier frequencies, whose error grows with
+    # the angle, and the windows over imagery, whose sums must be 1.
+    state = {k: v if "frequencies" in k or "windows" in k else v.half() for k, v in state.items()}
+    coverage = next((s.coverage for s in data.sources if s.coverage is not None), None)
+    config = {
+        "format": FORMAT,
+        "name": recipe.name,
+        "title": recipe.title,
+        "version": recipe.version,
+        "licence": recipe.licence,
+        "made_with": f"taxabind-map {__version__}",
+        "domain": [round(float(np.nanmin(data.places.lonlat[:, 1])), 1), 90.0],
+        "groups": {g: {"extent": e} for g, e in data.groups.items()},
+        "calibration": {k: {"scale": s, "bias": b} for k, (s, b) in calibration.items()},
+        "modalities": list(MODALITIES),
+        **({"ranges": recipe.ranges} if recipe.ranges else {}),
+        **({"coverage": coverage.encode()} if coverage is not None else {}),
+        **architecture_config(recipe, data),
+    }
+    replace_file(out / "model.safetensors", save(state))
+    replace_file(out / "vocabulary.txt", ("\n".join(data.vocabulary) + "\n").encode())
+    replace_file(out / "config.json", (json.dumps(config, indent=1) + "\n").encode())

@@ -198,33 +198,23 @@ def evaluate(source: str | Path | xr.DataArray, records: Records, options: Evalu
     """
     options = options or EvaluateOptions()
     sampler = open_sampler(source, options.band)
-    probability = options.probability
-    if probability is None:
-        probability = sampler.quantity.lower().startswith("probability")
     pixel = sampler.pixels(records.lon[records.present], records.lat[records.present])
     value = sampler.values(pixel)
     known = np.isfinite(value)
     used, first = np.unique(pixel[known], return_index=True)
     if not used.size:
         raise RecordsError(f"none of the {pixel.size} presences lies on {sampler.name} where it has a value.")
-    values = {PRESENCE: value[known][first]}
+    values: dict[str, Floats] = {PRESENCE: value[known][first]}
     notes: list[str] = []
     for name, lon, lat in _comparisons(sampler, records, options):
-        here = sampler.pixels(lon, lat)
-        # A pixel with a presence is no place without one, except among random places, which stand for the area.
-        here = here if name == "land" else np.unique(here[~np.isin(here, used)])
-        compared = sampler.values(here)
-        compared = compared[np.isfinite(compared)][: options.places if name == "land" else None]
+        compared = _compared(sampler, lon, lat, used, name)
         if compared.size:
             values[name] = compared
         else:
             notes.append(f"There is no comparison with {CONTRASTS[name]}: none lies where the map has a value.")
     if len(values) == 1:
         raise RecordsError(f"there is nothing to compare the presences on {sampler.name} with; give absences.")
-    p = np.concatenate(list(values.values()))
-    if probability and (p.min() < 0 or p.max() > 1):
-        probability = False
-        notes.append("The map has values outside 0 to 1, so they were not taken for probabilities.")
+    probability = _is_probability(sampler, options, values, notes)
     return Evaluation(
         source=sampler.name,
         probability=probability,
@@ -246,18 +236,42 @@ def evaluate(source: str | Path | xr.DataArray, records: Records, options: Evalu
     )
 
 
+def _compared(
+    sampler: MapSampler, lon: npt.ArrayLike, lat: npt.ArrayLike, used: npt.NDArray[np.int64], name: str
+) -> Floats:
+    """Values of the map at comparison places, without those that are unknown; `used`: pixels of the presences."""
+    here = sampler.pixels(lon, lat)
+    # A pixel with a presence is no place without one, except among random places, which stand for the area.
+    here = here if name == "land" else np.unique(here[~np.isin(here, used)])
+    compared = sampler.values(here)
+    return compared[np.isfinite(compared)]
+
+
+def _is_probability(
+    sampler: MapSampler, options: EvaluateOptions, values: Mapping[str, Floats], notes: list[str]
+) -> bool:
+    """Whether the values are probabilities of presence, as asked for or as the map says."""
+    asked = options.probability
+    if not (sampler.quantity.lower().startswith("probability") if asked is None else asked):
+        return False
+    if min(one.min() for one in values.values()) >= 0 and max(one.max() for one in values.values()) <= 1:
+        return True
+    notes.append("The map has values outside 0 to 1, so they were not taken for probabilities.")
+    return False
+
+
 def _comparisons(
     sampler: MapSampler, records: Records, options: EvaluateOptions
 ) -> Iterator[tuple[str, npt.ArrayLike, npt.ArrayLike]]:
     lon, lat = records.lon[records.present], records.lat[records.present]
-    yield ("land", *random_places(lon, lat, options, sampler.bounds, sampler))
+    yield ("land", *random_places_in(lon, lat, options, sampler.bounds, sampler))
     if options.group is not None:
         yield ("group", *options.group)
     if (~records.present).any():
         yield ("absences", records.lon[~records.present], records.lat[~records.present])
 
 
-def random_places(
+def random_places_in(
     lon: npt.ArrayLike,
     lat: npt.ArrayLike,
     options: EvaluateOptions | None = None,

@@ -25,6 +25,7 @@ _MAX_PLACES = 1500  # whose pairs make a variogram: about a million
 _BINS = 20  # of distance, with equally many pairs
 _SMALLEST_KM = 1.0  # of a block
 _LARGEST_KM = 5000.0
+_FEWEST_IN_BLOCKS = 10  # positions of presences
 _MOST_LEFT_OUT = 2000  # presences whose distances to each other are held in memory
 
 
@@ -331,6 +332,27 @@ def leave_location_out(
         near[one] = distances_km(points[here[location == one]], points).min(axis=0) <= within_km
     block = np.where(is_present, fold, count + np.arange(is_present.size))
     return Folds("locations", fold, count, block, block_km=within_km, excluded=near)
+
+
+def standard_folds(
+    lon: npt.ArrayLike, lat: npt.ArrayLike, present: npt.ArrayLike, values: npt.ArrayLike, seed: int = 0
+) -> dict[str, Folds]:
+    """The folds that a report uses, the ones to believe first.
+
+    From 10 presences on five folds of spatial blocks, and five random ones for comparison; below that each
+    location is left out once. Empty where all presences are one location. Parameters as of `spatial_folds`.
+    """
+    lon, lat, is_present = np.asarray(lon, float), np.asarray(lat, float), np.asarray(present, bool)
+    positions = np.unique(np.stack([lon[is_present], lat[is_present]]), axis=1).shape[1]
+    if positions >= _FEWEST_IN_BLOCKS:
+        return {
+            "blocks": spatial_folds(lon, lat, is_present, values=values, seed=seed),
+            "random": random_folds(is_present, seed=seed),
+        }
+    try:
+        return {"locations": leave_location_out(lon, lat, is_present, seed=seed)}
+    except ValueError:
+        return {}
 
 
 def _linked(near: Booleans) -> Integers:

@@ -11,14 +11,22 @@ from sdm.errors import LayerError, RecordsError
 from sdm.outputs.metadata import MapMetadata
 from sdm.outputs.zarr_store import create, open_map, write_tile
 from sdm.records import measures
-from sdm.records.baselines import distance_to_records, elapid_maxent, fixed_scores, has_elapid, nearest_km
+from sdm.records.baselines import (
+    distance_to_records,
+    down_sampled_forest,
+    elapid_maxent,
+    fixed_scores,
+    has_elapid,
+    nearest_km,
+    standard_baselines,
+)
 from sdm.records.evaluate import (
     EvaluateOptions,
     Places,
     cross_validate,
     evaluate,
     measure,
-    random_places,
+    random_places_in,
 )
 from sdm.records.explain import importance, responses
 from sdm.records.folds import leave_location_out, random_folds, spatial_folds, unit_vectors
@@ -161,16 +169,16 @@ def test_evaluation_without_anything_to_judge_by(write_raster):
 def test_random_places_are_on_land_within_reach_and_spread_by_area():
     lon, lat = np.array([179.0, -178.0]), np.array([66.0, 67.0])
     options = EvaluateOptions(within_km=700.0, places=2000)
-    x, y = random_places(lon, lat, options)
+    x, y = random_places_in(lon, lat, options)
     assert x.size == 2000 and (x < 0).any() and (x > 0).any()
     assert nearest_km(unit_vectors(x, y), unit_vectors(lon, lat)).max() <= 700.0
     from sdm.layers.landmask import LandMask
 
     assert LandMask().keep("land", x, y).all()
-    again = random_places(lon, lat, options)
+    again = random_places_in(lon, lat, options)
     assert np.array_equal(x, again[0]) and np.array_equal(y, again[1])
     # By area: of a cap of 2,000 km around the pole half of the places lie within 1,414 km of it.
-    x, y = random_places([0.0], [90.0], EvaluateOptions(within_km=2000.0, places=4000, surface="none"))
+    x, y = random_places_in([0.0], [90.0], EvaluateOptions(within_km=2000.0, places=4000, surface="none"))
     distance = nearest_km(unit_vectors(x, y), unit_vectors([0.0], [90.0]))
     assert (distance < 1414).mean() == pytest.approx(0.5, abs=0.03)
 
@@ -266,6 +274,33 @@ def test_folds_and_methods_that_cannot_be_measured_are_left_empty():
         cross_validate(places, {}, {"random": random_folds(places.present[:-1], 4)})
     with pytest.raises(ValueError, match="kinds"):
         Places(places.lon, places.lat, np.full(places.lon.size, "sea"))
+
+
+def test_the_forest_learns_the_planted_variable():
+    places, table = planted()
+    folds = {"random": random_folds(places.present, 3)}
+    methods = {"forest": down_sampled_forest(table, places.present), "noise": fixed_scores(table[:, 1])}
+    result = cross_validate(places, methods, folds)
+    auc = {name: result.result(name, "random", "land").mean("auc") for name in methods}
+    assert auc["forest"] > 0.75 > auc["noise"] + 0.1
+    again = cross_validate(places, methods, folds)
+    assert again.results == result.results
+
+
+def test_standard_baselines_learn_from_the_background_they_are_given():
+    places, table = planted()
+    land = places.kind == "land"
+    folds = {"random": random_folds(places.present, 3)}
+    baselines = standard_baselines(
+        places.lon, places.lat, places.present, table, background=land, zero_shot=table[:, 0]
+    )
+    assert {"Zero-shot map", "Random forest", "Distance to records"} <= set(baselines)
+    result = cross_validate(places, baselines, folds)
+    assert all(result.result(name, "random", "land").mean("auc") > 0.6 for name in baselines)
+    # What the forest makes of land alone, by hand.
+    train, test = next(iter(folds["random"]))
+    expected = down_sampled_forest(table, places.present)(train[(land | places.present)[train]])(test)
+    np.testing.assert_array_equal(result.predictions["Random forest", "random"][test], expected)
 
 
 @pytest.mark.skipif(not has_elapid(), reason="elapid is not installed")

@@ -10,6 +10,7 @@ from sdm.records.folds import (
     leave_location_out,
     random_folds,
     spatial_folds,
+    standard_folds,
     unit_vectors,
     variogram,
 )
@@ -59,10 +60,9 @@ def test_semivariance_equals_its_definition():
     z = (values - values.mean(0)) / values.std(0)
     points = unit_vectors(lon, lat)
     distance = distances_km(points, points)
-    pairs = sorted(
-        (distance[i, j], np.mean((z[i] - z[j]) ** 2) / 2)
-        for i in range(40) for j in range(i) if distance[i, j] <= distance.max() / 2
-    )  # fmt: skip
+    limit = distance.max() / 2
+    linked = [(i, j) for i in range(40) for j in range(i) if distance[i, j] <= limit]
+    pairs = sorted((distance[i, j], np.mean((z[i] - z[j]) ** 2) / 2) for i, j in linked)
     first = [pair for at, pair in enumerate(pairs) if at * 20 // len(pairs) == 0]
     assert result.distance_km[0] == pytest.approx(np.mean([d for d, _ in first]))
     assert result.semivariance[0] == pytest.approx(np.mean([s for _, s in first]))
@@ -148,6 +148,20 @@ def test_leave_location_out_links_near_records_and_keeps_their_surroundings_out(
         assert present[train].any() and (~present[test]).any()
     with pytest.raises(ValueError, match="one location"):
         leave_location_out([0.0, 0.1, 5.0], [0.0, 0.0, 5.0], [True, True, False])
+
+
+def test_standard_folds_depend_on_the_number_of_positions():
+    lon, lat = scattered(200)
+    values = field(lon, lat, 300.0)
+    by_number = {n: standard_folds(lon, lat, np.arange(200) < n, values) for n in (1, 2, 9, 10, 60)}
+    assert [list(folds) for folds in by_number.values()] == [
+        [],
+        ["locations"],
+        ["locations"],
+        ["blocks", "random"],
+        ["blocks", "random"],
+    ]
+    assert by_number[9]["locations"].count == 9
 
 
 def test_descriptions_name_the_size():

@@ -25,9 +25,15 @@ HOSTILE = (
     "Ursus</title></style><script>window.hacked=1</script><img src=x onerror='window.hacked=2'> $\\frac{1}{0}$ {{7*7}}"
 )
 COUNTS = {
-    "rows": 90, "kept": 60, "presences": 60, "absences": 0, "dropped": {"duplicate": 30},
-    "repaired": {"sign of latitude changed": 2}, "unknown_uncertainty": 5, "other_species": 0,
-}  # fmt: skip
+    "rows": 90,
+    "kept": 60,
+    "presences": 60,
+    "absences": 0,
+    "dropped": {"duplicate": 30},
+    "repaired": {"sign of latitude changed": 2},
+    "unknown_uncertainty": 5,
+    "other_species": 0,
+}
 
 
 def made(west=5.0, seed=0, method="Ridge", noise=0.3):

@@ -1,1 +1,3 @@
-"""Files of the user's and ours: where they are, how they are read, and how they get their final names."""
+"""Files: where they are (`paths`), how the user's are read (`vectors`, `embeddings`), how outputs appear all or none
+(`atomic`), and how a run is continued after an interruption (`workspace`, `records`, `locks`).
+"""

@@ -30,7 +30,7 @@ MAX_DIM = 65_536
 VECTOR = "embedding"
 """The column of vectors in Parquet files that `sdm embed` writes."""
 LABELS = ("id", "label", "name", "species")
-"""Columns of a Parquet file that name its rows, the first found is taken."""
+"""Columns of a Parquet file that name its rows; the first of them that it has is taken."""
 
 _BLOCK = 1 << 14
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -80,7 +80,7 @@ def read_embeddings(source: str | Path, dim: int | None = None, owner: str = "th
             raise RequestError(f"embedding file {quoted(str(path), 200)} does not exist or is not a file.")
         if path.stat().st_size > MAX_BYTES:
             raise TooLargeError(f"embedding file {name} is larger than {MAX_BYTES >> 30} GiB; split it.")
-        found = reader(path, key, name, dim)
+        read = reader(path, key, name, dim)
     except (RequestError, TooLargeError):
         raise
     except ImportError as error:
@@ -88,9 +88,9 @@ def read_embeddings(source: str | Path, dim: int | None = None, owner: str = "th
     except Exception as error:  # parsers meet hostile bytes with errors of every kind
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RequestError(f"embedding file {name} cannot be read: {reason}.") from error
-    _check_shape(found.vectors.shape, name, dim, owner)
-    labels = found.labels or tuple(str(i) for i in range(len(found.vectors)))
-    return Embeddings(unit_vectors(found.vectors, f"embedding file {name}"), labels, found.columns, found.metadata)
+    _check_shape(read.vectors.shape, name, dim, owner)
+    labels = read.labels or tuple(str(i) for i in range(len(read.vectors)))
+    return Embeddings(unit_vectors(read.vectors, f"embedding file {name}"), labels, read.columns, read.metadata)
 
 
 def unit_vectors(vectors: np.ndarray, owner: str = "the embeddings") -> np.ndarray:
@@ -344,10 +344,10 @@ def _numbered(schema: Any) -> dict[str, list[str]]:
         if match and types.is_floating(column.type):
             groups.setdefault(match[1], {})[int(match[2])] = column.name
     whole = {}
-    for prefix, found in groups.items():
-        order = sorted(found)
+    for prefix, columns in groups.items():
+        order = sorted(columns)
         if len(order) > 1 and order[0] in (0, 1) and order == list(range(order[0], order[0] + len(order))):
-            whole[prefix] = [found[i] for i in order]
+            whole[prefix] = [columns[i] for i in order]
     return whole
 
 

@@ -1,4 +1,4 @@
-"""What a layer holds, in a few characters: to tell whether two runs read the same data."""
+"""Fingerprints of files: 16 hex digits that tell whether two runs read the same data."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from sdm.errors import LayerError
 
 WHOLE = 256 << 20
-"""Files up to this size, in bytes, are read whole; of larger ones `PIECES` of `PIECE` bytes, and the size."""
+"""Files up to this size, in bytes, are read whole; of larger ones `PIECES` pieces of `PIECE` bytes."""
 PIECES, PIECE = 64, 1 << 20
 
 
 def of_files(paths: Iterable[str | Path]) -> str:
-    """16 hex digits for the content of files, in their order; a folder stands for the files in it, by name.
+    """Fingerprint of the content of files, in their order; a folder stands for the files in it, by name.
 
     Neither where the files lie nor when they were written counts. Raises LayerError for what cannot be read.
     """
@@ -24,20 +24,20 @@ def of_files(paths: Iterable[str | Path]) -> str:
         try:
             files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
             for file in files:
-                found = file.stat()
-                total.update(_content(str(file), found.st_size, found.st_mtime_ns))
+                state = file.stat()
+                total.update(_content(str(file), state.st_size, state.st_mtime_ns))
         except OSError as error:
             raise LayerError(f"layer {str(path)!r} cannot be read: {error.strerror}.") from error
     return total.hexdigest()[:16]
 
 
 def of_file(path: str | Path) -> str:
-    """The same for one file."""
+    """Fingerprint of the content of one file or folder."""
     return of_files([path])
 
 
 def of_parts(parts: Iterable[object]) -> str:
-    """16 hex digits that depend on each part's text and on their order."""
+    """Fingerprint of the texts of some values, in their order."""
     digest = hashlib.sha256()
     for part in parts:
         text = str(part).encode()
@@ -47,7 +47,7 @@ def of_parts(parts: Iterable[object]) -> str:
 
 @lru_cache(maxsize=1024)
 def _content(path: str, size: int, changed: int) -> bytes:
-    """sha256 of a file; size and time of change make the cache forget a file that is no longer the same."""
+    """sha256 of a file; size and time of change are keys of the cache, so that a changed file is read again."""
     digest = hashlib.sha256(str(size).encode())
     with Path(path).open("rb") as file:
         if size <= WHOLE:

@@ -58,6 +58,6 @@ class Lock:
 
 def _holder(path: Path) -> str:
     try:
-        return path.read_bytes()[:200].decode("utf-8", "replace").strip() or "just begun"
+        return path.read_bytes()[:200].decode("utf-8", "replace").strip() or "just started"
     except OSError:
-        return "just begun"
+        return "just started"

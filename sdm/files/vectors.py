@@ -47,11 +47,11 @@ def read_polygons(path: str | Path) -> shapely.Geometry:
 
 
 def united(series: GeoSeries) -> shapely.Geometry:
-    """The geometries of a GeoSeries with a CRS, repaired, as one in WGS84, (lon, lat)."""
+    """The geometries of a GeoSeries with a CRS, repaired and united, in WGS84, (lon, lat)."""
     return shapely.union_all(shapely.make_valid(series.dropna().to_crs(4326).values))
 
 
-def countries(bounds: tuple[float, float, float, float]):
+def countries(bounds: tuple[float, float, float, float]) -> GeoDataFrame:
     """Country outlines touching (west, south, east, north), degrees, as a WGS84 GeoDataFrame."""
     import geopandas
 

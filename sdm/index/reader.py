@@ -222,6 +222,7 @@ class Index(StoredPixels):
             "modalities": ",".join(self.modalities),
             "index": self.digest,
             "index_encoding": self.encoding,
+            **({"month": self.month} if self.month else {}),
         }
         if not single:
             return data_array(grid, values, score.name, attrs, labels, self.month)

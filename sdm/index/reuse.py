@@ -1,7 +1,7 @@
 """Pixels of another index, taken over instead of being encoded again.
 
-Lattices are common to all maps of one CRS and resolution, so these are the very pixels that would be computed: an
-index grows without encoding any place twice.
+Lattices are common to all maps of one CRS and resolution, so these are the pixels that would be computed, to
+the bit: an index grows without encoding any place twice.
 """
 
 from __future__ import annotations

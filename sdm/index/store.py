@@ -1,4 +1,4 @@
-"""The index on disk: a Zarr store (format 2, consolidated), and what of one is believed before it is read.
+"""The index on disk: a Zarr store (format 2, consolidated); how one is written, and checked before it is read.
 
     embedding  (y, x, dimension) int8 or float16    codes of the unit summed embedding
     scale      (y, x) float32                       codes * scale is the unit vector; 0: not held
@@ -9,7 +9,7 @@ A chunk is a tile, all dimensions of its pixels together. `surface` tells withou
 can show something, and what is missing: a tile is written with its embeddings first.
 
 The attribute `region_index` holds the identity of the index, all that its bytes depend on. A store may come
-from a stranger: its metadata is bounded and checked before any of it is used, only plain numbers and Blosc
+from anyone: its metadata is bounded and checked before any of it is used, only plain numbers and Blosc
 are decoded, and no chunk may unpack to more than the metadata says.
 """
 
@@ -206,7 +206,7 @@ def compressor(encoding: str) -> Blosc:
 def open_store(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Header, zarr.Group]:
     """Open an index by path or fsspec URL and check what it says. Raises RegionIndexError."""
     if "://" not in url and not Path(url).exists() and Path(f"{url}.partial").exists():
-        raise RegionIndexError(f"region index {url!r} is still being built; `sdm index build` goes on with it.")
+        raise RegionIndexError(f"region index {url!r} is still being built; `sdm index build` continues it.")
     try:
         if "://" in url:
             store: Store = FsspecStore.from_url(url, storage_options=dict(storage_options or {}), read_only=True)
@@ -240,14 +240,14 @@ def _read_bounded(store: Store, url: str) -> dict[str, Any]:
     content = sync(store.get(".zmetadata", default_buffer_prototype(), RangeByteRequest(0, MAX_METADATA + 1)))
     if content is None:
         raise RegionIndexError(
-            f"{url!r} is not a region index: it has no .zmetadata; make one with `sdm index build`, or let the "
-            "one under way end."
+            f"{url!r} is not a region index: it has no .zmetadata; make one with `sdm index build`, or wait "
+            "until it is built."
         )
     if len(content) > MAX_METADATA:
         raise RegionIndexError(f"{url!r} is not a region index: its metadata has more than {MAX_METADATA} bytes.")
     try:
-        found = json.loads(content.to_bytes())["metadata"]
-        return found if isinstance(found, dict) else {}
+        metadata = json.loads(content.to_bytes())["metadata"]
+        return metadata if isinstance(metadata, dict) else {}
     except (ValueError, KeyError, TypeError, RecursionError):
         raise RegionIndexError(f"{url!r} is not a region index: its .zmetadata is damaged.") from None
 
@@ -276,10 +276,10 @@ class _Bounded(WrapperStore):
 def _check(metadata: Mapping[str, Any], url: str) -> Header:
     """The header in consolidated metadata. Raises RegionIndexError unless every part is what it must be."""
     attributes = metadata.get(".zattrs")
-    found = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
-    if not isinstance(found, dict):
+    content = attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None
+    if not isinstance(content, dict):
         raise RegionIndexError(f"{url!r} is not a region index: it has no attribute {ATTRIBUTE!r}.")
-    identity, notes = found.get("identity"), found.get("notes")
+    identity, notes = content.get("identity"), content.get("notes")
     if not isinstance(identity, dict) or not isinstance(notes, dict):
         raise RegionIndexError(f"{url!r} is not a region index: its attribute {ATTRIBUTE!r} is incomplete.")
     if identity.get("format") != FORMAT:
@@ -290,8 +290,8 @@ def _check(metadata: Mapping[str, Any], url: str) -> Header:
         good = _well_formed(identity) and _notes_well_formed(notes)
     except (SdmError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
         good = False
-    if not good or found.get("digest") != digest(identity):
-        raise RegionIndexError(f"region index {url!r} is damaged: what it says of itself does not hold together.")
+    if not good or content.get("digest") != digest(identity):
+        raise RegionIndexError(f"region index {url!r} is damaged: its parts contradict each other.")
     return Header(identity, notes)
 
 

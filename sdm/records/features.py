@@ -1,0 +1,221 @@
+"""What a fit knows of places: embeddings and environment from a model's layers, or values of the user's own rasters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from sdm.engine.encode import embed_positions
+from sdm.engine.inputs import layer_fingerprints, open_inputs
+from sdm.errors import LayerError, quoted
+from sdm.files.fingerprint import of_files
+from sdm.layers.environment import expand
+from sdm.layers.raster import RasterLayer
+from sdm.models.device import local_device
+from sdm.models.layerspec import StandardisedVariables
+from sdm.models.protocol import Model
+from sdm.request import Sampling
+
+ROWS_AT_ONCE = 16_384
+CELL = 6.0
+"""Degrees: places are read cell by cell, so that windows of the layers stay small."""
+
+
+@dataclass(frozen=True)
+class Covariates:
+    """The columns of `Features.environment`.
+
+    Parameters
+    ----------
+    names : one per column.
+    groups : what each column describes: "climate", "terrain", "land cover", "surroundings", or its own name.
+    categorical : whether its values are classes.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    categorical: tuple[bool, ...]
+
+    def select(self, columns: np.ndarray) -> Covariates:
+        """Some of the columns, by their numbers."""
+        return Covariates(*(tuple(field[c] for c in columns) for field in (self.names, self.groups, self.categorical)))
+
+
+@dataclass(frozen=True)
+class Features:
+    """N places.
+
+    Parameters
+    ----------
+    embedding : (N, dim) float32 unit vectors, dim 0 without a model.
+    environment : (N, D) float32.
+    known : (N,) bool, whether all layers cover the place; values of others mean nothing.
+    """
+
+    embedding: np.ndarray
+    environment: np.ndarray
+    known: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def select(self, rows: np.ndarray) -> Features:
+        """Some of the places, by a mask or by their numbers."""
+        return Features(self.embedding[rows], self.environment[rows], self.known[rows])
+
+
+class FeatureSource(Protocol):
+    """Where features of places come from."""
+
+    @property
+    def covariates(self) -> Covariates:
+        """The columns of the environment."""
+        ...
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """Fingerprints of the layers, by name."""
+        ...
+
+    def read(self, lon: np.ndarray, lat: np.ndarray) -> Features:
+        """Features at positions (N,), (N,) degrees."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelFeatures:
+    """The summed embedding of a model, and the values that its environment encoder reads."""
+
+    model: Model
+    sampling: Sampling = field(default_factory=Sampling)
+    device: str = "cpu"
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those that are added to an embedding."""
+        return tuple(self.sampling.modalities or self.model.place_modalities)
+
+    @property
+    def covariates(self) -> Covariates:
+        """The variables of the model's environment encoder, or its channels where they have no names."""
+        spec = self.model.layers["environment"]
+        if isinstance(spec, StandardisedVariables):
+            names = tuple(_described(v.layer, v.transform, v.value) for v in spec.variables)
+            groups = tuple(_group(v.layer) for v in spec.variables)
+        else:
+            width = self.read(np.zeros(1), np.zeros(1)).environment.shape[1]
+            names, groups = tuple(f"channel {k + 1}" for k in range(width)), ("climate",) * width
+        return Covariates(names, groups, (False,) * len(names))
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """Fingerprints of the layers, by name."""
+        modalities = tuple(dict.fromkeys((*self.modalities, "environment")))
+        return layer_fingerprints(self.model, modalities, self.sampling.environment, self.sampling.satellite)
+
+    def read(self, lon: np.ndarray, lat: np.ndarray) -> Features:
+        """Features at positions (N,), (N,) degrees."""
+        return _by_cell(self._read, lon, lat)
+
+    def _read(self, lon: np.ndarray, lat: np.ndarray) -> Features:
+        embedding, known = embed_positions(self.model, self.sampling, lon, lat, self.device)
+        inputs = open_inputs(self.model, ("environment",), self.sampling.environment, None)
+        environment, there = inputs.read["environment"](lon, lat)
+        return Features(embedding, environment.astype(np.float32, copy=False), known & there)
+
+    def environment_embedding(self, environment: np.ndarray) -> np.ndarray:
+        """Unit embeddings (N, dim) float32 of environments (N, D) as `read` gives them; novelty is measured in it."""
+        import torch
+
+        encoders = self.model.load(local_device(self.device))
+        batch = self.model.batch(("environment",), encoders.device.type)
+        out = np.empty((len(environment), self.model.dim), dtype=np.float32)
+        with torch.inference_mode():
+            for first in range(0, len(environment), batch):
+                part = np.ascontiguousarray(environment[first : first + batch])
+                filled = np.concatenate([part, np.zeros((batch - len(part), part.shape[1]), part.dtype)])
+                out[first : first + len(part)] = encoders.encode("environment", filled)[: len(part)].cpu().numpy()
+        return out
+
+
+class RasterFeatures:
+    """The bands of any rasters, with their own names; no embedding.
+
+    Parameters
+    ----------
+    paths : raster files, or folders of them.
+    categorical : names of bands whose values are classes: read at the nearest cell, never interpolated.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], categorical: Sequence[str] = ()) -> None:
+        self.files = expand([str(p) for p in paths])
+        self._bands: list[tuple[RasterLayer, int]] = []
+        names: list[str] = []
+        for path in self.files:
+            layer = RasterLayer(path)
+            for band, text in enumerate(layer.descriptions, start=1):
+                stem = Path(path).stem
+                names.append(text.strip() or (stem if layer.count == 1 else f"{stem} {band}"))
+                self._bands.append((layer, band))
+        if repeated := sorted({n for n in names if names.count(n) > 1}):
+            raise LayerError(
+                f"covariate {quoted(repeated[0])} is in the rasters twice; give each band a name of its own."
+            )
+        if unknown := sorted(set(categorical) - set(names)):
+            raise LayerError(
+                f"categorical covariate {quoted(unknown[0])} is in no raster; there are {', '.join(names[:20])}."
+            )
+        self.covariates = Covariates(tuple(names), tuple(names), tuple(n in set(categorical) for n in names))
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """The fingerprint of all rasters."""
+        return {"covariates": "own:" + of_files(self.files)}
+
+    def read(self, lon: np.ndarray, lat: np.ndarray) -> Features:
+        """Values at positions (N,), (N,) degrees; a place is known where all bands have a value."""
+        return _by_cell(self._read, lon, lat)
+
+    def _read(self, lon: np.ndarray, lat: np.ndarray) -> Features:
+        values = np.empty((lon.size, len(self._bands)), dtype=np.float32)
+        for column, (layer, band) in enumerate(self._bands):
+            if self.covariates.categorical[column]:
+                values[:, column] = layer.nearest(lon, lat, band)
+            else:
+                values[:, column] = layer.bilinear(lon, lat, lambda block: block, 1, [band])[:, 0]
+        known = np.isfinite(values).all(axis=1)
+        values[~known] = 0.0
+        return Features(np.empty((lon.size, 0), dtype=np.float32), values, known)
+
+
+def _by_cell(read, lon: np.ndarray, lat: np.ndarray) -> Features:
+    """Read places in the order of their cells, some thousands at a time, and return them in theirs."""
+    lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
+    order = np.lexsort((lon, np.floor(lon / CELL), np.floor(lat / CELL)))
+    parts = [read(lon[p], lat[p]) for p in _chunks(order)]
+    back = np.empty(order.size, dtype=np.int64)
+    back[order] = np.arange(order.size)
+    fields = ("embedding", "environment", "known")
+    return Features(*(np.concatenate([getattr(part, name) for part in parts])[back] for name in fields))
+
+
+def _chunks(order: np.ndarray) -> list[np.ndarray]:
+    return [order[k : k + ROWS_AT_ONCE] for k in range(0, max(order.size, 1), ROWS_AT_ONCE)]
+
+
+def _group(layer: str) -> str:
+    if layer.startswith("mean"):
+        return "surroundings"
+    if layer.startswith("bio"):
+        return "climate"
+    return "land cover" if layer.startswith("landcover") else "terrain"
+
+
+def _described(layer: str, transform: str, value: int) -> str:
+    if transform == "class":
+        return f"{layer} {value}"
+    return layer if transform == "identity" else f"{layer} {transform}"

@@ -1,0 +1,407 @@
+"""Fit a species to its records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sdm.errors import RecordsError, RequestError, SpeciesNameError
+from sdm.layers.landmask import LandMask
+from sdm.models.protocol import Model
+from sdm.models.registry import default_model
+from sdm.names import Resolution
+from sdm.records.background import Positions, choose_kind, group_places, random_places
+from sdm.records.calibration import PROBABILITY, Calibration, relative, with_prevalence
+from sdm.records.features import Covariates, FeatureSource, ModelFeatures, RasterFeatures
+from sdm.records.fit_options import FitOptions
+from sdm.records.fitparts import FitInfo
+from sdm.records.fitted import Fitted, contributions, covariate_space
+from sdm.records.gate import Evidence, leave_out, neighbour_folds
+from sdm.records.likelihood import Solution
+from sdm.records.members import Ensemble, Maxent, Ridge, Trees
+from sdm.records.prior import SpeciesPrior, species_prior
+from sdm.records.table import Records
+from sdm.records.training import RidgeDesign, Training, grow_maxent, grow_trees, ridge_design
+from sdm.records.trust import LEVELS, Reference
+from sdm.request import Sampling
+
+JOINED_FROM = 30
+"""Presences from which a forest joins the ridge."""
+FOREST_SHARE = 0.5
+"""Weight of its rank, that of the ridge being 1."""
+COVARIATE_STRENGTH = 0.3
+"""Strength of the ridge on the user's own covariates, see `ridge_design`."""
+NOWHERE = Positions(np.empty(0), np.empty(0))
+
+
+def fit(
+    records: Records,
+    *,
+    model: Model | str | Path | None = None,
+    sampling: Sampling | None = None,
+    covariates: Sequence[str | Path] = (),
+    group: Positions | None = None,
+    options: FitOptions | None = None,
+    device: str = "cpu",
+) -> Fitted:
+    """Fit a species to its records.
+
+    Parameters
+    ----------
+    records : of one species, cleaned.
+    model : whose embeddings and environment places are described with; by default the bundled one of most species.
+    sampling : modalities, month, and layers in place of the bundled ones.
+    covariates : rasters, or folders of them, to fit to alone: no model, no embedding.
+    group : records of other species of its group, for a target-group background.
+    options : of the fit.
+    device : a torch device by name.
+
+    Raises
+    ------
+    RecordsError : there is no presence that the layers cover, or nothing to compare presences with.
+    """
+    options = options or FitOptions()
+    source: FeatureSource
+    prior: SpeciesPrior | None = None
+    if covariates:
+        source = RasterFeatures(covariates, options.categorical)
+    else:
+        opened = default_model(model)
+        source = ModelFeatures(opened, sampling or Sampling(), device)
+        prior = _prior(opened, source, records.species, options)
+    return fit_source(records, source, prior, group, options)
+
+
+def fit_source(
+    records: Records,
+    source: FeatureSource,
+    prior: SpeciesPrior | None,
+    group: Positions | None,
+    options: FitOptions,
+    mask: str | None = None,
+) -> Fitted:
+    """`fit` with what places are described with opened already.
+
+    Parameters
+    ----------
+    records, group, options : as of `fit`.
+    source : of the features of places.
+    prior : of the species; None without a model.
+    mask : where random background places lie, "land", "sea" or "none"; by default where most of the records are.
+    """
+    sites = _sites(records, options, mask).with_background(group, options)
+    training, dropped = sites.read(source)
+    info = FitInfo(
+        species=records.species,
+        features="model" if isinstance(source, ModelFeatures) else "covariates",
+        layers=source.layers,
+        mask=sites.mask,
+        background=sites.kind,
+        background_rule=sites.rule,
+        counts={
+            "presences_given": int(np.count_nonzero(records.present)),
+            "presences": training.presences,
+            "absences": int((~training.presence).sum()) if training.absences else 0,
+            "random": int(training.random.sum()),
+            "group": int(training.group.sum()),
+            "not_covered": dropped,
+        },
+        extent=_extent(records),
+        citations=tuple(records.audit.citations.texts) + tuple(records.audit.citations.doi),
+        licences=dict(records.audit.citations.licences),
+        seed=options.seed,
+    )
+    space = None
+    if isinstance(source, ModelFeatures):
+        info = replace(
+            info,
+            model=source.model.name,
+            model_digest=source.model.digest,
+            modalities=source.modalities,
+            month=source.sampling.month,
+        )
+        space = source.environment_embedding(training.features.environment)
+    return fit_training(training, source.covariates, prior, options, info=info, space=space)
+
+
+def fit_training(
+    training: Training,
+    covariates: Covariates,
+    prior: SpeciesPrior | None,
+    options: FitOptions,
+    *,
+    info: FitInfo,
+    space: np.ndarray | None = None,
+) -> Fitted:
+    """The fit itself: arrays in, arrays out.
+
+    Parameters
+    ----------
+    training : the places.
+    covariates : the columns of their environment.
+    prior : of the species; None without a model.
+    options : of the fit.
+    info : what is known of the fit already.
+    space : (R, K) environment embeddings of the places; None without a model.
+    """
+    if prior is None:
+        columns, notes = informative(training, covariates)
+        info = replace(info, notes=(*info.notes, *notes))
+        ensemble, evidence = _covariate_ensemble(training, covariates, columns, options), None
+    else:
+        info = replace(info, known=prior.known, taxon=prior.taxon)
+        ensemble, evidence = _model_ensemble(training, covariates, prior, options)
+    accepted = evidence is None or evidence.accepted
+    info = replace(
+        info,
+        method=_method(ensemble, prior, accepted),
+        zero_shot=not accepted,
+        gate="" if evidence is None else evidence.sentence(),
+    )
+    places = training.features.embedding, training.features.environment
+    logit = ensemble.logit(*places)
+    calibration = _calibration(training, logit, prior, options, accepted)
+    quantiles = np.quantile(places[1], np.linspace(0.0, 1.0, LEVELS), axis=0).astype(np.float32)
+    if space is None:
+        space = covariate_space(places[1], quantiles)
+    reference = Reference.of(space, places[1], training.presence, options.seed)
+    weight = training.weights()
+    parts = contributions(ensemble, covariates, {}, places[1])
+    typical = {name: float(np.average(values, weights=weight)) for name, values in parts.items()}
+    return Fitted(info, covariates, ensemble, calibration, reference, typical)
+
+
+def informative(training: Training, covariates: Covariates) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Numbers of the columns worth fitting to, and a sentence for each that is constant or repeats another."""
+    values = training.features.environment
+    kept: list[int] = []
+    notes = []
+    for column, name in enumerate(covariates.names):
+        x = values[:, column]
+        if float(x.max() - x.min()) <= 1e-6 * max(1.0, float(np.abs(x).max())):
+            notes.append(f"covariate {name!r} has the same value at all places of the fit and is left out.")
+            continue
+        twin = next((k for k in kept if np.array_equal(values[:, k], x)), None)
+        if twin is not None:
+            notes.append(f"covariate {name!r} equals {covariates.names[twin]!r} and is left out.")
+            continue
+        kept.append(column)
+    if not kept:
+        raise RecordsError("no covariate varies between the places of the fit.")
+    return np.array(kept, dtype=np.int32), tuple(notes)
+
+
+def _model_ensemble(
+    training: Training, covariates: Covariates, prior: SpeciesPrior, options: FitOptions
+) -> tuple[Ensemble, Evidence | None]:
+    """The ridge with the prior of the species, a forest from some number of records on; or the zero-shot map."""
+    strength = 5.0 if prior.known and training.presences >= 10 else 10.0
+    designs = [ridge_design(training, strength, prior.mean, prior.factor)]
+    gated = prior.zero_shot is not None and options.gate and training.presences >= 2 and not training.absences
+    if gated and training.presences >= JOINED_FROM:
+        # The species' own vector unchanged, and a correction by the environment alone. With fewer records the evidence
+        # for a second choice is too weak: it let more maps through that were worse than the zero-shot one.
+        assert prior.zero_shot is not None
+        designs.append(ridge_design(training, 10.0, prior.zero_shot, None))
+    evidence = None
+    for design in designs:
+        ridge, solution = design.fit(options.seed, options.refits)
+        if not gated:
+            break
+        evidence = _evidence(training, design, solution, prior, options.seed)
+        if evidence.accepted:
+            break
+    if evidence is not None and not evidence.accepted:
+        return Ensemble((_zero_shot(ridge, prior),), np.ones(1, np.float32)), evidence
+    if design is not designs[0]:
+        return Ensemble((ridge,), np.ones(1, np.float32)), evidence
+    members: tuple[Ridge | Trees, ...] = (ridge,)
+    weights: tuple[float, ...] = (1.0,)
+    if training.presences >= JOINED_FROM:
+        columns = np.array([k for k, g in enumerate(covariates.groups) if g != "surroundings"], dtype=np.int32)
+        members = (ridge, grow_trees(training, columns, prior, seed=options.seed))
+        weights = (1.0, FOREST_SHARE)
+    return _joined(training, members, weights), evidence
+
+
+def _covariate_ensemble(
+    training: Training, covariates: Covariates, columns: np.ndarray, options: FitOptions
+) -> Ensemble:
+    """Maxent, a forest and a ridge on the user's covariates alone."""
+    categorical = np.array(covariates.categorical, dtype=bool)
+    none = np.empty(0, dtype=np.float32)
+    maxent = grow_maxent(training, columns, categorical, seed=options.seed, refits=options.refits)
+    trees = grow_trees(training, columns, None, seed=options.seed)
+    ridge, _ = ridge_design(training, COVARIATE_STRENGTH, none, None, barred=categorical).fit()
+    return _joined(training, (maxent, trees, ridge), (1.0, 1.0, 1.0))
+
+
+def _joined(training: Training, members: tuple[Ridge | Maxent | Trees, ...], weights: tuple[float, ...]) -> Ensemble:
+    places = training.features.embedding, training.features.environment
+    background = np.ones(len(training.presence)) if training.absences else training.weights()
+    return Ensemble.joined(members, weights, places, background)
+
+
+def _zero_shot(ridge: Ridge, prior: SpeciesPrior) -> Ridge:
+    """The zero-shot logit, in the form of a ridge."""
+    assert prior.zero_shot is not None
+    return Ridge(
+        prior.zero_shot,
+        ridge.center,
+        ridge.scale,
+        np.zeros_like(ridge.weight),
+        np.array([prior.bias], dtype=np.float32),
+        np.empty((0, prior.zero_shot.size), dtype=np.float32),
+        np.empty((0, ridge.weight.size), dtype=np.float32),
+        np.empty(0, dtype=np.float32),
+    )
+
+
+def _evidence(training: Training, design: RidgeDesign, solution: Solution, prior: SpeciesPrior, seed: int) -> Evidence:
+    """What left-out records say of the fit and the zero-shot map."""
+    assert prior.zero_shot is not None
+    seen = np.flatnonzero(training.presence)
+    masks = {name: m for name, m in (("land", training.random), ("group", training.group)) if m.any()}
+
+    def scores(left_out: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        logit = design.scores(design.without(solution, seen[left_out]))
+        return logit[seen[left_out]], {name: logit[mask] for name, mask in masks.items()}
+
+    zero = training.features.embedding @ prior.zero_shot
+    fold = neighbour_folds(training.lon[seen], training.lat[seen], seed=seed)
+    return leave_out(fold, scores, (zero[seen], {name: zero[mask] for name, mask in masks.items()}))
+
+
+def _calibration(
+    training: Training, logit: np.ndarray, prior: SpeciesPrior | None, options: FitOptions, accepted: bool
+) -> Calibration:
+    area = training.random if training.random.any() else training.group
+    if training.absences:
+        share = float(training.presence.mean())
+        if options.prevalence is None:
+            return Calibration(PROBABILITY, 0.0, share, "the share of presences among the surveyed places")
+        return with_prevalence(logit, options.prevalence, "given", np.ones(logit.size))
+    if options.prevalence is not None:
+        return with_prevalence(logit[area], options.prevalence, "given, over the background of the fit")
+    if prior is not None and prior.zero_shot is not None:
+        zero = training.features.embedding[area] @ prior.zero_shot + prior.bias
+        mean = float((1.0 / (1.0 + np.exp(-zero))).mean())
+        source = "the mean of the zero-shot map over the background of the fit"
+        # A kept zero-shot map has its own intercept.
+        return with_prevalence(logit[area], mean, source) if accepted else Calibration(PROBABILITY, 0.0, mean, source)
+    return relative(logit, training.weights(), "no prevalence is known")
+
+
+@dataclass(frozen=True)
+class _Sites:
+    """The positions of a fit, before anything is read of them."""
+
+    presences: Positions
+    absences: Positions
+    mask: str
+    random: Positions = NOWHERE
+    group: Positions = NOWHERE
+    kind: str = ""
+    rule: str = ""
+
+    def with_background(self, group: Positions | None, options: FitOptions) -> _Sites:
+        """The same with a background."""
+        near = NOWHERE
+        if group is not None and len(group) and options.background_kind != "random":
+            near = group_places(
+                self.presences,
+                group,
+                options.background_places,
+                options.reach_km,
+                thin=options.thin or 0.01,
+                seed=options.seed,
+            )
+        kind, rule = choose_kind(options.background_kind, len(self.presences), len(self.absences), len(near))
+        random = NOWHERE
+        if kind in ("random", "mixed"):
+            random = random_places(
+                self.presences, options.background_places, options.reach_km, mask=self.mask, seed=options.seed
+            )
+        return replace(self, random=random, group=near if kind != "random" else NOWHERE, kind=kind, rule=rule)
+
+    def read(self, source: FeatureSource) -> tuple[Training, int]:
+        """What is known of the positions, and how many records the layers do not cover."""
+        absent = self.absences if self.kind == "absences" else NOWHERE
+        compared = NOWHERE if self.kind == "absences" else self.random
+        beside = NOWHERE if self.kind == "absences" else self.group
+        parts = (self.presences, absent, compared, beside)
+        lon, lat = (np.concatenate([getattr(p, name) for p in parts]) for name in ("lon", "lat"))
+        origin = np.repeat(np.arange(4), [len(p) for p in parts])
+        features = source.read(lon, lat)
+        known = features.known
+        dropped = int(np.count_nonzero(~known & (origin < 2)))
+        origin, lon, lat = origin[known], lon[known], lat[known]
+        training = Training(
+            features.select(known), origin == 0, origin == 2, origin == 3, lon, lat, self.kind == "absences"
+        )
+        if training.presences == 0:
+            raise RecordsError("the layers cover no place of a presence; give records inside them.")
+        if training.presences == len(origin):
+            raise RecordsError("the layers cover no place to compare the presences with.")
+        return training, dropped
+
+
+def _sites(records: Records, options: FitOptions, mask: str | None) -> _Sites:
+    if not np.any(records.present):
+        raise RecordsError("there is no presence among the records; a fit needs at least one, and better ten.")
+    kept = records.thinned(options.thin) if options.thin else records
+    seen, absent = (Positions(part.lon, part.lat) for part in (kept.presences, kept.absences))
+    if mask is None:
+        on_land = LandMask().keep("land", seen.lon, seen.lat)
+        # Points on a coast fall into the sea of a coarse mask: a third of them at sea is no sea species yet.
+        mask = "land" if on_land.mean() > 0.5 else "sea"
+    return _Sites(seen, absent, mask)
+
+
+def _prior(model: Model, source: ModelFeatures, name: str, options: FitOptions) -> SpeciesPrior:
+    if not model.calibrated:
+        raise RequestError(
+            f"model {model.name!r} has no calibration, which the prior of a fit is made of; choose a bundled model."
+        )
+    resolution: Resolution | None = None
+    if name and options.prior != "unknown":
+        try:
+            resolution = model.resolve(name)
+        except SpeciesNameError:
+            resolution = None
+    prior = species_prior(model, source.modalities, resolution)
+    if options.prior == "known" and not prior.known:
+        raise RequestError(f"species {name!r} is not one that model {model.name!r} knows; leave --prior out.")
+    return prior
+
+
+def _extent(records: Records) -> tuple[float, float, float, float]:
+    """(west, south, east, north) of the presences; across 180 degrees where that box is narrower."""
+    lon, lat = records.lon[records.present], records.lat[records.present]
+    east = np.sort(lon)
+    gaps = np.diff(np.append(east, east[0] + 360.0))
+    after = int(np.argmax(gaps))
+    west, right = (east[0], east[-1]) if after == east.size - 1 else (east[after + 1], east[after])
+    return float(west), float(lat.min()), float(right), float(lat.max())
+
+
+_WORDS = {Ridge: "a ridge on embedding and environment", Maxent: "Maxent", Trees: "a down-sampled forest"}
+
+
+def _method(ensemble: Ensemble, prior: SpeciesPrior | None, accepted: bool) -> str:
+    """The members and the prior, as one clause."""
+    if not accepted:
+        return "the zero-shot map of the model"
+    words = dict(_WORDS) if prior is not None else _WORDS | {Ridge: "a ridge on the covariates"}
+    names = [words[type(m)] for m in ensemble.members]
+    joined = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}, joined by ranks"
+    if prior is None:
+        return joined
+    first = ensemble.members[0]
+    if isinstance(first, Ridge) and prior.zero_shot is not None and np.array_equal(first.vector, prior.zero_shot):
+        return f"the zero-shot logit of {prior.taxon} as offset, corrected by a ridge on the environment"
+    start = f"the vector of {prior.taxon} and the mean of all species" if prior.taxon else "the mean of all species"
+    return f"{joined}; the prior of the vector is {start}"

@@ -159,7 +159,7 @@ class Fetcher:
                 cache.discard(url)
         if self.offline:
             raise LayerError(
-                f"{redacted(url)} is not in the cache and --offline forbids to fetch it; run once without --offline."
+                f"{redacted(url)} is not in the cache and --offline forbids fetching it; run once without --offline."
             )
         fetched = self._fetch(request)
         if cache is not None:

@@ -290,7 +290,7 @@ def _numbers(text: str, count: int, kind: type[int] | type[float]) -> tuple[floa
 
 def _integer(text: str, low: int, high: int) -> int:
     if not text.isdecimal() or not low <= int(text) <= high:
-        raise ValueError(f"must be a whole number from {low} to {high}.")
+        raise ValueError(f"must be an integer from {low} to {high}.")
     return int(text)
 
 

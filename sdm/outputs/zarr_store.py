@@ -122,7 +122,7 @@ def write_month(root: zarr.Group, month: int) -> None:
 def write_tile(path: Path, rows: slice, cols: slice, values: npt.ArrayLike, variable: str | None = None) -> None:
     """Write a tile of a map.
 
-    Only whole chunks: two workers that each wrote part of a chunk would overwrite each other. Different chunks
+    Only complete chunks: two workers that each wrote part of a chunk would overwrite each other. Different chunks
     may be written at the same time from many threads, processes and machines.
 
     Parameters

@@ -54,8 +54,8 @@ TILE_BYTES = 256 << 20
 
 MEANING = {
     "probability": (
-        "The probability that a place lies in the known range. Not an abundance, not a habitat quality; where the map "
-        "is transparent nothing is claimed."
+        "The probability that a place lies in the known range. It is neither abundance nor habitat quality; "
+        "transparent areas are not modelled."
     )
 }
 """Explains the value of a pixel, by the name of the score."""
@@ -146,7 +146,7 @@ class Explorer:
         if held not in ("none", mask):
             if mask != "none":
                 raise RequestError(f"{resolution.taxon.name} is mapped on {mask}, and this index holds {held} only.")
-            mask, notes = held, (f"This index holds {held} only: the map leaves out what lies beyond.",)
+            mask, notes = held, (f"This index holds {held} only; the map covers nothing else.",)
         request = MapRequest.of(species=name, index=self.index, mask=mask, max_pixels=self.grid.pixels)
         job = plan_resolved(request, self.model, [resolution], "cpu")
         return replace(job, notes=((*notes, *job.notes[0]),))

@@ -435,7 +435,8 @@ def test_threads_that_want_the_same_file_ask_once(server, tmp_path):
     server.routes["/x"] = slow
     fetcher = Fetcher(tmp_path)
     threads = [
-        threading.Thread(target=fetcher.get, args=(f"{server.url}/x", len_of), kwargs={"max_bytes": 9}) for _ in range(8)
+        threading.Thread(target=fetcher.get, args=(f"{server.url}/x", len_of), kwargs={"max_bytes": 9})
+        for _ in range(8)
     ]
     for t in threads:
         t.start()

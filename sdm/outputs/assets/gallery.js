@@ -1,6 +1,6 @@
 'use strict';
 (() => {
-  // Texts enter the page through textContent and setAttribute only, never as HTML.
+  // Texts are inserted through textContent and setAttribute only, never as HTML.
   const data = JSON.parse(document.getElementById('data').textContent);
   const grid = document.getElementById('grid'), more = document.getElementById('more');
   const search = document.getElementById('search'), sort = document.getElementById('sort');
@@ -59,7 +59,7 @@
     grow();
     fill();
   }
-  // More cards as the end of the page comes near.
+  // Adds cards when the end of the page comes into view.
   const near = () => more.getBoundingClientRect().top < innerHeight + 600;
   function fill() { while (drawn < shown.length && near()) grow(); }
   addEventListener('scroll', fill, {passive: true});

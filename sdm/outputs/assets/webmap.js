@@ -31,7 +31,7 @@ function sdmElement(parent, tag, className, text) {
   return element;
 }
 
-/* A reader of the picture: (latitude, longitude) -> value, null for not modelled, undefined off the map. */
+/* A function (latitude, longitude) -> value: null where not modelled, undefined off the map. */
 function sdmReader(picture, config) {
   var south = config.bounds[0][0], west = config.bounds[0][1];
   var north = config.bounds[1][0], east = config.bounds[1][1];
@@ -49,7 +49,7 @@ function sdmReader(picture, config) {
     for (var index = config.steps; index > 0; index--) { level.set(config.palette[index], index); }
   }
 
-  /* Browsers that guard against fingerprinting change colours slightly: take the nearest. */
+  /* Browsers that prevent fingerprinting change colours slightly: use the nearest. */
   function nearest(red, green, blue) {
     var best = 1, least = Infinity;
     for (var index = 1; index <= config.steps; index++) {
@@ -92,7 +92,7 @@ function sdmLegend(map, picture, config) {
     });
     var none = sdmElement(panel, "div", "sdm-row");
     sdmElement(none, "span", "sdm-none");
-    sdmElement(none, "span", "", "not modelled (left transparent)");
+    sdmElement(none, "span", "", "not modelled (transparent)");
     if (picture) {
       var row = sdmElement(panel, "label", "sdm-row sdm-opacity");
       sdmElement(row, "span", "", "Opacity");
@@ -126,7 +126,7 @@ function sdmControls(map, picture, config) {
   map.setMinZoom(Math.min(map.getZoom(), map.getBoundsZoom(config.window, true)));
   sdmLegend(map, picture, config);
 
-  /* Enlarged, pixels are shown as what they are; reduced, the browser may average. */
+  /* Enlarged pixels are drawn as squares; reduced ones may be averaged by the browser. */
   function sharpen() {
     var image = picture && picture.getElement();
     if (!image) { return; }

@@ -1,10 +1,10 @@
-/* The explorer: what is shown is told by the address, and kept in it. Texts enter the page as text, never as HTML. */
+/* The explorer. Its state is kept in the address of the page. Texts are inserted as text, never as HTML. */
 
 import { SpeciesMap } from "./map.js";
 import { searchBox } from "./search.js";
 
 const $ = (id) => document.getElementById(id);
-const BELOW = [238, 230, 180]; // the lower of two classes: there, but plainly not the upper one
+const BELOW = [238, 230, 180]; // colour of the lower of two classes
 
 let info, map, species = null, levels = null, drawing = null, asking = null, following = false;
 const view = { species: "", binary: false, threshold: 0.5, opacity: 85, place: null };
@@ -15,14 +15,14 @@ async function ask(path, parameters, signal) {
   const response = await fetch(`api/${path}?${new URLSearchParams(parameters)}`, { signal });
   if (response.ok) { return response; }
   let message = `the server answered ${response.status}.`;
-  try { message = (await response.json()).error || message; } catch { /* not JSON: not our server's words */ }
+  try { message = (await response.json()).error || message; } catch { /* no JSON: not a message of this server */ }
   throw new Error(message);
 }
 
 const json = async (...request) => (await ask(...request)).json();
 const bytes = async (...request) => new Uint8Array(await (await ask(...request)).arrayBuffer());
 
-/* Small things ------------------------------------------------------------------------------------ */
+/* Helpers ----------------------------------------------------------------------------------------- */
 
 function element(tag, text, className) {
   const made = document.createElement(tag);
@@ -38,14 +38,14 @@ function say(text, failed = false) {
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-/* 0.9996 is not 1, nor is 0.0004 nothing. */
+/* 0.9996 must not read as 1, nor 0.0004 as 0. */
 function fixed(value) {
   return value > 0 && value < 0.005 ? "< 0.01" : value < 1 && value >= 0.995 ? "> 0.99" : value.toFixed(2);
 }
 
 function area(km2) {
   if (km2 === 0) { return "0 km²"; }
-  // Three figures: more would claim what no such map knows.
+  // Three significant figures; the map is not more exact.
   const unit = 10 ** Math.max(0, Math.floor(Math.log10(km2)) - 2);
   return km2 < 1 ? "under 1 km²" : `${(Math.round(km2 / unit) * unit).toLocaleString("en")} km²`;
 }
@@ -100,7 +100,7 @@ function writeAddress({ entry = false } = {}) {
   if (view.place) { said.set("place", view.place.map((degrees) => degrees.toFixed(4)).join(",")); }
   const address = `#${said.toString().replaceAll("%2C", ",")}`;
   if (address === location.hash) { return; }
-  // A species is a step one can go back from; a moved map is not.
+  // The back button returns to the previous species, not to the previous position of the map.
   history[entry ? "pushState" : "replaceState"](null, "", address);
 }
 
@@ -155,7 +155,7 @@ async function choose(name, entry = true) {
   } catch (error) {
     if (error.name === "AbortError") { return; }
     say(sentence(error.message), true);
-    if (view.species === name) {  // the picture still shows the one before, and so must the address
+    if (view.species === name) {  // the map still shows the previous species, and so must the address
       view.species = species?.query ?? "";
       writeAddress();
     }
@@ -300,7 +300,7 @@ function showPlace(answer, lat, lon, asked) {
   if (text && asked) { say(`${text}.`); }
 }
 
-/* Signed bars: a source may also speak against a species. */
+/* Signed bars: a modality may also lower the cosine. */
 function showParts(said) {
   const parts = said && said.value !== null ? said.parts : [];
   $("parts-block").hidden = !parts.length;
@@ -319,7 +319,7 @@ function showParts(said) {
     return row;
   }));
   $("parts-note").textContent =
-    `Cosine between place and species: ${said.cosine.toFixed(3)}, the sum of these.${agree ? "" : " Below zero speaks against it."}`;
+    `Cosine between place and species: ${said.cosine.toFixed(3)}, the sum of these.${agree ? "" : " A value below zero counts against the species."}`;
 }
 
 /* Start ------------------------------------------------------------------------------------------- */
@@ -339,7 +339,7 @@ function describeIndex() {
   $("about-text").replaceChildren(
     line(`Model: ${model.name}, version ${model.version}, ${model.licence}. ${model.title}; ${model.species.toLocaleString("en")} species. Hash ${model.digest}.`),
     line(`Index: ${grid.columns.toLocaleString("en")} × ${grid.rows.toLocaleString("en")} pixels, ${grid.crs}, resolution ${grid.resolution}; ${info.modalities.join(", ")}; ${info.mask === "none" ? "land and sea" : `${info.mask} only`}. Hash ${info.digest}.`),
-    line(`Stored as ${info.encoding}: that changed probabilities by ${Number(info.exactness.mean.toPrecision(2))} on average, at most ${Number(info.exactness.largest.toPrecision(2))}, in a sample of its pixels and species.`),
+    line(`Stored as ${info.encoding}: this changed probabilities by ${Number(info.exactness.mean.toPrecision(2))} on average, at most ${Number(info.exactness.largest.toPrecision(2))}, in a sample of its pixels and species.`),
     ...info.credits.map(line),
     line(`taxabind-map ${info.version}. Map library: Leaflet.`),
   );
@@ -369,7 +369,7 @@ function listen() {
   });
   map.map.on("click", (event) => askPlace(event.latlng.lat, event.latlng.lng));
   map.map.on("moveend", () => { if (!following) { writeAddress(); } });
-  window.addEventListener("popstate", follow);  // back, forward, or another address typed
+  window.addEventListener("popstate", follow);  // back, forward, or an address typed by hand
 }
 
 async function start() {

@@ -1,8 +1,8 @@
-/* The map: land, the picture of a species, tiles where the picture is too coarse, borders, a mark. */
+/* The map: land, the image of a species, tiles where that is too coarse, borders, a mark. */
 
 const L = window.L;
 
-/* A canvas at a place on the map: what ImageOverlay is for images. */
+/* A canvas at a fixed place on the map, as ImageOverlay is for images. */
 const CanvasOverlay = L.ImageOverlay.extend({
   _initImage() {
     const element = this._image = this._url;
@@ -11,7 +11,7 @@ const CanvasOverlay = L.ImageOverlay.extend({
   },
 });
 
-/* Tiles of levels, painted here, so that a new threshold needs no request. */
+/* Tiles of levels, coloured here, so that a new threshold needs no request. */
 const LevelLayer = L.GridLayer.extend({
   createTile(coordinates, done) {
     const canvas = document.createElement("canvas");
@@ -66,7 +66,7 @@ export class SpeciesMap {
     }).addTo(this.map);
   }
 
-  /* Where the index is, before and beside any species. */
+  /* The outline of the index. */
   drawFrame() {
     L.rectangle(this.bounds, {
       pane: "borders", interactive: false, fill: false, color: "#3c4653", weight: 1.2, dashArray: "5 4", opacity: 0.8,
@@ -98,14 +98,14 @@ export class SpeciesMap {
 
   setOpacity(fraction) { this.map.getPane("species").style.opacity = fraction; }
 
-  /** Show a species: levels of the whole picture, and `loadTile({z, x, y})`, which promises those of a tile. */
+  /** Show a species: levels of the overview image, and `loadTile({z, x, y})`, a promise of those of a tile. */
   show(levels, loadTile) {
     this.clear();
     const canvas = document.createElement("canvas");
     [canvas.height, canvas.width] = this.info.picture;
     this.paint(canvas, levels);
     this.picture = new CanvasOverlay(canvas, this.bounds, { pane: "species" }).addTo(this.map);
-    // Enlarged, pixels are shown as what they are; reduced, the browser may average.
+    // Enlarged pixels are drawn as squares; reduced ones may be averaged by the browser.
     const sharpen = () => {
       canvas.style.imageRendering = parseFloat(canvas.style.width) > 1.5 * canvas.width ? "pixelated" : "auto";
     };
@@ -119,7 +119,7 @@ export class SpeciesMap {
         updateWhenZooming: false, className: "levels",
         load: async (coordinates, element) => this.paint(element, await loadTile(coordinates)),
       });
-      // Under complete tiles the coarse picture would stick out along every coast.
+      // Below complete tiles the coarse image would be visible along every coast.
       const hide = (hidden) => () => { canvas.style.visibility = hidden && this.close() ? "hidden" : "visible"; };
       this.tiles.on("load", hide(true)).on("loading tileerror remove", hide(false));
       this.map.on("zoomstart", this.uncover = hide(false));
@@ -129,7 +129,7 @@ export class SpeciesMap {
 
   close() { return this.map.getZoom() >= this.info.detail.zoom; }
 
-  /* Tiles only where they show more than the picture. */
+  /* Tiles only at zooms where they show more than the image. */
   refine() {
     if (!this.tiles) { return; }
     if (this.close()) { this.tiles.addTo(this.map); } else { this.tiles.remove(); }

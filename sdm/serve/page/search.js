@@ -1,8 +1,8 @@
 /* The search box: suggestions while typing, for mouse, touch, keyboard and screen reader alike. */
 
-const PAUSE = 120; // milliseconds without a key before names are asked for
+const PAUSE = 120; // milliseconds after the last key before names are requested
 
-/** Wire up the form. `suggest(text, signal)` promises names; `choose(name)` is called with what was picked. */
+/** Wire up the form. `suggest(text, signal)` is a promise of names; `choose(name)` is called with the selected one. */
 export function searchBox({ form, input, list, suggest, choose }) {
   let items = [], active = -1, timer = 0, request = null, shownFor = null;
 
@@ -60,7 +60,7 @@ export function searchBox({ form, input, list, suggest, choose }) {
       about.className = "about";
       about.textContent = rest.filter(Boolean).join(" · ");
       option.append(about);
-      // Before the input loses the focus, which would close the list.
+      // Otherwise the input would lose the focus, and the list would close.
       option.addEventListener("pointerdown", (event) => event.preventDefault());
       option.addEventListener("click", () => pick(item.name));
       list.append(option);
@@ -104,7 +104,7 @@ export function searchBox({ form, input, list, suggest, choose }) {
       if (list.hidden) { look(); return; }
       if (!items.length) { return; }
       const step = event.key === "ArrowDown" ? 1 : -1;
-      // One place before the first is the text as typed.
+      // The position before the first is the text as typed.
       mark((active + 1 + step + items.length + 1) % (items.length + 1) - 1);
     }
   });
@@ -114,9 +114,9 @@ export function searchBox({ form, input, list, suggest, choose }) {
     if (active >= 0) {
       pick(items[active].name);
     } else if (text) {
-      // Part of a name: the best match, if it is what the list shows for it; else the server says what is wrong.
-      const whole = items.find((item) => [item.name, item.common].some((n) => n.toLowerCase() === text.toLowerCase()));
-      pick(whole ? whole.name : shownFor === text && items.length === 1 ? items[0].name : text);
+      // An exact name, else the only suggestion for the text, else the text: the server then says what is wrong.
+      const exact = items.find((item) => [item.name, item.common].some((n) => n.toLowerCase() === text.toLowerCase()));
+      pick(exact ? exact.name : shownFor === text && items.length === 1 ? items[0].name : text);
     }
   });
 }

@@ -25,39 +25,20 @@ def map_list(
     reporting: Reporting,
 ) -> None:
     """Map all species of a file, or print what that would do."""
-    from sdm.maps.batch import plan_batch, write_batch
+    from sdm.maps.batch.plan import plan_list
+    from sdm.maps.batch.run import write_list
 
-    formats = delivery.formats_or(("zarr",))
-    given = {k: getattr(p, k) for p in (request.area, request.sampling, listing) for k in p.to_dict()}
-    batch = plan_batch(
-        Path(path),
-        model=request.model.model,
-        index=request.index,
-        device=execution.device,
-        mask=request.query.mask,
-        score=request.query.score,
-        **given,
-    )
+    batch = plan_list(Path(path), request, listing, execution.device)
     if not reporting.quiet:
         _say_names(batch)
         say_licence(batch.job.plan.model)
     if reporting.dry_run:
-        estimate = batch.estimate(formats)
+        estimate = batch.estimate(delivery.formats_or(()))
         print(json.dumps(estimate, indent=2)) if reporting.json_output else _print_estimate(estimate)
         return
     try:
         with progress(enabled=not reporting.quiet) as tell:
-            result = write_batch(
-                batch,
-                delivery.out,
-                formats=formats,
-                command=command_line(),
-                progress=tell,
-                overwrite=delivery.overwrite,
-                threads=execution.threads,
-                workers=execution.workers,
-                scheduler_address=execution.scheduler_address,
-            )
+            result = write_list(batch, delivery, execution, command=command_line(), progress=tell)
     except (KeyboardInterrupt, SystemExit) as stop:
         stop.add_note(f"finished tiles are kept in {delivery.out}: the same command goes on from there.")
         raise

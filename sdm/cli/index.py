@@ -68,11 +68,11 @@ def build_command(
 
     taxabind-map "Puma concolor" --index west.zarr
     """
-    from sdm.index import build_index, plan_index
+    from sdm.index.build import build
+    from sdm.index.plan import plan_build
 
-    given = {k: getattr(p, k) for p in (area, sampling, storage) for k in p.to_dict()}
-    del given["step"], given["satellite_step"]
-    job = plan_index(model=model.model, device=execution.device, **given)
+    request = IndexRequest(area=area, sampling=sampling, model=model, storage=storage)
+    job = plan_build(request, execution.device)
     if not options.quiet:
         say_licence(job.places.model)
     if options.dry_run:
@@ -81,14 +81,12 @@ def build_command(
         return
     try:
         with progress(enabled=not options.quiet) as tell:
-            index = build_index(
+            index = build(
                 job,
                 options.out,
+                execution,
                 reuse=options.reuse,
                 overwrite=options.overwrite,
-                threads=execution.threads,
-                workers=execution.workers,
-                scheduler_address=execution.scheduler_address,
                 progress=tell,
             )
     except (KeyboardInterrupt, SystemExit) as stop:

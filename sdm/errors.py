@@ -1,26 +1,27 @@
-"""Every error a user can cause, each with the exit code the command line ends with.
+"""Errors that a user can cause, each with the exit code of the command line.
 
 A message is one sentence (or two) that names the value, the rule it breaks and the remedy.
-Exit codes: 0 done, 1 unexpected failure, 2 bad request, 3 unknown species or name, 4 unusable
-input layer or occurrence records, 5 unusable model, 6 output cannot be written, 7 request too large, 8 cluster
-not reachable or its workers lost, 130 interrupted (SIGINT), 143 terminated (SIGTERM).
+
+Exit codes: 0 done, 1 unexpected failure, 2 bad request, 3 unknown or ambiguous species, 4 unusable layer, region index
+or occurrence records, 5 unusable model, 6 output exists or cannot be written, 7 request too large, 8 cluster unreachable
+or its workers lost, 130 interrupted (SIGINT), 143 terminated (SIGTERM).
 """
 
 
 class SdmError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base class of the errors in this module."""
 
     exit_code = 1
 
 
 class RequestError(SdmError):
-    """An argument is not usable: box, resolution, CRS, region, modality, device, option."""
+    """An option or argument is invalid: resolution, CRS, region, modality, device."""
 
     exit_code = 2
 
 
 class BoxError(RequestError):
-    """The bounding box or region is reversed, empty, not finite or outside the globe."""
+    """A bounding box or region is reversed, empty, not finite or outside the globe."""
 
 
 class SpeciesNameError(SdmError):
@@ -30,56 +31,56 @@ class SpeciesNameError(SdmError):
 
 
 class LayerError(SdmError):
-    """An input raster or vector layer cannot be read, placed on the globe, or does not overlap."""
+    """A raster or vector layer cannot be read, has no usable georeference, or does not overlap the map."""
 
     exit_code = 4
 
 
 class RecordsError(SdmError):
-    """Occurrence records cannot be read, or it is not clear which columns or which species are meant."""
+    """Occurrence records cannot be read, or their columns or species are ambiguous."""
 
     exit_code = 4
 
 
 class ModelError(SdmError):
-    """A model folder is missing, incomplete, corrupt or does not fit the request."""
+    """A model is missing, incomplete or corrupt, or cannot answer the request."""
 
     exit_code = 5
 
 
 class OutputError(SdmError):
-    """An output exists already, cannot be written, or failed its check after writing."""
+    """An output already exists, cannot be written, or failed the check after writing."""
 
     exit_code = 6
 
 
 class TooLargeError(SdmError):
-    """The request is larger than the stated limit; raised before anything is allocated."""
+    """The request exceeds a size limit. Raised before anything is allocated."""
 
     exit_code = 7
 
 
 class ClusterError(SdmError):
-    """A Dask cluster does not answer, cannot do the work, or lost the workers that tried."""
+    """A Dask cluster does not answer, cannot run the tasks, or lost its workers."""
 
     exit_code = 8
 
 
 class ClusterWarning(UserWarning):
-    """Something about a cluster that the user should know and that does not stop the work."""
+    """A problem with a cluster that does not stop the run."""
 
 
 class RegionIndexError(SdmError):
-    """A region index cannot be read, was made with another model or other layers, or lacks what is asked."""
+    """A region index cannot be read, was made with another model or other layers, or does not cover the request."""
 
     exit_code = 4
 
 
 def quoted(value: object, limit: int = 60) -> str:
-    """Return `value` as Python would write it, shortened; terminal escapes never come out raw."""
+    """Return the shortened `repr` of a value, with control characters escaped so that it is safe on a terminal."""
     if isinstance(value, str):
         text = repr(value[:limit] + "…" if len(value) > limit else value)
     else:
         text = repr(value)[: limit + 2]
-    # repr leaves printable characters of all scripts; a terminal that cannot encode them copes on its own.
+    # Printable characters of all scripts stay as they are; the terminal replaces those it cannot encode.
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

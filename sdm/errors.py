@@ -3,8 +3,8 @@
 A message is one sentence (or two) that names the value, the rule it breaks and the remedy.
 
 Exit codes: 0 done, 1 unexpected failure, 2 bad request, 3 unknown or ambiguous species, 4 unusable layer, region index
-or occurrence records, 5 unusable model, 6 output exists or cannot be written, 7 request too large, 8 cluster unreachable
-or its workers lost, 130 interrupted (SIGINT), 143 terminated (SIGTERM).
+or occurrence records, 5 unusable model, 6 output exists or cannot be written, 7 request too large, 8 cluster
+unreachable or its workers lost, 130 interrupted (SIGINT), 143 terminated (SIGTERM).
 """
 
 
@@ -82,5 +82,5 @@ def quoted(value: object, limit: int = 60) -> str:
         text = repr(value[:limit] + "…" if len(value) > limit else value)
     else:
         text = repr(value)[: limit + 2]
-    # Printable characters of all scripts stay as they are; the terminal replaces those it cannot encode.
+    # Printable characters of all scripts stay as they are; stderr escapes those it cannot encode.
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

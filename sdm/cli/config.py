@@ -37,9 +37,10 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
 def _parameters(context: typer.Context) -> dict[str, Any]:
     """The parameters of the command by their keys: the long names of options, and the names of arguments.
 
-    Not those that act before the others are read, such as --version.
+    Not those that act before the others are read, such as --version, or are not of the command, such as
+    --install-completion.
     """
-    parameters = [p for p in context.command.params if not p.is_eager]
+    parameters = [p for p in context.command.params if not p.is_eager and p.expose_value]
     options = {flag.removeprefix("--"): p for p in parameters for flag in p.opts if flag.startswith("--")}
     # The argument `species` and the option --species: in a file, the names themselves.
     arguments = {p.name: p for p in parameters if p.name and p.param_type_name == "argument"}

@@ -81,7 +81,10 @@ class Composed:
         own = {f.name: options[f.name] for f in fields(cls) if f.name in options and f.name not in cls.parts}  # type: ignore[arg-type]
         return cls(**{name: part.from_dict(options) for name, part in cls.parts.items()}, **own)
 
-    from_dict = of
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From what `to_dict` returned. Raises as `of`."""
+        return cls.of(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """All options by their names, as JSON values."""

@@ -1,14 +1,8 @@
-"""The command line as a user meets it: exit codes, one clear sentence, nothing half-written."""
+"""`taxabind-map` as a user meets it: outputs, reports, exit codes, one clear sentence, nothing half-written."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
-
-from sdm import cli
 
 BEAR = ("Ursus arctos", "--bbox", "-150", "60", "-149", "61")
 
@@ -79,67 +73,3 @@ def test_json_on_stdout_is_the_report(run, tmp_path):
     code, out, _ = run(*BEAR, "--resolution", "0.5", "--json", "--format", "zarr", "--out", "o")
     assert code == 0
     assert json.loads(out) == json.loads((tmp_path / "o" / "ursus-arctos.json").read_text())
-
-
-def test_config_file_and_the_command_line_wins(run, tmp_path):
-    (tmp_path / "c.toml").write_text(
-        'species = "puma"\nbbox = [-120, 40, -119, 41]\nresolution = 0.5\n'
-        'format = ["cog"]\nmax_pixels = 9\njson = true\n'
-    )
-    code, out, _ = run("--config", "c.toml", "--out", "from-line")
-    assert code == 0
-    report = json.loads(out)
-    assert report["species"] == "Puma concolor" and report["grid"]["columns"] == 2
-    assert {p.name for p in (tmp_path / "from-line").iterdir()} == {
-        f"puma-concolor.{s}" for s in ("tif", "qml", "json")
-    }
-    assert run("--config", "c.toml", "--resolution", "0.1")[0] == 7  # 100 pixels, 9 allowed
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [("bboxx = 1", "unknown key 'bboxx'"), ("bbox = [", "not valid TOML"), (None, "cannot be read")],
-)
-def test_bad_config(run, tmp_path, text, words):
-    if text is not None:
-        (tmp_path / "c.toml").write_text(text)
-    code, _, err = run("puma", "--config", "c.toml")
-    assert code == 2 and words in err
-
-
-def test_search_and_list(run):
-    code, out, _ = run("--search", "grizzly")
-    assert code == 0 and "Ursus arctos (brown bear)" in out
-    assert run("--search", "zzzzzz")[0] == 3
-    code, out, _ = run("--list-models")
-    assert code == 0 and "mammals-trees" in out and "5,435 mammals" in out and "CC0" in out
-    assert run("models", entry=cli.main_sdm)[1] == out
-
-
-def test_hostile_name_does_not_reach_the_terminal(run):
-    code, out, err = run("Ursus\x1b[31m arctos", *BEAR[1:])
-    assert code == 3
-    assert "\x1b" not in out + err
-
-
-def test_python_m_sdm_is_the_same_program():
-    done = subprocess.run([sys.executable, "-m", "sdm", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("taxabind-map ")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_signal_ends_with_its_code_and_leaves_no_output(tmp_path, name, code):
-    command = [sys.executable, "-m", "sdm", "Puma concolor", "--bbox", "-130", "-56", "-34", "60"]
-    process = subprocess.Popen(
-        [*command, "--resolution", "0.02", "--out", str(tmp_path / "o")], stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("o/.sdm-staging-*/new/*.zarr/*/*.*")) and time.monotonic() < deadline:
-        time.sleep(0.05)  # until the first tiles are on disk
-    process.send_signal(getattr(signal, name))
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert "interrupted" in err and "Traceback" not in err
-    assert list((tmp_path / "o").iterdir()) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdm.engine.targets import score_of
+from sdm.engine.targets import probability
 from sdm.engine.tile import embed_tile
 from sdm.index import build_index, plan_index
 from sdm.index.encoding import DTYPES, cosines
@@ -53,7 +53,7 @@ def report(name: str, bbox, resolution: float, encoding: str, path: Path, every:
     codes, scales, held = index.encoded(tile.rows, tile.cols)
     assert np.array_equal(pixels, held)
     species = np.stack([model.species_embedding(Resolution(t.name, t, True, "")) for t in model.taxa])
-    score = score_of(model, index.modalities)
+    score = probability(model, index.modalities)
     exact, codes, scales = exact[::every], codes[::every], scales[::every]
     true = score.values(cosines(exact, np.ones(len(exact), dtype=np.float32), species))
     error = np.abs(score.values(cosines(codes, scales, species)) - true)

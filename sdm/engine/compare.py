@@ -20,6 +20,7 @@ def score_embeddings(
     device: str = "cpu",
     negligible: float = 0.0,
     scales: np.ndarray | None = None,
+    environment: np.ndarray | None = None,
 ) -> Iterator[tuple[int, np.ndarray | None]]:
     """Compare places with many species, in turn.
 
@@ -32,6 +33,7 @@ def score_embeddings(
     device : a torch device of this process.
     negligible : values below it may be any below it.
     scales : (N,) float32, or None.
+    environment : (N, D) what the model reads of the environment; needed where a target is a fit.
 
     Yields
     ------
@@ -48,7 +50,11 @@ def score_embeddings(
             written = blocks.cosines(np.stack([t.vector for t in part]), floors)
             for k, target in enumerate(part):
                 row = blocks.row(k, written[k])
-                yield first + k, None if row is None else target.score.values(row, out=row)
+                if target.fit is not None and environment is not None:
+                    units = embeddings if scales is None else embeddings * scales[:, None]
+                    yield first + k, target.values(target.fit.logit(units, environment))
+                else:
+                    yield first + k, None if row is None else target.values(row, out=row)
 
 
 class _Blocks:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -10,6 +12,9 @@ from sdm.engine.inputs import Inputs, at_month, open_inputs
 from sdm.models.device import local_device
 from sdm.models.protocol import Model
 from sdm.request import Sampling
+
+if TYPE_CHECKING:
+    import torch
 
 SAMPLED_AT_ONCE = 32768
 """Places whose layers are read together: enough that windows are read once, few enough for any tile size."""
@@ -40,18 +45,35 @@ def embed_positions(
     inputs = open_inputs(model, modalities, sampling.environment, sampling.satellite)
     here = local_device(device)
     with torch.inference_mode(), one_torch_thread(here):
-        for part, total, ok in embed_batches(model, inputs, here, modalities, lon, lat, sampling.month or 0):
-            out[part] = normalise(total)[: ok.size].cpu().numpy()
-            known[part] = ok
+        for batch in embed_batches(model, inputs, here, modalities, lon, lat, sampling.month or 0):
+            out[batch.part] = normalise(batch.total)[: batch.known.size].cpu().numpy()
+            known[batch.part] = batch.known
     return out, known
 
 
-def embed_batches(model: Model, inputs: Inputs, device: str, modalities, lon, lat, month: int):
-    """Sum of the unit embeddings of some modalities (or none) at places (N,), (N,), batch by batch.
+class Batch(NamedTuple):
+    """Some places, encoded together."""
 
-    Yields (slice of the places, (batch, dim) tensor, known (places of the batch,)); rows of the
-    tensor beyond the slice are padding. The tensor is the caller's to change.
-    """
+    part: slice
+    """Which of the places."""
+    total: torch.Tensor
+    """(batch, dim) sum of their unit embeddings; rows beyond the places are padding. The caller may change it."""
+    known: np.ndarray
+    """(places,) bool: covered by all layers."""
+    values: dict[str, np.ndarray]
+    """What was read for each modality: (batch, ...) with padding."""
+
+
+def embed_batches(
+    model: Model,
+    inputs: Inputs,
+    device: str,
+    modalities: Sequence[str],
+    lon: np.ndarray,
+    lat: np.ndarray,
+    month: int,
+) -> Iterator[Batch]:
+    """Sums of the unit embeddings of some modalities (or none) at places (N,), (N,) degrees, batch by batch."""
     import torch
 
     encoders = model.load(device)
@@ -64,17 +86,18 @@ def embed_batches(model: Model, inputs: Inputs, device: str, modalities, lon, la
         known = np.isfinite(x)
         if not known.all():
             x, y = np.where(known, x, 0.0), np.where(known, y, 0.0)
-        values = []
+        values = {}
         for modality in modalities:
             read, ok = inputs.read[modality](x, y)
-            values.append(at_month(model, read, month) if modality == "location" else read)
+            values[modality] = at_month(model, read, month) if modality == "location" else read
             known = known & ok
         for start in range(0, count, batch):
             stop = min(start + batch, count)
             total = torch.zeros((batch, model.dim), device=encoders.device)
-            for modality, read in zip(modalities, values, strict=True):
-                total += encoders.encode(modality, read[start : start + batch])
-            yield slice(first + start, first + stop), total, known[start:stop]
+            parts = {modality: content[start : start + batch] for modality, content in values.items()}
+            for modality, content in parts.items():
+                total += encoders.encode(modality, content)
+            yield Batch(slice(first + start, first + stop), total, known[start:stop], parts)
 
 
 class one_torch_thread:

@@ -29,11 +29,9 @@ class Blend:
         ok = np.zeros(wanted.size, dtype=bool)
         with torch.inference_mode(), one_torch_thread(plan.here):
             self.table = torch.empty((todo.size, plan.model.dim), device=plan.here)
-            for part, total, known in embed_batches(
-                plan.model, plan.inputs, plan.here, modalities, lon, lat, plan.month
-            ):
-                self.table[part] = total[: known.size]
-                ok[todo[part]] = known
+            for batch in embed_batches(plan.model, plan.inputs, plan.here, modalities, lon, lat, plan.month):
+                self.table[batch.part] = batch.total[: batch.known.size]
+                ok[todo[batch.part]] = batch.known
         self.entry = np.zeros(wanted.size, dtype=np.int64)  # row of the table, per node
         self.entry[todo] = np.arange(todo.size)
         self.width, self.columns = c.size, cols.size

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sdm.engine.inputs import Inputs, check_month, open_inputs
+from sdm.engine.inputs import Inputs, Read, check_month, open_inputs
 from sdm.engine.suitability import Suitability
 from sdm.errors import RequestError
 from sdm.grid import Grid, Tile
@@ -156,17 +156,35 @@ class Places:
         return self.sampling.step or self.strides.get("environment", 1)
 
 
+class PlaceFit(Protocol):
+    """A species fitted to its records: a score of places that is not the cosine with one vector."""
+
+    def logit(self, embeddings: np.ndarray, environment: np.ndarray) -> np.ndarray:
+        """Scores (N,) float32 of places.
+
+        `embeddings`: (N, dim) unit sums; `environment`: (N, D) what the model reads of the environment.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Target:
     """What is mapped: a vector of the space, where it may be shown, and what a cosine with it means."""
 
     vector: np.ndarray
-    """(dim,) float32 unit vector."""
+    """(dim,) float32 unit vector; zeros for a fit."""
     score: Suitability
+    """What a cosine, or the logit of `fit`, means."""
     mask: str = "none"
     """"land", "sea" or "none"."""
     extent: Extent | None = None
     """Outside it nothing is known of the species."""
+    fit: PlaceFit | None = None
+    """Scores places in place of the cosine."""
+
+    def values(self, raw: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Values float32 of cosines or logits of any shape: a new array, or `out`, which may be the argument."""
+        return self.score.values(raw, out=out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +206,11 @@ class Plan(Places):
         return list(number), [number[habitat] for habitat in asked]
 
     def values(self, cosines: np.ndarray, offsets: float = 0.0) -> np.ndarray:
-        """Cosines (S, ...), moved by `offsets` times each score's margin -> values (S, ...) float32."""
+        """Cosines or logits (S, ...), moved by `offsets` times each score's margin -> values (S, ...) float32."""
         pairs = zip(self.targets, cosines, strict=True)
-        return np.stack([t.score.values(c + offsets * t.score.margin) for t, c in pairs])
+        return np.stack([t.values(c + offsets * t.score.margin) for t, c in pairs])
+
+    @property
+    def environment(self) -> Read:
+        """What the model reads of the environment at places, for fits."""
+        return open_inputs(self.model, ("environment",), self.sampling.environment).read["environment"]

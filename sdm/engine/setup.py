@@ -31,7 +31,9 @@ def open_places(model: Model, grid: Grid, sampling: Sampling, device: str = "aut
     """
     modalities = sampling.modalities
     if modalities is None:
-        usable = [m for m in model.place_modalities if m != "satellite" or model.calibrated or sampling.satellite]
+        usable = [
+            m for m in model.place_modalities if model.layers[m].bundled or (m == "satellite" and sampling.satellite)
+        ]
         modalities = tuple(usable)
     if missing := [m for m in modalities if m not in model.place_modalities]:
         raise ModelError(

@@ -8,9 +8,51 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
+
+
+class Suitability(Protocol):
+    """What a map shows: a monotone function of what is measured of a place, with its meaning."""
+
+    @property
+    def name(self) -> str:
+        """Of the variable: probability, relative_suitability, cosine."""
+        ...
+
+    @property
+    def valid_range(self) -> tuple[float, float]:
+        """Least and greatest value."""
+        ...
+
+    @property
+    def phrase(self) -> str:
+        """The quantity in words, with {} for what is mapped."""
+        ...
+
+    @property
+    def explanation(self) -> str:
+        """What a value is, for people; begins after "for each pixel"."""
+        ...
+
+    @property
+    def report(self) -> dict[str, object]:
+        """How a value was computed, for machines."""
+        ...
+
+    @property
+    def margin(self) -> float:
+        """How far the measure may lie outside that of the lattice places around it."""
+        ...
+
+    def negligible(self, value: float) -> float:
+        """A measure below which every value lies between 0 and `value`."""
+        ...
+
+    def values(self, cosines: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Measures of any shape -> float32 of that shape: a new array, or `out`, which may be the argument."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +82,7 @@ class Probability:
 
     @property
     def margin(self) -> float:
-        """Two logits, in cosine: how far a surface may stray between places that were scored."""
+        """Two logits, in cosine: how far a value may differ from those of the lattice places around it."""
         return 2.0 / self.scale
 
     def negligible(self, value: float) -> float:
@@ -129,9 +171,3 @@ def _into(out: np.ndarray | None, values: np.ndarray) -> np.ndarray:
         return np.array(values, dtype=np.float32)
     out[...] = values
     return out
-
-
-Suitability = Probability | Relative | Cosine
-
-SCORES = ("auto", "probability", "relative", "cosine")
-"""What a user may ask for; auto: probability where the model is calibrated, else relative."""

@@ -21,9 +21,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from sdm.engine.encode import embed_batches, one_torch_thread
-from sdm.engine.lattice import Blend, enclosing, nodes_of, unsettled_pixels, upsample
-from sdm.engine.places import Extent, Places, Plan
+from sdm.engine.frame import Frame
+from sdm.engine.lattice import enclosing, nodes_of, unsettled_pixels, upsample
+from sdm.engine.places import Extent, Places, Plan, Source
 from sdm.grid import Tile
 from sdm.layers.landmask import LandMask
 
@@ -31,10 +31,7 @@ from sdm.layers.landmask import LandMask
 def score_tile(plan: Plan, tile: Tile) -> np.ndarray:
     """Value of each species at the tile's pixels: (S, rows, columns) float32, NaN = not modelled."""
     if plan.source is not None:
-        values, region = plan.source.values(plan.targets, tile), plan.grid.inside_region(tile)
-        if region is not None:
-            values[:, ~region] = np.nan
-        return values
+        return _from_source(plan, plan.source, tile)
     k = plan.lattice
     rows, cols = plan.pixels(tile)
     frame_rows, frame_cols = enclosing(rows, k), enclosing(cols, k)
@@ -48,15 +45,36 @@ def score_tile(plan: Plan, tile: Tile) -> np.ndarray:
     needed = np.zeros(lon.shape, dtype=bool)
     needed[inside] = keep.any(axis=0)
     if k == 1:
-        frame = _Frame(plan, frame_rows, frame_cols, lon, lat, needed)
-        cosines, known = frame.cosines(plan.species, needed)
+        frame = Frame(plan, frame_rows, frame_cols, lon, lat, needed)
+        cosines, known = frame.raw(plan, needed)
     else:
         nodes = np.zeros(lon.shape, dtype=bool)
         nodes[::k, ::k] = nodes_of(needed[inside], rows, cols, k)
-        frame = _Frame(plan, frame_rows, frame_cols, lon, lat, needed | nodes)
+        frame = Frame(plan, frame_rows, frame_cols, lon, lat, needed | nodes)
         cosines, known = _interpolated(plan, frame, nodes, keep, inside)
     values = plan.values(cosines)
     values[~(keep & known)] = np.nan
+    return values
+
+
+def _from_source(plan: Plan, source: Source, tile: Tile) -> np.ndarray:
+    """`score_tile` where the embeddings lie ready."""
+    plain = [k for k, target in enumerate(plan.targets) if target.fit is None]
+    values = np.full((len(plan.targets), *tile.shape), np.nan, dtype=np.float32)
+    if plain:
+        values[plain] = source.values([plan.targets[k] for k in plain], tile)
+        region = plan.grid.inside_region(tile)
+        if region is not None:
+            values[:, ~region] = np.nan
+    if len(plain) < len(plan.targets):
+        lon, lat = plan.lonlat(*plan.pixels(tile))
+        embeddings, pixels = source.embeddings(tile)
+        environment, known = plan.environment(lon.ravel()[pixels], lat.ravel()[pixels])
+        for k, target in enumerate(plan.targets):
+            if target.fit is not None:
+                keep = mappable(plan, tile, [(target.mask, target.extent)], lon, lat)[0].ravel()[pixels] & known
+                scored = target.values(target.fit.logit(embeddings[keep], environment[keep]))
+                values[k].reshape(-1)[pixels[keep]] = scored
     return values
 
 
@@ -67,7 +85,7 @@ def _part(index: np.ndarray, whole: np.ndarray) -> slice:
 
 
 def _interpolated(
-    plan: Plan, frame: _Frame, nodes: np.ndarray, keep: np.ndarray, inside: tuple[slice, slice]
+    plan: Plan, frame: Frame, nodes: np.ndarray, keep: np.ndarray, inside: tuple[slice, slice]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosines (S, rows, columns) interpolated between nodes, exact where those do not settle the answer; and known.
 
@@ -76,14 +94,14 @@ def _interpolated(
     """
     k = plan.lattice
     rows, cols = frame.rows[inside[0]], frame.cols[inside[1]]
-    at_nodes, nodes_known = (a[..., ::k, ::k] for a in frame.cosines(plan.species, nodes))
+    at_nodes, nodes_known = (a[..., ::k, ::k] for a in frame.raw(plan, nodes))
     cosines, known = upsample(at_nodes, nodes_known, rows, cols, k)
     if plan.sampling.step is not None:
         return cosines, known
     unsettled = unsettled_pixels(plan, at_nodes, nodes_known, rows, cols, k)  # (S, rows, columns)
     again = np.zeros(nodes.shape, dtype=bool)
     again[inside] = (unsettled & keep).any(axis=0)
-    exact, exact_known = (a[..., inside[0], inside[1]] for a in frame.cosines(plan.species, again))
+    exact, exact_known = (a[..., inside[0], inside[1]] for a in frame.raw(plan, again))
     return np.where(unsettled, exact, cosines), np.where(unsettled, exact_known, known)
 
 
@@ -108,7 +126,7 @@ def embed_tile(
         embeddings, pixels = places.source.embeddings(tile)
         keep = wanted.ravel()[pixels]
         return (embeddings, pixels) if keep.all() else (embeddings[keep], pixels[keep])
-    frame = _Frame(places, rows, cols, lon, lat, wanted)
+    frame = Frame(places, rows, cols, lon, lat, wanted)
     embeddings, known = frame.embeddings(wanted)
     return embeddings[known], np.flatnonzero(wanted)[known]
 
@@ -150,72 +168,6 @@ def mappable(
             west, south, east, north = extent
             out[k] &= (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
     return out
-
-
-class _Frame:
-    """A rectangle of pixels whose places can be scored: slow modalities are encoded once, on entry.
-
-    `rows` (n,), `cols` (m,): pixels counted from the anchor; `lon`, `lat`, `needed` (n, m): their positions,
-    and which of them will be asked for.
-    """
-
-    def __init__(
-        self,
-        plan: Places,
-        rows: np.ndarray,
-        cols: np.ndarray,
-        lon: np.ndarray,
-        lat: np.ndarray,
-        needed: np.ndarray,
-    ) -> None:
-        self.plan, self.rows, self.cols, self.lon, self.lat = plan, rows, cols, lon, lat
-        groups: dict[int, list[str]] = {}
-        for m in plan.blended:
-            groups.setdefault(plan.strides[m], []).append(m)
-        self.encoded = tuple(m for m in plan.modalities if m not in plan.blended)
-        # Embeddings of one coarse lattice are added before they are interpolated: once, not per modality.
-        self.blends = [Blend(plan, group, k, rows, cols, needed) for k, group in groups.items()]
-
-    def cosines(self, species: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines (S, n, m) with unit vectors (S, dim) at the wanted places (n, m), 0 elsewhere; known (n, m)."""
-        import torch
-
-        from sdm.models.score import similarity
-
-        cosines = np.zeros((len(species), wanted.size), dtype=np.float32)
-        known = np.zeros(wanted.size, dtype=bool)
-        vectors = torch.from_numpy(species).to(self.plan.here)
-        for places, total, ok in self._sums(wanted):
-            cosines[:, places] = similarity(total, vectors)[: places.size].T.cpu().numpy()
-            known[places] = ok
-        return cosines.reshape(-1, *wanted.shape), known.reshape(wanted.shape)
-
-    def embeddings(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Unit embeddings (N, dim) float32 of the N wanted places, in order, and which are known (N,)."""
-        from sdm.models.score import normalise
-
-        row = np.cumsum(wanted.ravel()) - 1
-        out = np.empty((int(wanted.sum()), self.plan.model.dim), dtype=np.float32)
-        known = np.zeros(len(out), dtype=bool)
-        for places, total, ok in self._sums(wanted):
-            out[row[places]] = normalise(total)[: places.size].cpu().numpy()
-            known[row[places]] = ok
-        return out, known
-
-    def _sums(self, wanted: np.ndarray):
-        """Yields (flat indices of wanted places, their summed embeddings (batch, dim) with padding, known)."""
-        import torch
-
-        todo = np.flatnonzero(wanted)
-        lon, lat = self.lon.ravel()[todo], self.lat.ravel()[todo]
-        near = np.logical_and.reduce([blend.known for blend in self.blends]) if self.blends else None
-        p = self.plan
-        with torch.inference_mode(), one_torch_thread(p.here):
-            for part, total, ok in embed_batches(p.model, p.inputs, p.here, self.encoded, lon, lat, p.month):
-                places = todo[part]
-                for blend in self.blends:
-                    total += blend.at(places, len(total))
-                yield places, total, ok if near is None else ok & near.ravel()[places]
 
 
 @lru_cache(maxsize=8)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Species = str | Resolution | np.ndarray
 """A name, a resolved name, or a vector (dim,) of the model's space."""
+_FREE = ("bbox", "region", "tile_size", "max_pixels", "satellite", "environment")
+"""Options of a map that need not be as the index was built, or are checked otherwise (`Index.check`)."""
 
 
 class Index(StoredPixels):
@@ -158,18 +160,16 @@ class Index(StoredPixels):
             "resolution": self.grid.resolution,
             "modalities": self.modalities,
             "month": self.month,
-            "step": None,
-            "satellite_step": None,
         }
         for part in (area, sampling):
             for field in fields(part):
-                stated = getattr(part, field.name)
-                if field.name not in built or stated is None:
+                stated, was = getattr(part, field.name), built.get(field.name)
+                if field.name in _FREE or stated is None:
                     continue
-                if (parse_crs(stated) if field.name == "crs" else stated) != built[field.name]:
+                if (parse_crs(stated) if field.name == "crs" else stated) != was:
                     raise RequestError(
                         f"--{field.name.replace('_', '-')} is given, but region index {self.url!r} was built with "
-                        f"{_in_words(field.name, built[field.name])}; leave it out, or build another index."
+                        f"{_in_words(field.name, was)}; leave it out, or build another index."
                     )
 
     # Maps ----------------------------------------------------------------------------------------

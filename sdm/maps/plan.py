@@ -20,7 +20,7 @@ from sdm.models.device import local_device
 from sdm.models.registry import open_model
 from sdm.names import Resolution, slug
 from sdm.request import BBox, MapRequest, ModelRef, Query
-from sdm.request.choices import FORMATS
+from sdm.request.choices import FORMATS, parse_device
 from sdm.request.months import suffix
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def plan(
 
 def plan_map(request: MapRequest, device: str = "auto") -> Job:
     """As `plan`, from one object."""
+    parse_device(device)
     names, evidence = request.query.species, request.query.evidence
     if not names and not evidence:
         raise SpeciesNameError("no species given; name at least one, for example 'Ursus arctos'.")
@@ -226,9 +227,7 @@ def _resolve(names: Sequence[str], ref: ModelRef) -> tuple[Model, list[Resolutio
 
 def open_ref(ref: ModelRef) -> Model:
     """The model that a user named. Raises ModelError."""
-    if not hasattr(ref.model, "load"):
-        return open_model(ref.model, cache_dir=ref.cache_dir, offline=ref.offline)
-    return ref.model
+    return open_model(ref.model, cache_dir=ref.cache_dir, offline=ref.offline)
 
 
 def resolve_in(model: Model, name: str) -> Outcome:

@@ -279,7 +279,7 @@ class Delivery(Options):
     ] = False
 
     def __post_init__(self) -> None:
-        self._set(formats=parse_formats(self.formats) if self.formats else None)
+        self._set(formats=None if self.formats is None else parse_formats(self.formats))
 
     def formats_or(self, usual: Sequence[str] = FORMATS) -> tuple[str, ...]:
         """The formats asked for, or the usual ones."""

@@ -19,8 +19,9 @@ from sdm.grid import Tile
 from sdm.layers.environment import Environment, Input
 from sdm.layers.raster import RasterLayer
 from sdm.layers.satellite import Satellite
-from sdm.models.bundled import Encoders, Model
+from sdm.models.bundled import BundledModel
 from sdm.models.config import all_subsets
+from sdm.models.encoders.bundled import BundledEncoders
 
 ROCKIES = (-112, 38, -108, 41)  # 60 x 80 pixels at 0.05
 MODEL = "mammals-trees"
@@ -48,7 +49,7 @@ def puma():
 
 def by_hand(species, lon, lat, modalities):
     """Layers, encoders and the formula of the paper, place by place, in NumPy."""
-    model = Model.open(MODEL)
+    model = BundledModel.open(MODEL)
     encoders = model.load()
     config = model.config
     environment = Environment([Input(**i) for i in config["environment"]["inputs"]])
@@ -90,7 +91,7 @@ def test_points_agree_with_pixels(puma):
     lon, lat = lonlat()
     pick = np.random.default_rng(0).integers(0, lon.size, 40)
     exact = probabilities(step=1)[0].ravel()[pick]
-    points = score_places(Model.open(MODEL), ["Puma concolor"], lon.ravel()[pick], lat.ravel()[pick])[:, 0]
+    points = score_places(BundledModel.open(MODEL), ["Puma concolor"], lon.ravel()[pick], lat.ravel()[pick])[:, 0]
     known = np.isfinite(exact)
     assert known.sum() > 30
     assert np.abs(points - exact)[known].max() < 1e-4
@@ -170,7 +171,7 @@ def test_outside_the_region_is_not_modelled():
 def test_outside_the_latitudes_of_training_is_not_modelled():
     got = probabilities(bbox=(0, -66, 4, -58), mask="none", resolution=0.25)[0]
     lat = lonlat((0, -66, 4, -58), 0.25)[1]
-    south = Model.open(MODEL).domain[0]
+    south = BundledModel.open(MODEL).domain[0]
     assert np.array_equal(np.isfinite(got), lat >= south)
     assert 0 < np.isfinite(got).sum() < got.size
 
@@ -179,7 +180,7 @@ def test_trees_are_not_modelled_outside_north_america():
     oak, fox = probabilities(["Quercus alba", "Vulpes vulpes"], bbox=(-10, 40, 10, 50), resolution=0.5)
     assert np.isnan(oak).all()
     assert np.isfinite(fox).any()
-    west, _, east, _ = Model.open(MODEL).config["groups"]["tree"]["extent"]
+    west, _, east, _ = BundledModel.open(MODEL).config["groups"]["tree"]["extent"]
     assert -180 < west < -160
     assert -60 < east < -40
     job = sdm.plan(["Quercus alba", "Vulpes vulpes"], bbox=(-80, 40, 10, 50), resolution=0.5)
@@ -210,8 +211,8 @@ def test_off_the_globe_is_not_modelled():
 
 def test_nothing_is_encoded_before_it_is_asked_for(monkeypatch):
     encoded, read = [], []
-    encode, read_layer = Encoders.encode, RasterLayer._read
-    monkeypatch.setattr(Encoders, "encode", lambda self, m, v: encoded.append(m) or encode(self, m, v))
+    encode, read_layer = BundledEncoders.encode, RasterLayer._read
+    monkeypatch.setattr(BundledEncoders, "encode", lambda self, m, v: encoded.append(m) or encode(self, m, v))
     monkeypatch.setattr(RasterLayer, "_read", lambda self, *a: read.append(self.path) or read_layer(self, *a))
     array = sdm.map_species("Puma concolor", bbox=ROCKIES, resolution=0.05, tile_size=16)
     assert array.chunks == ((16, 16, 16, 12), (16,) * 5)
@@ -392,7 +393,7 @@ FACTS = [
 def facts():
     species = sorted({f[0] for f in FACTS})
     lon, lat = (np.array([f[k] for f in FACTS]) for k in (2, 3))
-    scores = score_places(Model.open(MODEL), species, lon, lat)
+    scores = score_places(BundledModel.open(MODEL), species, lon, lat)
     return np.array([scores[k, species.index(f[0])] for k, f in enumerate(FACTS)])
 
 

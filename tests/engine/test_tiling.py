@@ -15,7 +15,9 @@ from sdm.engine.places import Plan, Target
 from sdm.engine.suitability import Probability
 from sdm.engine.tile import score_tile
 from sdm.grid import BBox, make_grid
-from sdm.models.bundled import Model, list_models
+from sdm.models.bundled import BundledModel
+from sdm.models.registry import list_models
+from sdm.request import Sampling
 from sdm.request.choices import MODALITIES
 
 TILES = (64, 100, 256, 512, 4096)
@@ -30,11 +32,11 @@ GRIDS = {
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
+def model() -> BundledModel:
     return list_models()[0]
 
 
-def plan_of(model: Model, grid: str, *, step: int | None = None, modalities=MODALITIES, mask="land") -> Plan:
+def plan_of(model: BundledModel, grid: str, *, step: int | None = None, modalities=MODALITIES, mask="land") -> Plan:
     bbox, crs, resolution = GRIDS[grid]
     vectors = np.random.default_rng(1).normal(size=(3, model.dim)).astype(np.float32)
     for k, taxon in enumerate(list(model.taxa)[:2]):
@@ -44,9 +46,8 @@ def plan_of(model: Model, grid: str, *, step: int | None = None, modalities=MODA
     return Plan(
         model=model,
         grid=make_grid(BBox(*bbox), None, crs, resolution, tile_size=64),
-        modalities=modalities,
+        sampling=Sampling(modalities=modalities, step=step),
         targets=tuple(Target(v, score, m) for v, m in zip(vectors, (mask, "none", "sea"), strict=True)),
-        step=step,
     )
 
 

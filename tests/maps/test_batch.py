@@ -19,7 +19,8 @@ import xarray as xr
 from PIL import Image
 
 import sdm
-from sdm.engine import compare, tile
+from sdm.engine import compare
+from sdm.engine import tile as engine_tile
 from sdm.engine.compare import score_embeddings
 from sdm.engine.tile import embed_tile, mappable
 from sdm.errors import OutputError, RequestError, SpeciesNameError
@@ -238,7 +239,7 @@ def test_with_an_index_nothing_is_encoded(tmp_path, monkeypatch, index):
     """The same maps, within what int8 costs; a box that begins inside a tile of the index; no sea in it."""
     listed = ["Ursus arctos", "gray whale", "Picea engelmannii"]
     encoded = map_batch(listed, out=tmp_path / "a", **FAST)
-    monkeypatch.setattr(tile, "_Frame", None)
+    monkeypatch.setattr(engine_tile, "Frame", None)
     read = map_batch(listed, BOX, out=tmp_path / "b", index=index)
     a, b = encoded.open().probability.sel(species=["Ursus arctos", "Picea engelmannii"]), read.open().probability
     assert b.species.values.tolist() == ["Ursus arctos", "Picea engelmannii"] and a.shape == b.shape

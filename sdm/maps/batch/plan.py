@@ -21,6 +21,7 @@ from sdm.names.habitat import mask_for
 from sdm.names.lists import Asked, distinct, read_names
 from sdm.outputs.cube import SPECIES as SPECIES_PER_CHUNK
 from sdm.request import ListOptions, MapRequest, ModelRef
+from sdm.request.choices import parse_device
 from sdm.request.months import month_name
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def plan_list(
     source: str | Path | Iterable[str], request: MapRequest, listing: ListOptions, device: str = "auto"
 ) -> Batch:
     """As `plan_batch`, from objects; `source` as its `species`."""
+    parse_device(device)
     if isinstance(source, str | Path):
         asked, notes = read_names(source, listing.column)
     else:

@@ -90,6 +90,8 @@ def write_batch(
     ------
     OutputError : the folder holds something else, or another run is writing to it.
     """
+    if not options.get("formats"):
+        options.pop("formats", None)  # none per species
     delivery, execution = delivery_and_execution(out, batch.job.plan.device, options)
     return write_list(batch, delivery, execution, command=command, progress=progress)
 

@@ -57,15 +57,17 @@ FORMULA = tuple("=+-@\t\r")
 def summary(batch: Batch, totals: Mapping[str, np.ndarray], suffixes: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of `summary.csv`, in the order of the list; docs/batch.md says what the columns are.
 
-    `totals`: by name an array with an entry per taxon, over all tiles. `suffixes`: of the files per species.
+    `totals`: by name an array with an entry per taxon, or a single number, over all tiles.
+    `suffixes`: of the files per species.
     """
     rows = []
+    per_taxon = {name: values for name, values in totals.items() if values.ndim}
     for row in batch.rows:
         line: dict[str, Any] = dict.fromkeys(COLUMNS, "")
         line |= {"row": row.asked.row, "query": row.asked.query, "times": row.asked.times, "error": row.error}
         if row.resolution is not None and row.target is not None:
             line |= _names(batch, row, row.resolution, row.target, suffixes)
-            line |= _measures(row.resolution, {name: values[row.target] for name, values in totals.items()})
+            line |= _measures(row.resolution, {name: values[row.target] for name, values in per_taxon.items()})
             line["threshold"] = _number(batch.threshold)
         rows.append(line)
     return rows

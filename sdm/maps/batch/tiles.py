@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,7 +80,10 @@ def map_tile(tile: Tile, work: Work) -> str:
     habitats, of = _habitats(work, tile, pixels)
     statistics = _Statistics(habitats, of, work.batch.threshold)
     chunks, pictures = _Chunks(work, tile, habitats, of), _Pictures(work, tile, habitats, of)
-    scored = score_embeddings(codes, plan.targets, device, cube.STEP / 2, scales) if pixels.size else ()
+    environment = _environment(plan, tile, pixels)
+    scored: Iterable[tuple[int, np.ndarray | None]] = ()
+    if pixels.size:
+        scored = score_embeddings(codes, plan.targets, device, cube.STEP / 2, scales, environment)
     for k, row in scored:
         # Most species are absent from most tiles, and None: all that is theirs is there before the loop.
         if row is not None and habitats[of[k]].place(row, chunks.layer(k)):
@@ -253,6 +256,14 @@ def _habitats(work: Work, tile: Tile, pixels: np.ndarray) -> tuple[list[_Habitat
     places = mappable(plan, tile, different, lon, lat).reshape(len(different), -1)[:, pixels]
     area = np.broadcast_to(_areas(plan.grid.geobox).block(tile.rows, tile.cols) / 1e6, tile.shape).ravel()[pixels]
     return [_Habitat(pixels, p, area, tile.shape) for p in places], of
+
+
+def _environment(plan: Plan, tile: Tile, pixels: np.ndarray) -> np.ndarray | None:
+    """What the model reads of the environment at pixels (N,) of a tile, where a target needs it: (N, D)."""
+    if not pixels.size or all(target.fit is None for target in plan.targets):
+        return None
+    lon, lat = (a.ravel()[pixels] for a in plan.lonlat(*plan.pixels(tile)))
+    return plan.environment(lon, lat)[0]
 
 
 @lru_cache(maxsize=2)

@@ -1,0 +1,113 @@
+"""A rectangle of pixels of which any can be encoded: what varies slowly is interpolated, the rest computed there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from sdm.engine.encode import embed_batches, one_torch_thread
+from sdm.engine.inputs import Read
+from sdm.engine.lattice import Blend
+from sdm.engine.places import Places, Plan
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Sum(NamedTuple):
+    """Some places with the sum of their embeddings."""
+
+    places: np.ndarray
+    """(N,) flat indices into the rectangle."""
+    total: torch.Tensor
+    """(batch, dim), rows beyond N are padding."""
+    known: np.ndarray
+    """(N,) bool."""
+    environment: np.ndarray
+    """(N, D) what was read of it; empty where it was not."""
+
+
+class Frame:
+    """A rectangle of pixels whose places can be scored: slow modalities are encoded once, on entry.
+
+    `rows` (n,), `cols` (m,): pixels counted from the anchor; `lon`, `lat`, `needed` (n, m): their positions,
+    and which of them will be asked for.
+    """
+
+    def __init__(
+        self,
+        plan: Places,
+        rows: np.ndarray,
+        cols: np.ndarray,
+        lon: np.ndarray,
+        lat: np.ndarray,
+        needed: np.ndarray,
+    ) -> None:
+        self.plan, self.rows, self.cols, self.lon, self.lat = plan, rows, cols, lon, lat
+        groups: dict[int, list[str]] = {}
+        for m in plan.blended:
+            groups.setdefault(plan.strides[m], []).append(m)
+        self.encoded = tuple(m for m in plan.modalities if m not in plan.blended)
+        # Embeddings of one coarse lattice are added before they are interpolated: once, not per modality.
+        self.blends = [Blend(plan, group, k, rows, cols, needed) for k, group in groups.items()]
+
+    def raw(self, plan: Plan, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What each target measures at the wanted places (n, m): its cosine, or the logit of its fit.
+
+        Returns (S, n, m) float32, 0 elsewhere, and which of the places are known (n, m).
+        """
+        import torch
+
+        from sdm.models.score import normalise, similarity
+
+        raw = np.zeros((len(plan.targets), wanted.size), dtype=np.float32)
+        known = np.zeros(wanted.size, dtype=bool)
+        vectors = torch.from_numpy(plan.species).to(plan.here)
+        fits = [(k, target.fit) for k, target in enumerate(plan.targets) if target.fit is not None]
+        for places, total, ok, environment in self._sums(wanted, plan.environment if fits else None):
+            if len(fits) < len(plan.targets):
+                raw[:, places] = similarity(total, vectors)[: places.size].T.cpu().numpy()
+            if fits:
+                embeddings = normalise(total)[: places.size].cpu().numpy()
+                for k, fit in fits:
+                    raw[k, places] = fit.logit(embeddings, environment)
+            known[places] = ok
+        return raw.reshape(-1, *wanted.shape), known.reshape(wanted.shape)
+
+    def embeddings(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Unit embeddings (N, dim) float32 of the N wanted places, in order, and which are known (N,)."""
+        from sdm.models.score import normalise
+
+        row = np.cumsum(wanted.ravel()) - 1
+        out = np.empty((int(wanted.sum()), self.plan.model.dim), dtype=np.float32)
+        known = np.zeros(len(out), dtype=bool)
+        for places, total, ok, _ in self._sums(wanted):
+            out[row[places]] = normalise(total)[: places.size].cpu().numpy()
+            known[row[places]] = ok
+        return out, known
+
+    def _sums(self, wanted: np.ndarray, environment: Read | None = None) -> Iterator[Sum]:
+        """The wanted places, batch by batch; with `environment`, what is read of it where it is not encoded."""
+        import torch
+
+        todo = np.flatnonzero(wanted)
+        lon, lat = self.lon.ravel()[todo], self.lat.ravel()[todo]
+        near = np.logical_and.reduce([blend.known for blend in self.blends]) if self.blends else None
+        p = self.plan
+        with torch.inference_mode(), one_torch_thread(p.here):
+            for batch in embed_batches(p.model, p.inputs, p.here, self.encoded, lon, lat, p.month):
+                places, total, known = todo[batch.part], batch.total, batch.known
+                for blend in self.blends:
+                    total += blend.at(places, len(total))
+                if near is not None:
+                    known = known & near.ravel()[places]
+                read = batch.values.get("environment", _NOTHING)
+                if environment is not None and "environment" not in batch.values:
+                    read, there = environment(*(np.nan_to_num(a[batch.part]) for a in (lon, lat)))
+                    known = known & there
+                yield Sum(places, total, known, read[: places.size])
+
+
+_NOTHING = np.empty((0, 0), dtype=np.float32)

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from sdm.errors import SdmError
-from sdm.evaluation import datasets, tables
+from sdm.evaluation import datasets, paper_tables
 from sdm.evaluation.species import Taxonomy
 from sdm.models.registry import list_models, open_model
 
@@ -63,18 +63,18 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"\r{stage}: {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
     cache = args.out / "embeddings" if args.out else None
-    encoded = tables.encode_dataset(dataset, model, model.load(args.device), args.batch, cache, tell)
+    encoded = paper_tables.encode_dataset(dataset, model, model.load(args.device), args.batch, cache, tell)
     made = []
     if args.table != "retrieval":
-        made.append(tables.zero_shot_table(encoded, device=args.device))
+        made.append(paper_tables.zero_shot_table(encoded, device=args.device))
     if args.table != "zero-shot":
-        made.append(tables.retrieval_table(encoded, device=args.device))
+        made.append(paper_tables.retrieval_table(encoded, device=args.device))
     for table in made:
         print(table.to_markdown())
     if args.out:
         split = "" if args.dataset == "taxabench" else f", split {args.split}"
         heading = f"# {dataset.name}{split}\n\nModel {model.name}, hash {model.digest}."
-        tables.write_tables(args.out, made, heading, args.overwrite)
+        paper_tables.write_tables(args.out, made, heading, args.overwrite)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def embed_command(options: EmbedOptions) -> None:
         raise RequestError("there is nothing to embed; give photos, recordings, --text or --places.")
     modalities = parse_modalities(options.modalities) if options.places else ()
 
-    from sdm.evaluation.tabular import read_places
+    from sdm.evaluation.csv_rows import read_places
     from sdm.files.atomic import check_targets
 
     if out.suffix.lower() != ".parquet":

@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose text lies nearest to the summed embeddings.
+"""Zero-shot classification: the class whose text is nearest to the summed embeddings.
 
     f = normalise(image + location + ...);  class = argmax f . text        (arXiv 2411.00683, section 4)
 
@@ -18,16 +18,16 @@ from sdm.evaluation.ranking import combine, nearest, rank
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of one set of modalities; fractions in 0..1."""
+    """Accuracy of one set of modalities, as fractions in 0..1."""
 
     modalities: tuple[str, ...]
     top: dict[int, float]
     """Top-k accuracy by k."""
     mean_class: float
-    """Top-1 accuracy averaged over classes: each class counts the same, however many samples it has."""
+    """Top-1 accuracy averaged over classes: each class has the same weight, however many samples it has."""
     samples: int
     classes: int
-    """Candidates, with samples or not."""
+    """Candidate classes, including those without samples."""
 
 
 def classify(
@@ -35,7 +35,7 @@ def classify(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest classes of each sample: rows of `texts` (N, k) and cosines (N, k), best first.
 
-    embeddings: unit vectors (N, dim) by modality, all of which are added; texts: unit vectors (C, dim).
+    embeddings: unit vectors (N, dim) by modality, which are summed; texts: unit vectors (C, dim).
     """
     return nearest(combine(list(embeddings.values())), texts, k, device)
 
@@ -49,8 +49,13 @@ def accuracy(
 ) -> Accuracy:
     """How often the sum of all given modalities finds the right class.
 
-    embeddings: unit vectors (N, dim) by modality; texts: (C, dim); labels (N,): rows of `texts`.
-    Classes with the same text cannot be told apart: each then counts as a guess among them.
+    Parameters
+    ----------
+    embeddings : unit vectors (N, dim) by modality
+    texts : unit vectors (C, dim) of the classes; classes with the same text count as a guess among them
+    labels : (N,) rows of `texts`
+    ks : the k of top-k accuracy
+    device : of the computation
     """
     ranks = rank(combine(list(embeddings.values())), texts, labels, device)
     hits = ranks.hits(1)

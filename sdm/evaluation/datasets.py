@@ -1,18 +1,18 @@
 """The datasets of the TaxaBind paper, read from folders laid out as they are published.
 
-Nothing is downloaded here, and nothing is decoded before it is asked for. What is *certain* was read on
-the datasets' pages of the Hugging Face hub (organisation MVRL) or in the authors' code (mvrl/TaxaBind);
-what is *inferred* is marked, and the loader then takes any of the likely names.
+Nothing is downloaded here, and nothing is decoded before it is used. *Certain* statements come from the datasets'
+pages on the Hugging Face hub (organisation MVRL) or from the authors' code (mvrl/TaxaBind); *inferred* ones are
+marked, and the loader then accepts any of the likely names.
 
 TaxaBench-8k (`taxabench`), 8,813 observations:
 
 * `test_df.csv`, certain: an export of iNaturalist with, among 44 columns, `id`, `latitude`, `longitude`,
   `scientific_name`, `taxon_id`, `sound_format`. It has no higher ranks.
 * `taxabench_sound/<id>.<sound_format>`, certain: m4a, wav or mp3. m4a cannot be decoded here; a converted
-  file beside it (wav, flac, ogg, mp3) is taken instead.
+  file beside it (wav, flac, ogg, mp3) is used instead.
 * `taxabench_images/`, `sat_images/sentinel/`: folders certain, file names inferred: `<id>.jpg` and
-  `<id>_<latitude>_<longitude>.jpeg`. Any picture whose name begins with the id and then ends, or goes on
-  with `_`, is taken.
+  `<id>_<latitude>_<longitude>.jpeg`. Any picture whose name is the id, or begins with the id and `_`, is
+  used.
 * `bioclim_elevation_scaled.npy`, certain: (2160, 4320, 20) float16, row 0 north, z-scores, NaN at sea.
 * `taxa_names.npy`: probably a pickled array of names; never opened. Classes are the `scientific_name`s.
 
@@ -39,6 +39,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -46,14 +47,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from sdm.errors import RequestError, TooLargeError, quoted
+from sdm.evaluation.csv_rows import MAX_BYTES, coordinate, read_rows
 from sdm.evaluation.species import Candidate, Taxonomy
-from sdm.evaluation.tabular import MAX_BYTES, coordinate, read_rows
 
 MODALITIES = ("image", "satellite", "location", "environment", "audio")
-"""Of an observation, beside the text of its species; the order in which tables list them."""
+"""Modalities of an observation, besides the text of its species, in the order of tables."""
 PICTURES = ("jpg", "jpeg", "png", "webp")
 SOUNDS = ("wav", "flac", "ogg", "mp3", "aiff", "aif")
-"""Endings of what can be decoded, the first found is taken."""
+"""Suffixes of files that can be decoded; the first that exists is used."""
 SPLITS = ("train", "val", "test")
 ENVIRONMENT_FILE = "bioclim_elevation_scaled.npy"
 
@@ -64,7 +65,7 @@ _FORMAT = re.compile(r"[a-z0-9-]{1,20}")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Observations of one split: where, what, and the files that show or sound it."""
+    """Observations of one split: position, species, and files of pictures and sounds."""
 
     name: str
     folder: Path
@@ -78,19 +79,19 @@ class Dataset:
     """By modality (image, satellite, audio): one per observation."""
     environment_file: Path | None = None
     notes: tuple[str, ...] = ()
-    """What a reader of a table must know: observations left out, classes without a full string."""
+    """Notes for readers of a table: observations left out, classes without all ranks."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What can be encoded, in the order of `MODALITIES`."""
+        """The modalities that can be encoded, in the order of `MODALITIES`."""
         there = {"location", *self.files, *(["environment"] if self.environment_file else [])}
         return tuple(m for m in MODALITIES if m in there)
 
     def values(self, modality: str) -> Sequence[Path] | np.ndarray:
-        """What `encode_items` takes for a modality: paths, (N, 2) positions (lon, lat), or (N, 20) z-scores."""
+        """The items of a modality for `encode_items`: paths, (N, 2) positions (lon, lat), or (N, 20) z-scores."""
         if modality == "location":
             return self.lonlat
         if modality == "environment" and self.environment_file:
@@ -127,9 +128,17 @@ def isoundnat(
 ) -> Dataset:
     """iSoundNat, one split.
 
-    modalities: those wanted; only their files must be there. taxonomy: completes names to seven ranks.
-    skip_missing: leave out observations whose files are missing, and say so in `notes`, instead of
-    raising. Raises RequestError that names the first missing files, or the line of a malformed row.
+    Parameters
+    ----------
+    folder : the dataset, laid out as published
+    split : train, val or test
+    modalities : those wanted; only their files need to exist
+    taxonomy : completes names to seven ranks
+    skip_missing : leave out observations whose files are missing, with an entry in `notes`, instead of raising
+
+    Raises
+    ------
+    RequestError : naming the first missing files, or the line of a malformed row
     """
     folder = _folder(folder, "iSoundNat")
     places = {"image": (["images"], PICTURES), "audio": (["sounds", "sounds_mp3"], SOUNDS)}
@@ -143,7 +152,7 @@ def isatnat(
     modalities: Sequence[str] = ("image", "satellite", "location"),
     skip_missing: bool = False,
 ) -> Dataset:
-    """iSatNat, one split, with the photos of the iNaturalist 2021 challenge; arguments as of `isoundnat`."""
+    """iSatNat, one split, with the photos of the iNaturalist 2021 challenge; arguments as for `isoundnat`."""
     folder = _folder(folder, "iSatNat")
     table = folder / f"{_split(split, ('train', 'test'))}_df.csv"
     ids, lonlat, keys = [], [], []
@@ -182,9 +191,12 @@ def _observations(
     skip_missing: bool,
 ) -> Dataset:
     """A dataset whose table is an export of iNaturalist and whose files are named by observation."""
-    wanted = _wanted(modalities, MODALITIES if "satellite" in places else ("image", "location", "environment", "audio"),
-                     name)  # fmt: skip
-    ids, lonlat, species, formats = [], [], [], {}
+    available = MODALITIES if "satellite" in places else ("image", "location", "environment", "audio")
+    wanted = _wanted(modalities, available, name)
+    ids: list[str] = []
+    lonlat: list[tuple[float, float]] = []
+    species: list[str] = []
+    formats: dict[str, str] = {}
     columns = ("id", "latitude", "longitude", "scientific_name", "sound_format")
     for line, row in read_rows(folder / table, columns, f"{name} table"):
         where = f"{table}, line {line}"
@@ -203,10 +215,10 @@ def _observations(
     files: dict[str, list[Path | None]] = {}
     for modality in wanted:
         if modality in places:
-            found = _by_stem(folder, *places[modality], lambda stem: stem.split("_")[0])
-            files[modality] = [found.get(i) for i in ids]
-    if "audio" in files:
-        _check_decodable(files["audio"], ids, formats, folder, places["audio"][0], skip_missing)
+            by_id = _by_stem(folder, *places[modality], lambda stem: stem.split("_")[0])
+            files[modality] = [by_id.get(i) for i in ids]
+    if "audio" in files and not skip_missing:
+        _check_decodable(files["audio"], ids, formats, folder, places["audio"][0])
     dataset = _assemble(name, folder, ids, lonlat, species, taxonomy or Taxonomy(), files, wanted)
     return _complete(dataset, files, skip_missing)
 
@@ -232,7 +244,7 @@ def _assemble(
             "Put it there or leave out the environment."
         )
     incomplete = sum(not c.complete for c in classes)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if incomplete:
         notes = (
             f"{incomplete:,} of {len(classes):,} classes are given to the text encoder by their scientific name alone, "
@@ -242,7 +254,7 @@ def _assemble(
 
 
 def _complete(dataset: Dataset, files: Mapping[str, list[Path | None]], skip_missing: bool) -> Dataset:
-    """The dataset with its files; observations that lack one are refused, or left out."""
+    """The dataset with its files; observations that lack one are left out, or raise RequestError."""
     keep = np.ones(len(dataset), bool)
     for modality, paths in files.items():
         missing = [i for i, path in zip(dataset.ids, paths, strict=True) if path is None]
@@ -260,11 +272,15 @@ def _complete(dataset: Dataset, files: Mapping[str, list[Path | None]], skip_mis
     if len(kept) < len(dataset):
         notes += (f"{len(dataset) - len(kept):,} of {len(dataset):,} observations were left out: files are missing.",)
     chosen = {m: tuple(p for k in kept if (p := paths[k]) is not None) for m, paths in files.items()}
-    # All classes stay candidates: leaving photos out must not make the choice easier.
+    # All classes remain candidates: leaving out observations must not make the choice easier.
     return replace(
-        dataset, ids=tuple(dataset.ids[k] for k in kept), lonlat=dataset.lonlat[kept], labels=dataset.labels[kept],
-        files=chosen, notes=notes,
-    )  # fmt: skip
+        dataset,
+        ids=tuple(dataset.ids[k] for k in kept),
+        lonlat=dataset.lonlat[kept],
+        labels=dataset.labels[kept],
+        files=chosen,
+        notes=notes,
+    )
 
 
 def _folder(folder: str | Path, name: str) -> Path:
@@ -292,18 +308,17 @@ def _wanted(modalities: Sequence[str], known: Sequence[str], name: str) -> list[
 def _check_ids(ids: Sequence[str], table: str) -> None:
     if not ids:
         raise RequestError(f"{table} lists no observation.")
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(i for i in ids if i in seen or seen.add(i))
-        raise RequestError(f"{table} has the observation {twice} twice.")
+    repeated = next((i for i, count in Counter(ids).items() if count > 1), None)
+    if repeated:
+        raise RequestError(f"{table} has the observation {repeated} twice.")
 
 
 def _by_stem(
     folder: Path, places: Sequence[str], endings: Sequence[str], identity: Callable[[str], str]
 ) -> dict[str, Path]:
-    """{identity of the stem: file} of the first of the places that is there, best ending first.
+    """{identity of the stem: file} in the first of the places that exists; of several files, the best suffix.
 
-    One listing instead of a look-up per observation and ending: there are hundreds of thousands.
+    One listing instead of a look-up per observation and suffix: there are hundreds of thousands.
     """
     for place in places:
         root = folder / place
@@ -311,7 +326,7 @@ def _by_stem(
             break
     else:
         raise RequestError(f"folder {str(folder / places[0])!r} is missing.")
-    found: dict[str, tuple[int, str]] = {}
+    best: dict[str, tuple[int, str]] = {}
     with os.scandir(root) as entries:
         for entry in entries:
             stem, _, ending = entry.name.rpartition(".")
@@ -319,26 +334,26 @@ def _by_stem(
                 continue
             candidate = (endings.index(ending.lower()), entry.name)
             key = identity(stem)
-            if key not in found or candidate < found[key]:
-                found[key] = candidate
-    return {key: root / name for key, (_, name) in found.items()}
+            if key not in best or candidate < best[key]:
+                best[key] = candidate
+    return {key: root / name for key, (_, name) in best.items()}
 
 
 def _check_decodable(
-    paths: Sequence[Path | None], ids: Sequence[str], formats: Mapping[str, str], folder: Path,
-    places: Sequence[str], skip_missing: bool,
-) -> None:  # fmt: skip
-    """A recording that is there in a format nobody here can decode deserves better advice than "missing"."""
+    paths: Sequence[Path | None], ids: Sequence[str], formats: Mapping[str, str], folder: Path, places: Sequence[str]
+) -> None:
+    """Raise RequestError, with advice, for recordings that exist only in formats that cannot be decoded."""
     root = next(folder / p for p in places if (folder / p).is_dir())
-    locked = [
-        i for i, path in zip(ids, paths, strict=True)
+    undecodable = [
+        i
+        for i, path in zip(ids, paths, strict=True)
         if path is None and formats[i] not in SOUNDS and (root / f"{i}.{formats[i]}").is_file()
-    ]  # fmt: skip
-    if locked and not skip_missing:
-        first = f"{locked[0]}.{formats[locked[0]]}"
+    ]
+    if undecodable:
+        first = f"{undecodable[0]}.{formats[undecodable[0]]}"
         raise RequestError(
-            f"{len(locked):,} recordings in {str(root)!r} are in formats that cannot be decoded here, the first "
-            f"{first}; put converted files beside them (ffmpeg -i {first} {locked[0]}.flac), or leave them out "
+            f"{len(undecodable):,} recordings in {str(root)!r} are in formats that cannot be decoded here, the first "
+            f"{first}; put converted files beside them (ffmpeg -i {first} {undecodable[0]}.flac), or leave them out "
             "with --skip-missing."
         )
 

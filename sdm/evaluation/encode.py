@@ -1,4 +1,4 @@
-"""Files and places through the encoders of a model, in batches, a batch read while another is encoded."""
+"""Encoding files and places in batches; the next batch is read while one is encoded."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 BATCH = 64
 CROP = 256
-"""Pixels on a side of a satellite crop."""
+"""Side of a satellite crop, pixels."""
 
 
 class Encoders(Protocol):
-    """What `model.load(device)` gives."""
+    """The encoders that `model.load(device)` returns."""
 
     def encode(self, modality: str, values: Any) -> torch.Tensor:
         """Values of one modality -> (N, dim) unit vectors, float32."""
@@ -36,11 +36,24 @@ def encode_items(
     batch: int = BATCH,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> np.ndarray:
-    """Encode a sequence of one modality -> (N, dim) float32, unit vectors.
+    """Encode a sequence of one modality.
 
-    items: paths for image, satellite and audio; texts; (N, 2) degrees **(lon, lat)** for location; (N, 20)
-    z-scores for environment. `tell(done, total)` is called after every batch. Raises what the readers and
-    the model raise, ModelError when the encoder does not return one finite vector per item.
+    Parameters
+    ----------
+    encoders : of a model
+    modality : image, satellite, audio, text, location or environment
+    items : paths for image, satellite and audio; texts; (N, 2) degrees **(lon, lat)** for location; (N, 20) z-scores
+        for environment
+    batch : items encoded at once
+    tell : called with (done, total) after every batch
+
+    Returns
+    -------
+    (N, dim) float32 unit vectors
+
+    Raises
+    ------
+    ModelError : when the encoder does not return one finite vector per item; and the errors of readers and model
     """
     if batch < 1:
         raise RequestError(f"batch {batch} must be at least 1.")
@@ -58,7 +71,7 @@ def encode_items(
 
 
 def read_crop(path: str | Path) -> np.ndarray:
-    """A picture of a place from a file -> (256, 256, 3) uint8, squashed to that size if it has another."""
+    """A satellite picture from a file -> (256, 256, 3) uint8, resized to that size without keeping its aspect ratio."""
     from PIL import Image
 
     from sdm.models.taxabind.photo import open_photo
@@ -70,7 +83,7 @@ def read_crop(path: str | Path) -> np.ndarray:
 
 
 def read_values(modality: str, items: Sequence[Any] | np.ndarray, preprocess: str = "taxabind") -> Any:
-    """All items of one modality, as many as fit in memory, read into what the encoders take; see `encode_items`."""
+    """All items of one modality in the form that the encoders take; see `encode_items`. They must fit in memory."""
     return next(_batches(modality, items, len(items), preprocess))
 
 
@@ -92,7 +105,7 @@ def _batches(modality: str, items: Any, batch: int, preprocess: str) -> Iterator
 
 
 def _read_ahead(read: Callable[[Any], np.ndarray], items: Iterable[Any], batch: int) -> Iterator[list[np.ndarray]]:
-    """Batches of what `read` makes of each item, in order; at most two batches wait in memory."""
+    """Batches of `read(item)`, in order; at most two batches wait in memory."""
     items = iter(items)
     with ThreadPoolExecutor() as pool:
         try:

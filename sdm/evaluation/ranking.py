@@ -1,4 +1,4 @@
-"""Where the right answer stands among all: exact ranks without the whole matrix of similarities."""
+"""Exact ranks of the right answer in a gallery, without the whole matrix of similarities in memory."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 from sdm.errors import RequestError
 
 TIE = 1e-6
-"""Cosines closer than this are equal: about the rounding of a float32 product of 512 terms."""
+"""Cosines closer than this count as equal: about the rounding error of a float32 product of 512 terms."""
 BLOCK = 4096
-"""Queries and gallery are compared in squares of this side: 64 MiB of similarities at a time."""
+"""Queries and gallery are compared in blocks of this size: 64 MiB of similarities at a time."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Per query: how many of the gallery score higher than the right answer, and how many the same."""
+    """Per query: how many items of the gallery score higher than the right answer, and how many the same."""
 
     above: np.ndarray
     """(N,) int64."""
     tied: np.ndarray
     """(N,) int64: others whose cosine is within `TIE`."""
     size: int
-    """Of the gallery."""
+    """Number of items in the gallery."""
 
     def hits(self, k: int) -> np.ndarray:
-        """(N,) float64: chance that the right answer is among the first k, ties broken at random.
+        """(N,) float64: probability that the right answer is among the first k, ties broken at random.
 
-        Without ties 0 or 1. A space in which everything coincides gets k / size, not a perfect score.
+        0 or 1 without ties. A space in which all vectors coincide gets k / size, not a perfect score.
         """
         return np.clip((k - self.above) / (self.tied + 1), 0.0, 1.0)
 
@@ -37,7 +37,7 @@ class Ranks:
         return float(self.hits(k).mean())
 
     def positions(self) -> np.ndarray:
-        """(N,) float64 ranks from 1; among ties the middle one."""
+        """(N,) float64 ranks from 1; the mean rank among ties."""
         return 1.0 + self.above + self.tied / 2.0
 
     def median(self) -> float:
@@ -48,9 +48,8 @@ class Ranks:
 def rank(queries: np.ndarray, gallery: np.ndarray, answers: np.ndarray, device: str = "cpu") -> Ranks:
     """Rank the right answer of each query in a gallery.
 
-    queries (N, dim), gallery (M, dim): unit vectors, float32. answers (N,): row of the gallery that is
-    right. Needs N * M * dim multiplications but never more than `BLOCK` squared similarities in memory.
-    Raises RequestError when shapes do not fit.
+    queries (N, dim), gallery (M, dim): unit vectors, float32; answers (N,): the row of the gallery that is right.
+    At most BLOCK x BLOCK similarities are in memory. Raises RequestError when shapes do not fit.
     """
     import torch
 
@@ -60,16 +59,16 @@ def rank(queries: np.ndarray, gallery: np.ndarray, answers: np.ndarray, device: 
         raise RequestError(f"{len(queries)} queries need as many answers, each a row of the gallery.")
     above, tied = np.empty(len(queries), np.int64), np.empty(len(queries), np.int64)
     with torch.inference_mode():
-        everything = torch.from_numpy(np.ascontiguousarray(gallery)).to(device)
+        whole_gallery = torch.from_numpy(np.ascontiguousarray(gallery)).to(device)
         for start in range(0, len(queries), BLOCK):
             rows = slice(start, start + BLOCK)
             q = torch.from_numpy(np.ascontiguousarray(queries[rows])).to(device)
             right = torch.from_numpy(answers[rows].astype(np.int64)).to(device)
-            score = (q * everything[right]).sum(1, keepdim=True)
+            score = (q * whole_gallery[right]).sum(1, keepdim=True)
             higher = torch.zeros(len(q), dtype=torch.int64, device=device)
             near = torch.zeros_like(higher)
             for first in range(0, len(gallery), BLOCK):
-                cos = q @ everything[first : first + BLOCK].T
+                cos = q @ whole_gallery[first : first + BLOCK].T
                 higher += (cos > score + TIE).sum(1)
                 near += (cos >= score - TIE).sum(1)
             above[rows] = higher.cpu().numpy()
@@ -78,9 +77,9 @@ def rank(queries: np.ndarray, gallery: np.ndarray, answers: np.ndarray, device: 
 
 
 def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, device: str = "cpu") -> tuple[np.ndarray, np.ndarray]:
-    """The k best of a gallery for each query: rows (N, k) int64 and cosines (N, k) float32, best first.
+    """The k nearest items of a gallery for each query: rows (N, k) int64 and cosines (N, k) float32, best first.
 
-    queries (N, dim), gallery (M, dim): unit vectors. k is cut to M. Equal cosines come in any order.
+    queries (N, dim), gallery (M, dim): unit vectors. k is at most M. Equal cosines are in arbitrary order.
     Memory as in `rank`. Raises RequestError when shapes do not fit or k is below 1.
     """
     import torch
@@ -92,15 +91,15 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, device: str = "cpu
     rows_out = np.empty((len(queries), k), np.int64)
     cos_out = np.empty((len(queries), k), np.float32)
     with torch.inference_mode():
-        everything = torch.from_numpy(np.ascontiguousarray(gallery)).to(device)
+        whole_gallery = torch.from_numpy(np.ascontiguousarray(gallery)).to(device)
         for start in range(0, len(queries), BLOCK):
             part = slice(start, start + BLOCK)
             q = torch.from_numpy(np.ascontiguousarray(queries[part])).to(device)
             best, rows = q.new_empty(len(q), 0), torch.empty(len(q), 0, dtype=torch.int64, device=device)
             for first in range(0, len(gallery), BLOCK):
-                cos = q @ everything[first : first + BLOCK].T
+                cos = q @ whole_gallery[first : first + BLOCK].T
                 cos, at = cos.topk(min(k, cos.shape[1]), dim=1)
-                # The best so far and the best of this block hold the best of both.
+                # The best so far and the best of this block contain the best of both.
                 best, order = torch.cat([best, cos], 1).topk(min(k, best.shape[1] + cos.shape[1]), dim=1)
                 rows = torch.cat([rows, at + first], 1).gather(1, order)
             rows_out[part], cos_out[part] = rows.cpu().numpy(), best.cpu().numpy()
@@ -108,16 +107,16 @@ def nearest(queries: np.ndarray, gallery: np.ndarray, k: int, device: str = "cpu
 
 
 def combine(embeddings: list[np.ndarray]) -> np.ndarray:
-    """Element-wise sum of unit embeddings, renormalised: each (N, dim) -> (N, dim) float32.
+    """Element-wise sum of unit embeddings, normalised: each (N, dim) -> (N, dim) float32.
 
     How TaxaBind adds modalities (arXiv 2411.00683, section 3); see `sdm.models.score.combine`.
     """
     import torch
 
-    from sdm.models.score import combine as add
+    from sdm.models.score import combine as combine_tensors
 
     with torch.inference_mode():
-        return add([torch.from_numpy(np.ascontiguousarray(e)) for e in embeddings]).numpy()
+        return combine_tensors([torch.from_numpy(np.ascontiguousarray(e)) for e in embeddings]).numpy()
 
 
 def _check(queries: np.ndarray, gallery: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from sdm.evaluation.ranking import combine, rank
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Of one sum of query modalities against one target modality."""
+    """Result for one sum of query modalities and one target modality."""
 
     query: tuple[str, ...]
     target: str
@@ -35,8 +35,14 @@ def retrieve(
 ) -> Retrieval:
     """Rank the gallery by the sum of all query modalities.
 
-    queries: unit vectors (N, dim) by modality; gallery: (M, dim); answers (N,): the right row of the
-    gallery for each query, by default the same row.
+    Parameters
+    ----------
+    queries : unit vectors (N, dim) by modality
+    target : modality of the gallery
+    gallery : unit vectors (M, dim)
+    answers : (N,) the right row of the gallery for each query; None: the same row
+    ks : the k of recall@k
+    device : of the computation
     """
     features = combine(list(queries.values()))
     ranks = rank(features, gallery, np.arange(len(features)) if answers is None else answers, device)
@@ -52,9 +58,13 @@ def retrievals(
 ) -> Iterator[Retrieval]:
     """Every non-empty sum of modalities against every modality that is not part of it.
 
-    embeddings: unit vectors (N, dim) by modality, row i of each of the same observation. galleries: targets
-    that many observations share, such as the texts of species: (M, dim) and the right row per observation
-    (N,). They are targets only, unless `embeddings` has the modality too.
+    Parameters
+    ----------
+    embeddings : unit vectors (N, dim) by modality, row i of each belonging to the same observation
+    galleries : targets that observations share, such as the texts of species, by modality: (M, dim), and the right
+        row (N,) of each observation; they are queries only if `embeddings` has the modality too
+    ks : the k of recall@k
+    device : of the computation
     """
     targets = {m: (e, np.arange(len(e))) for m, e in embeddings.items()} | dict(galleries or {})
     for target, (gallery, answers) in targets.items():

@@ -1,7 +1,7 @@
-"""From species lists to the texts that a text encoder was trained on: bare taxonomic strings.
+"""From species lists to the texts that the text encoder was trained on: plain taxonomic strings.
 
 TaxaBind's text is "Animalia Chordata Aves Accipitriformes Accipitridae Haliaeetus leucocephalus": seven
-ranks, no "a photo of". A plain binomial works less well, so a name is completed wherever a table knows it.
+ranks, without "a photo of". A binomial alone works less well, so a name is completed wherever a table has it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdm.errors import RequestError, SpeciesNameError, TooLargeError
-from sdm.evaluation.tabular import read_rows
+from sdm.evaluation.csv_rows import read_rows
 from sdm.names import RANKS, TaxonTable, taxonomic_string
 from sdm.names.text import clean
 
@@ -28,7 +28,7 @@ class Candidate:
     text: str
     """For the text encoder."""
     complete: bool
-    """Whether `text` has all the ranks; else it is the name as given."""
+    """Whether `text` has all ranks; otherwise it is the name as given."""
 
 
 class Taxonomy:
@@ -45,12 +45,12 @@ class Taxonomy:
         `species` may be a binomial or the epithet alone. Raises RequestError.
         """
         rows = read_rows(Path(path), RANKS, "taxonomy")
-        return cls(dict(found for _, row in rows if (found := _of_row(row))), tables)
+        return cls(dict(entry for _, row in rows if (entry := _entry(row))), tables)
 
     def text(self, name: str) -> str | None:
-        """The seven ranks of a species, or None where no table knows it for certain."""
-        if found := self.lineages.get(_key(name)):
-            return found
+        """The seven ranks of a species, or None if no table has an unambiguous entry."""
+        if lineage := self.lineages.get(_key(name)):
+            return lineage
         for table in self.tables:
             try:
                 resolution = table.resolve(name)
@@ -61,25 +61,25 @@ class Taxonomy:
         return None
 
     def candidate(self, name: str) -> Candidate:
-        """A name with the best text there is for it."""
-        found = self.text(name)
-        return Candidate(name, found or name, found is not None)
+        """A name with its seven ranks, or with itself as text if no table has it."""
+        text = self.text(name)
+        return Candidate(name, text or name, text is not None)
 
 
 def read_candidates(path: str | Path, taxonomy: Taxonomy) -> list[Candidate]:
     """A species list: a text file with one name a line, or a CSV.
 
     In a CSV the names are in `species` (or scientific_name, scientificName, name, taxon; or the only column);
-    with all seven rank columns it is its own taxonomy. Lines that are empty or begin with # are skipped,
-    repeated names are taken once. Raises RequestError when there is none, SpeciesNameError for what
+    with all seven rank columns the list is its own taxonomy. Empty lines and lines that begin with # are skipped,
+    repeated names are used once. Raises RequestError when there is no name, SpeciesNameError for text that
     cannot be a name.
     """
     path = Path(path)
     if path.suffix.lower() in (".csv", ".tsv"):
-        found = _from_csv(path, taxonomy)
+        candidates = _from_csv(path, taxonomy)
     else:
-        found = [taxonomy.candidate(name) for name in _lines(path)]
-    unique = {c.name: c for c in found}
+        candidates = [taxonomy.candidate(name) for name in _lines(path)]
+    unique = {c.name: c for c in candidates}
     if not unique:
         raise RequestError(f"species list {path.name!r} names no species.")
     if len(unique) > MAX_SPECIES:
@@ -88,7 +88,7 @@ def read_candidates(path: str | Path, taxonomy: Taxonomy) -> list[Candidate]:
 
 
 def _from_csv(path: Path, taxonomy: Taxonomy) -> list[Candidate]:
-    found, column = [], ""
+    candidates, column = [], ""
     for line, row in read_rows(path, what="species list"):
         if not column:
             column = next((c for c in NAME_COLUMNS if c in row), "") or (next(iter(row)) if len(row) == 1 else "")
@@ -96,11 +96,11 @@ def _from_csv(path: Path, taxonomy: Taxonomy) -> list[Candidate]:
                 raise RequestError(f"species list {path.name!r} has none of the columns {', '.join(NAME_COLUMNS)}.")
         if not row[column].strip():
             raise RequestError(f"species list {path.name!r}, line {line}: the name is empty.")
-        if own := _of_row(row):
-            found.append(Candidate(own[0], own[1], True))
+        if entry := _entry(row):
+            candidates.append(Candidate(entry[0], entry[1], True))
         else:
-            found.append(taxonomy.candidate(clean(row[column])))
-    return found
+            candidates.append(taxonomy.candidate(clean(row[column])))
+    return candidates
 
 
 def _lines(path: Path) -> list[str]:
@@ -115,7 +115,7 @@ def _lines(path: Path) -> list[str]:
     return [clean(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def _of_row(row: Mapping[str, str]) -> tuple[str, str] | None:
+def _entry(row: Mapping[str, str]) -> tuple[str, str] | None:
     """(binomial, seven ranks) of a row with all rank columns filled, or None."""
     ranks = [row.get(rank, "").strip() for rank in RANKS]
     if not all(ranks):

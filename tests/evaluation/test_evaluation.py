@@ -21,13 +21,13 @@ import sdm.models.bundled
 import sdm.models.registry
 from sdm import cli
 from sdm.errors import LayerError, ModelError, RequestError
-from sdm.evaluation import datasets, ranking, tables
+from sdm.evaluation import datasets, paper_tables, ranking
 from sdm.evaluation.classification import accuracies, accuracy, classify
+from sdm.evaluation.csv_rows import read_places
 from sdm.evaluation.encode import encode_items, read_crop
 from sdm.evaluation.ranking import nearest, rank
 from sdm.evaluation.retrieval import retrievals, retrieve
 from sdm.evaluation.species import Taxonomy, read_candidates
-from sdm.evaluation.tabular import read_places
 from sdm.files.embeddings import read_embeddings, unit_vectors
 from sdm.outputs.embeddings import write_embeddings
 from sdm.request.choices import MODALITIES
@@ -650,7 +650,7 @@ def test_isatnat_recipe(satnat, use_model, capsys):
 def test_tables_without_a_text_encoder(bench):
     model = Fake("location", "satellite")
     with pytest.raises(ModelError, match="'fake' has no text encoder; use --model taxabind"):
-        tables.encode_dataset(datasets.taxabench(bench), model, model)
+        paper_tables.encode_dataset(datasets.taxabench(bench), model, model)
 
 
 # Commands ------------------------------------------------------------------------------------------

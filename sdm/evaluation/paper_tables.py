@@ -1,4 +1,4 @@
-"""The tables of the TaxaBind paper, from a dataset and a model: computed figures beside the published ones."""
+"""The tables of the TaxaBind paper for a dataset and a model: computed values beside the published ones."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sdm.evaluation.encode import Encoders, encode_items
 from sdm.evaluation.retrieval import retrievals
 from sdm.files.atomic import Staging, disk_errors
 from sdm.files.embeddings import read_embeddings
+from sdm.models.protocol import Model
 from sdm.outputs.embeddings import write_embeddings
 
 PUBLISHED_TOP1 = {
@@ -40,17 +41,17 @@ PUBLISHED_TOP1 = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a name, ready to print."""
+    """A table, ready to print."""
 
     name: str
-    """File stem."""
+    """Name of its file, without suffix."""
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     notes: tuple[str, ...] = field(default=())
 
     def to_csv(self) -> str:
-        """As CSV, one header line, None as an empty field."""
+        """As CSV with one header line; None is an empty field."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.header)
@@ -58,7 +59,7 @@ class Table:
         return text.getvalue()
 
     def to_markdown(self) -> str:
-        """As a Markdown table under its title, notes below; None as a dash."""
+        """As a Markdown table below its title, followed by notes; None is a dash."""
         lines = [f"## {self.title}", "", f"| {' | '.join(self.header)} |"]
         numeric = [all(isinstance(r[c], int | float | None) for r in self.rows) for c in range(len(self.header))]
         lines.append("|" + "|".join("---:" if n else "---" for n in numeric) + "|")
@@ -68,7 +69,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A dataset in a model's space."""
+    """The embeddings of a dataset by a model."""
 
     dataset: Dataset
     embeddings: Mapping[str, np.ndarray]
@@ -79,7 +80,7 @@ class Encoded:
 
 def encode_dataset(
     dataset: Dataset,
-    model: Any,
+    model: Model,
     encoders: Encoders,
     batch: int = 64,
     cache: str | Path | None = None,
@@ -87,9 +88,19 @@ def encode_dataset(
 ) -> Encoded:
     """Embed every modality of a dataset that the model has, and the texts of its classes.
 
-    `cache`: folder of Parquet files, as `sdm embed` writes them, that are read instead of encoding again;
-    one made by another model or of other observations is refused. `tell(modality, done, total)`.
-    Raises ModelError when the model has no text encoder or none of the modalities.
+    Parameters
+    ----------
+    dataset : the observations
+    model : the model, whose `encoders` these are
+    encoders : of the model
+    batch : items encoded at once
+    cache : folder of Parquet files as `sdm embed` writes them, read instead of encoding again
+    tell : called with (modality, done, total) after every batch
+
+    Raises
+    ------
+    ModelError : when the model has no text encoder or none of the modalities
+    RequestError : for a cache of another model or other observations
     """
     if "text" not in model.modalities:
         raise ModelError(f"model {model.name!r} has no text encoder; use --model taxabind.")
@@ -102,24 +113,24 @@ def encode_dataset(
         path = None if folder is None else folder / f"{modality}.parquet"
         if path and path.exists():
             return _cached(path, ids, model)
-        found = encode_items(encoders, modality, items, batch, lambda done, total: tell(modality, done, total))
+        vectors = encode_items(encoders, modality, items, batch, lambda done, total: tell(modality, done, total))
         if path:
             columns = {"id": list(ids), "modality": [modality] * len(ids)}
-            write_embeddings(path, found, columns, model=model.name, digest=model.digest)
-        return found
+            write_embeddings(path, vectors, columns, model=model.name, digest=model.digest)
+        return vectors
 
     embeddings = {m: embed(m, dataset.ids, dataset.values(m)) for m in modalities}
     texts = [c.text for c in dataset.classes]
     return Encoded(dataset, embeddings, embed("text", texts, texts))
 
 
-def _cached(path: Path, ids: Sequence[str], model: Any) -> np.ndarray:
-    found = read_embeddings(path, model.dim, f"model {model.name!r}")
-    if found.metadata.get("digest") != model.digest or found.labels != tuple(ids):
+def _cached(path: Path, ids: Sequence[str], model: Model) -> np.ndarray:
+    cached = read_embeddings(path, model.dim, f"model {model.name!r}")
+    if cached.metadata.get("digest") != model.digest or cached.labels != tuple(ids):
         raise RequestError(
             f"{str(path)!r} was made by another model or of other observations; remove it or choose another folder."
         )
-    return found.vectors
+    return cached.vectors
 
 
 def zero_shot_table(encoded: Encoded, ks: Sequence[int] = (1, 5), device: str = "cpu") -> Table:
@@ -127,10 +138,10 @@ def zero_shot_table(encoded: Encoded, ks: Sequence[int] = (1, 5), device: str = 
     dataset = encoded.dataset
     published = PUBLISHED_TOP1.get(dataset.name, {})
     rows = []
-    for found in accuracies(encoded.embeddings, encoded.texts, dataset.labels, ks, device):
-        paper = published.get(found.modalities)
-        top = [_percent(found.top[k]) for k in ks]
-        rows.append((" + ".join(found.modalities), *top, _percent(found.mean_class), paper))
+    for accuracy in accuracies(encoded.embeddings, encoded.texts, dataset.labels, ks, device):
+        paper = published.get(accuracy.modalities)
+        top = [_percent(accuracy.top[k]) for k in ks]
+        rows.append((" + ".join(accuracy.modalities), *top, _percent(accuracy.mean_class), paper))
     return Table(
         "zero-shot",
         f"Zero-shot classification, {dataset.name}",
@@ -139,7 +150,7 @@ def zero_shot_table(encoded: Encoded, ks: Sequence[int] = (1, 5), device: str = 
         (
             f"{len(dataset):,} observations, {len(dataset.classes):,} classes; class = argmax of "
             "normalise(sum of unit embeddings) . text.",
-            "Published: TaxaBind, arXiv 2411.00683; a dash where no published figure is at hand.",
+            "Published: TaxaBind, arXiv 2411.00683; a dash where there is no published value.",
             *dataset.notes,
         ),
     )
@@ -159,16 +170,16 @@ def retrieval_table(encoded: Encoded, ks: Sequence[int] = (1, 5, 10), device: st
         ("query", "target", *(f"R@{k} %" for k in ks), "median rank", "gallery"),
         tuple(rows),
         (
-            f"{len(dataset):,} queries; right is the same observation, for text the species' own string. "
+            f"{len(dataset):,} queries; the right answer is the same observation, for text the string of its species. "
             "Equal similarities count as a guess among them.",
-            "No published figures for retrieval are at hand, so none stand beside these.",
+            "Published values for retrieval are not included.",
             *dataset.notes,
         ),
     )
 
 
 def write_tables(folder: str | Path, tables: Sequence[Table], heading: str, overwrite: bool = False) -> list[Path]:
-    """Write each table as `<name>.csv` and all as `tables.md` under `heading`; all or none.
+    """Write each table as `<name>.csv` and all as `tables.md` below `heading`; all files or none.
 
     Raises OutputError when one exists (without `overwrite`) or cannot be written.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Take defaults from a TOML file; options on the command line win. Raises RequestError."""
     if path is None:
         return None
+    import tomllib
+
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -60,6 +60,9 @@ class Job:
     def request(self) -> dict[str, Any]:
         """What was asked for, as JSON values; what was left to us is filled in."""
         asked = {k: v for k, v in self.asked.to_dict().items() if k not in NOT_REPORTED}
+        if not self.asked.source.given:
+            unused = (self.asked.source, self.asked.reading, self.asked.cleaning, self.asked.fitting)
+            asked = {k: v for k, v in asked.items() if not any(k in part.to_dict() for part in unused)}
         return asked | {
             "crs": str(asked["crs"] or self.grid.crs),
             "modalities": list(self.plan.modalities),

@@ -7,9 +7,9 @@ import shapely
 
 from sdm.layers.landmask import LAND, SEA, LandMask
 from sdm.records.audit import REASONS, REPAIRS, Audit, Citations
-from sdm.records.options import CleanOptions
 from sdm.records.raw import RawRecords
 from sdm.records.reference import EARTH_KM, capitals, centroids, country_area, country_code, distance_km, land, near
+from sdm.request.records import CleanOptions
 
 ZERO_DEGREES = 0.5
 """Radius around (0, 0) within which coordinates are taken for missing ones."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from sdm.errors import RecordsError, quoted
-from sdm.records.options import ReadOptions
+from sdm.request.records import ReadOptions
 
 MAX_COLUMNS = 10_000
 

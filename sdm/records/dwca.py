@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from sdm.errors import RecordsError, quoted
 from sdm.records.columns import find_columns, key
 from sdm.records.guard import Archive, as_lines
-from sdm.records.options import ReadOptions
 from sdm.records.raw import MAX_ROWS, Collector, RawRecords
 from sdm.records.text import Layout, batches
 from sdm.records.values import texts
+from sdm.request.records import ReadOptions
 
 _DOI = re.compile(r"\b10\.\d{4,9}/[^\s\"'<>()\[\],;]+")
 _MAX_TEXTS = 10_000

@@ -16,7 +16,6 @@ from sdm.names import Resolution
 from sdm.records.background import Positions, choose_kind, group_places, random_places
 from sdm.records.calibration import PROBABILITY, Calibration, relative, with_prevalence
 from sdm.records.features import Covariates, FeatureSource, ModelFeatures, RasterFeatures
-from sdm.records.fit_options import FitOptions
 from sdm.records.fitparts import FitInfo
 from sdm.records.fitted import Fitted, contributions, covariate_space
 from sdm.records.gate import Evidence, leave_out, neighbour_folds
@@ -27,6 +26,7 @@ from sdm.records.table import Records
 from sdm.records.training import RidgeDesign, Training, grow_maxent, grow_trees, ridge_design
 from sdm.records.trust import LEVELS, Reference
 from sdm.request import Sampling
+from sdm.request.records import FitOptions
 
 JOINED_FROM = 30
 """Presences from which a forest joins the ridge."""
@@ -34,6 +34,10 @@ FOREST_SHARE = 0.5
 """Weight of its rank, that of the ridge being 1."""
 COVARIATE_STRENGTH = 0.3
 """Strength of the ridge on the user's own covariates, see `ridge_design`."""
+GATE_PLACES = 4000
+"""Background places that fits without some of the presences are made with, at most."""
+MANY = 80
+"""Presences from which the ridge on covariates has half the weight of Maxent, which is then the richer model."""
 NOWHERE = Positions(np.empty(0), np.empty(0))
 
 
@@ -230,13 +234,18 @@ def _model_ensemble(
 def _covariate_ensemble(
     training: Training, covariates: Covariates, columns: np.ndarray, options: FitOptions
 ) -> Ensemble:
-    """Maxent, a forest and a ridge on the user's covariates alone."""
+    """Maxent, a forest and a ridge on the user's covariates alone.
+
+    Half and half, Maxent is compared with the target group alone: that was best on surveys of the same region, and the
+    two others keep what is learned from the land.
+    """
     categorical = np.array(covariates.categorical, dtype=bool)
     none = np.empty(0, dtype=np.float32)
-    maxent = grow_maxent(training, columns, categorical, seed=options.seed, refits=options.refits)
+    kind = "group" if training.group.any() else "all"
+    maxent = grow_maxent(training, columns, categorical, kind, seed=options.seed, refits=options.refits)
     trees = grow_trees(training, columns, None, seed=options.seed)
     ridge, _ = ridge_design(training, COVARIATE_STRENGTH, none, None, barred=categorical).fit()
-    return _joined(training, (maxent, trees, ridge), (1.0, 1.0, 1.0))
+    return _joined(training, (maxent, trees, ridge), (1.0, 1.0, 1.0 if training.presences < MANY else 0.5))
 
 
 def _joined(training: Training, members: tuple[Ridge | Maxent | Trees, ...], weights: tuple[float, ...]) -> Ensemble:
@@ -263,15 +272,16 @@ def _zero_shot(ridge: Ridge, prior: SpeciesPrior) -> Ridge:
 def _evidence(training: Training, design: RidgeDesign, solution: Solution, prior: SpeciesPrior, seed: int) -> Evidence:
     """What left-out records say of the fit and the zero-shot map."""
     assert prior.zero_shot is not None
-    seen = np.flatnonzero(training.presence)
-    masks = {name: m for name, m in (("land", training.random), ("group", training.group)) if m.any()}
+    design, kept = design.thinned(GATE_PLACES, seed)
+    seen = np.flatnonzero(training.presence[kept])
+    masks = {n: m[kept] for n, m in (("land", training.random), ("group", training.group)) if m[kept].any()}
 
     def scores(left_out: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         logit = design.scores(design.without(solution, seen[left_out]))
         return logit[seen[left_out]], {name: logit[mask] for name, mask in masks.items()}
 
-    zero = training.features.embedding @ prior.zero_shot
-    fold = neighbour_folds(training.lon[seen], training.lat[seen], seed=seed)
+    zero = training.features.embedding[kept] @ prior.zero_shot
+    fold = neighbour_folds(training.lon[kept][seen], training.lat[kept][seen], seed=seed)
     return leave_out(fold, scores, (zero[seen], {name: zero[mask] for name, mask in masks.items()}))
 
 

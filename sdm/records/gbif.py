@@ -17,9 +17,9 @@ import pyarrow as pa
 from sdm.errors import LayerError, RecordsError, quoted
 from sdm.layers.fetch import CONNECTIONS, Fetcher, Unusable
 from sdm.records.columns import ROLES, find_columns
-from sdm.records.options import CleanOptions, ReadOptions
 from sdm.records.raw import Collector
 from sdm.records.table import Records
+from sdm.request.records import CleanOptions, ReadOptions
 
 API = "https://api.gbif.org/v1"
 MOST = 100_000

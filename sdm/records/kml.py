@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from sdm.errors import RecordsError, quoted
 from sdm.records.columns import MAX_COLUMNS, find_columns
-from sdm.records.options import ReadOptions
 from sdm.records.raw import MAX_ROWS, Collector, RawRecords
+from sdm.request.records import ReadOptions
 
 _AT_ONCE = 65536
 

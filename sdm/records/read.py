@@ -13,10 +13,10 @@ from sdm.records.columns import find_columns
 from sdm.records.dwca import citations_of, read_dwca
 from sdm.records.guard import Archive, TextStream, first_bytes, open_text, regular_file
 from sdm.records.kml import read_kml
-from sdm.records.options import ReadOptions
 from sdm.records.raw import RawRecords
 from sdm.records.text import layout_of, read_table
 from sdm.records.vector import MAX_IN_MEMORY, read_parquet, read_vector
+from sdm.request.records import ReadOptions
 
 FORMATS = "give a Darwin Core archive, .csv, .txt, .gpkg, .geojson, .shp, .kml or .parquet"
 

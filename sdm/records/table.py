@@ -12,8 +12,8 @@ from sdm.errors import RecordsError
 from sdm.records.audit import Audit
 
 if TYPE_CHECKING:
-    from sdm.records.options import CleanOptions, ReadOptions
     from sdm.records.raw import RawRecords
+    from sdm.request.records import CleanOptions, ReadOptions
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,8 @@ import pyarrow.csv
 from sdm.errors import RecordsError
 from sdm.records.columns import MAX_COLUMNS, find_columns
 from sdm.records.guard import TextStream
-from sdm.records.options import ReadOptions
 from sdm.records.raw import Collector, RawRecords
+from sdm.request.records import ReadOptions
 
 MAX_HEADER = 1 << 20
 """Bytes of a header."""

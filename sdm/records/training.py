@@ -103,6 +103,17 @@ class RidgeDesign:
         """The fit with other presence weights (R,), from one near it."""
         return refit(replace(self.rows, presence=presence), self.precision, near)
 
+    def thinned(self, most: int, seed: int) -> tuple[RidgeDesign, np.ndarray]:
+        """The design with at most `most` background places, of the same total weight, and the rows (numbers) kept."""
+        other = np.flatnonzero(self.rows.presence <= 0)
+        if other.size <= most:
+            return self, np.arange(len(self.rows.presence))
+        chosen = np.random.default_rng(seed).permutation(other)[:most]
+        kept = np.sort(np.concatenate([np.flatnonzero(self.rows.presence > 0), chosen]))
+        rows = self.rows.select(kept)
+        background = np.where(rows.presence > 0, rows.background, rows.background * (other.size / most))
+        return replace(self, rows=replace(rows, background=background)), kept
+
     def without(self, near: Solution, rows: np.ndarray) -> Solution:
         """The fit without some of the rows (numbers), begun from one near it."""
         presence, background = self.rows.presence.copy(), self.rows.background.copy()

@@ -15,8 +15,8 @@ import shapely
 
 from sdm.errors import RecordsError, quoted
 from sdm.records.columns import find_columns
-from sdm.records.options import ReadOptions
 from sdm.records.raw import Collector, RawRecords
+from sdm.request.records import ReadOptions
 
 DRIVERS = ("GPKG", "GeoJSON", "ESRI Shapefile")
 """GDAL's names of the only formats that are opened."""

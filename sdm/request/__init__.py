@@ -17,17 +17,22 @@ from sdm.request.parts import (
     Sampling,
     Storage,
 )
+from sdm.request.records import CleanOptions, FitOptions, ReadOptions, RecordsSource
 
 __all__ = [
     "Area",
     "BBox",
+    "CleanOptions",
     "Delivery",
     "Execution",
+    "FitOptions",
     "IndexRequest",
     "ListOptions",
     "MapRequest",
     "ModelRef",
     "Query",
+    "ReadOptions",
+    "RecordsSource",
     "Sampling",
     "Storage",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -22,6 +22,7 @@ from sdm.request.choices import (
 )
 from sdm.request.months import parse_month
 from sdm.request.options import Composed, Option, Options, several, whole_number
+from sdm.request.records import CleanOptions, FitOptions, ReadOptions, RecordsSource
 
 EVIDENCE = "What else to ask with (needs --model taxabind)"
 LIST = "A list of species"
@@ -198,6 +199,10 @@ class MapRequest(Composed):
     area: Area = Area()
     sampling: Sampling = Sampling()
     model: ModelRef = ModelRef()
+    source: RecordsSource = field(default_factory=RecordsSource)
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    cleaning: CleanOptions = field(default_factory=CleanOptions)
+    fitting: FitOptions = field(default_factory=FitOptions)
     index: Any = None
     """A region index, its path or its URL, that holds the embeddings of the area."""
 
@@ -206,6 +211,10 @@ class MapRequest(Composed):
         "area": Area,
         "sampling": Sampling,
         "model": ModelRef,
+        "source": RecordsSource,
+        "reading": ReadOptions,
+        "cleaning": CleanOptions,
+        "fitting": FitOptions,
     }
 
 

@@ -8,9 +8,9 @@ import shapely
 
 from sdm.errors import OutputError, RecordsError, RequestError
 from sdm.records.audit import REASONS, REPAIRS
-from sdm.records.options import CleanOptions
 from sdm.records.reference import capitals, centroids, country_area, country_code, distance_km, near
 from sdm.records.table import Records
+from sdm.request.records import CleanOptions
 
 HEADER = (
     "species,decimalLongitude,decimalLatitude,countryCode,basisOfRecord,establishmentMeans,year,"

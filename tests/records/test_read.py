@@ -16,9 +16,9 @@ import pyarrow.parquet
 import pytest
 
 from sdm.errors import RecordsError
-from sdm.records.options import ReadOptions
 from sdm.records.read import read_raw
 from sdm.records.table import Records
+from sdm.request.records import ReadOptions
 
 LON, LAT = [11.25, -122.5, 151.125], [47.75, 45.5, -33.875]
 DWC = "http://rs.tdwg.org/dwc/terms/"

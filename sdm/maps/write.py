@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdm.engine.cluster import ClusterWarning, active_client, open_client
+from sdm.engine.cluster import ClusterWarning, on_cluster, open_client
 from sdm.engine.places import Plan
 from sdm.engine.tasks import run_tasks
 from sdm.engine.tile import score_tile
@@ -114,11 +114,6 @@ def write(
         staging.publish()
         tell("writing", len(job.slugs), len(job.slugs))
     return results
-
-
-def on_cluster(execution: Execution) -> bool:
-    """Whether other processes compute the tiles."""
-    return execution.workers is not None or execution.scheduler_address is not None or active_client() is not None
 
 
 class _Writer:

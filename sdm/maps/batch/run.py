@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdm.engine.cluster import ClusterWarning, open_client
+from sdm.engine.cluster import ClusterWarning, on_cluster, open_client
 from sdm.engine.tasks import run_tasks
 from sdm.files import records, workspace
 from sdm.grid import Tile
@@ -21,7 +21,7 @@ from sdm.maps.batch.summary import batch_report, read_summary, summary, write_pa
 from sdm.maps.batch.texts import PAGE, PICTURES, RICHNESS, SPECIES, STORE, SUMMARY
 from sdm.maps.batch.tiles import Work, map_tile
 from sdm.maps.memory import give_memory_back
-from sdm.maps.write import Tell, delivery_and_execution, on_cluster
+from sdm.maps.write import Tell, delivery_and_execution
 from sdm.models.device import local_device
 from sdm.outputs import cube, sidecar
 from sdm.request import Delivery, Execution

@@ -1,8 +1,8 @@
-"""One process or several: what torchrun says, how a batch is shared, and what all ranks agree on.
+"""Training in one process or several: how they are started, how they share a batch, and what they agree on.
 
-Every rank draws the same global batch from the same generator and takes its share of the rows, so a
-run on several devices sees what a run on one sees. Without torchrun there is one rank, and every
-function here is the trivial one.
+Every process draws the same global batch from the same generator and takes its share of the rows, so a
+run on several devices sees the same data as a run on one. Without torchrun there is one process, and every
+function here is trivial.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,10 +27,10 @@ def launched() -> bool:
 
 @contextmanager
 def joined(device: str) -> Iterator[str]:
-    """Join the other processes, if there are any; yields this process's own device.
+    """Within this context the processes of torchrun, if there are several, form a group; yields the own device.
 
-    `device` is cpu or cuda[:N]; under torchrun, cuda means the GPU of the local rank. gloo carries CPU tensors,
-    nccl those of GPUs. Raises RequestError for one numbered GPU given to several processes.
+    `device` is cpu or cuda[:N]; under torchrun, cuda means the GPU of the local rank. CPU tensors are exchanged by
+    gloo, those of GPUs by nccl. Raises RequestError for one numbered GPU given to several processes.
     """
     if not launched():
         yield device
@@ -43,25 +44,25 @@ def joined(device: str) -> Iterator[str]:
     dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(minutes=30))
     try:
         yield device
-        dist.barrier()  # who leaves first must not take the connections of the others down
+        dist.barrier()  # the first to leave must not close the connections of the others
     finally:
         dist.destroy_process_group()
 
 
 def rank() -> int:
-    """Number of this process among those that train together, 0 first."""
+    """Number of this process among those that train together, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def size() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def share(n: int) -> slice:
-    """This rank's rows of a global batch of `n`: equal shares, in the order of the ranks.
+    """The rows of this process in a global batch of `n`: equal shares, in the order of the ranks.
 
-    Raises RequestError when `n` does not divide, since unequal shares would weigh rows unequally.
+    Raises RequestError when `n` is not divisible, since unequal shares would weigh rows unequally.
     """
     if n % size():
         raise RequestError(f"a batch of {n} cannot be shared equally by {size()} processes; give a multiple of it.")
@@ -70,18 +71,18 @@ def share(n: int) -> slice:
 
 
 class _Gather(torch.autograd.Function):
-    """All ranks' rows in one tensor; the gradient of a row is the sum of what every rank's loss says of it."""
+    """The rows of all ranks in one tensor; the gradient of a row is the sum over the losses of all ranks."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.rows = rows.shape[0]
         parts = [torch.empty_like(rows) for _ in range(size())]
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        grad = grad.contiguous().clone()
+    def backward(ctx: Any, *grad_outputs: Any) -> Tensor:
+        grad = grad_outputs[0].contiguous().clone()
         dist.all_reduce(grad)
         return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
@@ -89,8 +90,8 @@ class _Gather(torch.autograd.Function):
 def gather(rows: Tensor) -> Tensor:
     """(n, ...) of this rank -> (size * n, ...) of all, in the order of the ranks, differentiable.
 
-    For losses that compare across the batch (InfoNCE): each rank's mean loss over its own rows against all
-    gathered ones; averaged over the ranks, as DDP does, that is the loss of the global batch and its gradient.
+    For losses that compare across the batch (InfoNCE): each rank takes the mean loss of its own rows against all
+    gathered ones. The average over the ranks, which DDP takes, is the loss of the global batch, with its gradient.
     """
     return _Gather.apply(rows) if size() > 1 else rows
 
@@ -105,7 +106,7 @@ def any_rank(flag: bool, device: str) -> bool:
 
 
 def mean(values: dict[str, float], device: str) -> dict[str, float]:
-    """The mean over all ranks of numbers by name; every rank has the same names."""
+    """The mean over all ranks of numbers by name; the names are the same on every rank."""
     if size() == 1:
         return values
     tensor = torch.tensor([values[k] for k in sorted(values)], dtype=torch.float64 if device == "cpu" else None)
@@ -115,6 +116,6 @@ def mean(values: dict[str, float], device: str) -> dict[str, float]:
 
 
 def wait() -> None:
-    """Return when every rank has come here."""
+    """Return when every rank has called this."""
     if size() > 1:
         dist.barrier()

@@ -71,24 +71,10 @@ def patch(
 ) -> dict[str, Any]:
     """Blend a locked model with fine-tuned ones into the new folder `out`, of the layout of the locked one.
 
-    Parameters
-    ----------
-    locked : anything that `open_space` opens
-    tuned : anything that `read_states` reads
-    out : the new folder
-    make_validation : function of the space; not needed for the mode "average"
-    options : how to blend
-    log : is told every evaluation
-
-    Returns
-    -------
-    The alphas and the scores, which config.json (training.json of a published model) holds too
-
-    Raises
-    ------
-    ModelError : when architectures differ
-    RequestError : for options that do not fit
-    OutputError : when `out` exists
+    `locked` is anything that `open_space` opens, `tuned` anything that `read_states` reads. `make_validation` is
+    called with the space; the mode "average" does not need it. Returns the alphas and the scores, which config.json
+    (training.json of a published model) holds too. Raises ModelError when architectures differ, RequestError for
+    options that do not fit, OutputError when `out` exists.
     """
     options.check()
     if make_validation is None and options.mode != "average":

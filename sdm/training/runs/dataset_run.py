@@ -48,21 +48,8 @@ def run_dataset_recipe(
 ) -> None:
     """Train and write the new folder `out`; recipe, settings, log, checkpoint and curves go into `run_folder`.
 
-    Parameters
-    ----------
-    recipe : what to train
-    out : the new folder
-    run_folder : an interrupted run in it continues from its checkpoint
-    device : cpu, cuda or cuda:N
-    restart : start over
-    log : by default, prints and appends to log.txt in the run folder
-    progress : is told ("training", step, steps)
-
-    Raises
-    ------
-    RequestError : for a dataset or settings that do not fit
-    ModelError : for weights that do not fit
-    OutputError : when `out` exists
+    An interrupted run continues from its checkpoint, unless `restart`. Raises RequestError for a dataset or settings
+    that do not fit, ModelError for weights that do not fit, OutputError when `out` exists.
     """
     if out.exists():
         raise OutputError(f"{out} exists already; give another --out.")
@@ -94,15 +81,11 @@ def run_dataset_recipe(
         f"{len(dataset):,} observations of {len(dataset.classes):,} species; "
         f"{binding.binding} binds {', '.join(binding.modalities)}"
     )
-    Trainer(
-        objective,
-        TrainerSettings(**{f.name: getattr(optimiser, f.name) for f in fields(TrainerSettings)}),
-        run_folder,
-        device=device,
-        identity=identity,
-        log=log,
-        progress=progress,
-    ).fit(restart)
+    trainer_settings = TrainerSettings(**{f.name: getattr(optimiser, f.name) for f in fields(TrainerSettings)})
+    trainer = Trainer(
+        objective, trainer_settings, run_folder, device=device, identity=identity, log=log, progress=progress
+    )
+    trainer.fit(restart)
     if first:
         _write(objective, space, out, recipe.name, settings)
         log(f"wrote {out}")

@@ -70,25 +70,10 @@ def run_recipe(
     An interrupted stage continues from its checkpoint, a complete one is not run again, unless `restart`. Shipping
     uses the calibration that developing found, so it needs a run folder in which that stage is complete.
 
-    Parameters
-    ----------
-    recipe : what to train
-    out : the model folder, which already holds `taxa.csv`
-    run_folder : receives the recipe, the settings, log, metrics, and a folder per stage with checkpoint, curves and,
-        for develop, the model
-    stages : some of STAGES
-    device : cpu, cuda or cuda:N
-    restart : start over
-    progress : is told ("training", step, steps)
-
-    Returns
-    -------
-    The metrics
-
-    Raises
-    ------
-    RequestError : for shipping without a calibration, and for a run folder of another recipe or other data
-    ModelError : for a model folder without names
+    `out` is the model folder, which already holds `taxa.csv`; `run_folder` receives the recipe, the settings, log,
+    metrics, and a folder per stage with checkpoint, curves and, for develop, the model. Returns the metrics. Raises
+    RequestError for shipping without a calibration and for a run folder of another recipe or other data, ModelError
+    for a model folder without names.
     """
     recipe.optimiser.check(device)
     metrics_file = run_folder / "metrics.json"

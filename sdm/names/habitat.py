@@ -98,7 +98,7 @@ BOTH_GROUPS = frozenset(
 
 
 def seabird(family: str, genus: str) -> bool:
-    """Whether birds of this family and genus are at home at sea, too."""
+    """Whether birds of this family and genus live at sea too."""
     return family in SEABIRD_FAMILIES or genus in SEABIRD_GENERA
 
 

@@ -1,4 +1,4 @@
-"""The names of one model: species and groups by every kind of name, members of groups, search."""
+"""The names of one model: look-up of species and groups by any of their names, members of groups, search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sdm.names.taxa import RANKS, Taxon
 from sdm.names.text import clean, common_key, fold
 
 LIKENESS = 72
-"""Two names that are less alike (0 to 100, see `likeness`) are not listed as near: so many are alike by chance."""
+"""Least likeness (0 to 100, see `likeness`) of names that are listed as near: below it, many are alike by chance."""
 
 
 class NameIndex:
@@ -86,10 +86,10 @@ class NameIndex:
             rank = (score, 0 if main else 1, -(taxon.cells or 0), taxon.name)
             if taxon not in best or rank < best[taxon]:
                 best[taxon] = rank
-        found = sorted(best, key=best.__getitem__)
-        if len(found) < limit:
-            found += [t for t in self._near(words, limit) if t not in best]
-        return found[:limit]
+        taxa = sorted(best, key=best.__getitem__)
+        if len(taxa) < limit:
+            taxa += [t for t in self._near(words, limit) if t not in best]
+        return taxa[:limit]
 
     def suggest(self, query: str, n: int = 5) -> list[str]:
         """Return up to `n` scientific names near `query`, best first; an unusable query gives none."""
@@ -101,7 +101,7 @@ class NameIndex:
     def nearest(self, text: str, n: int = 5) -> list[Taxon]:
         """Return up to `n` taxa near the cleaned `text`, best first: what a user may have meant.
 
-        A kind that ends common names ('fox', 'red oak') brings those; else names that are spelled much alike.
+        Species whose common names end in the text ('fox', 'red oak'); without any, names that are spelled like it.
         """
         words = _plain(text)
         single = words.removesuffix("s") if len(words) > 3 else words
@@ -125,11 +125,11 @@ class NameIndex:
 
     @cached_property
     def _members(self) -> dict[tuple[str, ...], tuple[Taxon, ...]]:
-        found: dict[tuple[str, ...], list[Taxon]] = defaultdict(list)
+        members: dict[tuple[str, ...], list[Taxon]] = defaultdict(list)
         for taxon in self._species:
             for depth in range(3, 7):
-                found[taxon.lineage[:depth]].append(taxon)
-        return {lineage: tuple(taxa) for lineage, taxa in found.items()}
+                members[taxon.lineage[:depth]].append(taxon)
+        return {lineage: tuple(taxa) for lineage, taxa in members.items()}
 
     @cached_property
     def _groups(self) -> dict[tuple[str, ...], Taxon]:

@@ -1,7 +1,7 @@
 """A list of names from a file: CSV, text with a name on each line, or Parquet.
 
-A file is bounded before it is read: by its size, its rows, and the number of different names in it. What is
-in a row is not judged here; `TaxonTable.resolve` does that, row by row.
+The size of a file, its rows and its different names are limited. Whether a row holds a name that is known is for
+`TaxonTable.resolve` to say.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def distinct(rows: Iterable[tuple[int, str]], source: object = "the list") -> li
     for count, (row, text) in enumerate(rows, 1):
         if count > MAX_ROWS:
             raise TooLargeError(f"{source} has more than {MAX_ROWS:,} rows; split it.")
-        # Cut off: what is too long for a name is refused as one, and need not be kept.
+        # What is too long for a name is refused later, and need not be kept whole.
         name = text.strip()[: MAX_QUERY + 1]
         if not name:
             continue
@@ -168,7 +168,7 @@ def _parquet(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple
                 values = [batch.column(batch.schema.get_field_index(name)).to_pylist() for name in wanted]
                 for cells in zip(*values, strict=True):
                     row += 1
-                    # Missing values are skipped; numbers are no names, and are told so one by one.
+                    # Missing values are skipped; a number becomes text, which `TaxonTable.resolve` refuses.
                     text, above = ("" if cell is None or cell != cell else str(cell) for cell in (*cells, "")[:2])
                     yield row, _with_genus(text, above)
     except pyarrow.ArrowException as error:

@@ -411,7 +411,7 @@ def test_a_species_named_like_an_order_is_not_of_it(table):
         ("red oak", "Quercus rubra"),
     ],
 )
-def test_slips_raise_with_the_right_name(table, query, meant):
+def test_typing_errors_raise_with_the_right_name(table, query, meant):
     if query == "Ursus maritimis":  # differs only in its ending: the same name by the rules of grammar
         assert table.resolve(query).taxon.name == meant
         return

@@ -14,11 +14,13 @@ from sdm.files.paths import folder
 from sdm.layers import ATTRIBUTION
 from sdm.layers.environment import BUNDLED, Environment, Input, expand
 from sdm.layers.satellite import Satellite
+from sdm.layers.stack import RasterStack
 from sdm.models.layerspec import (
     ImageryCrops,
     LayerSpec,
     MosaicCrops,
     Position,
+    RasterBands,
     StandardisedVariables,
     Variable,
     WorldClimChannels,
@@ -121,6 +123,8 @@ def layer_fingerprints(
             case MosaicCrops():
                 own = satellite is not None
                 prints[modality] = ("own:" if own else "bundled:") + of_files([satellite or data / "satellite.tif"])
+            case RasterBands(paths):
+                prints["covariates"] = "own:" + of_files(expand(paths))
             case WorldClimChannels():
                 layer = open_inputs(model, modalities, environment, satellite).layers[modality]
                 prints[modality] = ("own:" if environment else "bundled:") + layer.fingerprint()
@@ -163,6 +167,9 @@ def _open(spec: LayerSpec, environment: Sequence[str], satellite: str | None) ->
     match spec:
         case Position():
             return OpenLayer(_position)
+        case RasterBands(paths, categorical):
+            stack = RasterStack(paths, categorical)
+            return OpenLayer(stack.sample, stack.check, lambda: of_files(stack.files))
         case StandardisedVariables():
             return _open_variables(spec, environment)
         case MosaicCrops():

@@ -199,6 +199,11 @@ def _override(given: str, wanted: set[str]) -> dict[str, tuple[RasterLayer, int]
     return bands
 
 
+def names_known_variables(paths: Iterable[str]) -> bool:
+    """Whether every file of some paths has a band named as a bundled variable is. Raises LayerError."""
+    return all(_named_bands(RasterLayer(path)) for path in expand(paths))
+
+
 def _refuse_twice(name: str, one: str, other: str) -> None:
     raise LayerError(f"environment variable {name} is in both {one!r} and {other!r}; give one of them.")
 

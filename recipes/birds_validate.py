@@ -6,14 +6,14 @@
 
 Four questions, each printed as a table:
 
-- **Agreement** at places on land that nobody trained on: the error of the model's probability against the teacher's
-  target (`recipes/birds_teacher.py`), and how far the two lists of species (one half or more) agree.
-- **Seasons**: of species and places where the teacher's target changes by one half or more along the year, the
-  correlation of the twelve months.
+- **Agreement** at places on land that were not used in training: the error of the model's probability against the
+  teacher's target (`recipes/birds_teacher.py`), and how far the two lists of species (one half or more) agree.
+- **Seasons**: for species and places where the teacher's target changes by one half or more over the year, the
+  correlation over the twelve months.
 - **Records**: `FOLDER` as for `recipes/validate_records.py`; AUC of each bird's records against random land, and
-  against land within 500 km of them, of the model and of the teacher. The teacher's is the mark to reach, not beaten
-  except by what satellite and environment add.
-- **Areas** of birds that stay: of the model's map (one half or more) and of the teacher's (0.03 or more, its own
+  against land within 500 km of them, of the model and of the teacher. The teacher's AUC is the reference; only
+  satellite and environment can improve on it.
+- **Areas** for resident birds: of the model's map (one half or more) and of the teacher's (0.03 or more, its own
   threshold) over the area of the range in AVONET. The training used the same areas (`recipes/birds_known.py`), so this
   says whether the model learned them, not whether they are right.
 """

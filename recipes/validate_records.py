@@ -8,12 +8,11 @@ after thinning to one per 0.1 degree cell, the AUC of its records against
 
 * random land: places drawn uniformly by area over the land of the globe, the same for all species;
 * the neighbourhood: random land within 500 km of the species' records, where ranges end and
-  mountains rise, the harder and more useful question.
+  mountains rise, the more difficult and more useful question.
 
-Printed for location alone and for the sum of all modalities, so that what satellite and
-environment add is seen; with `--ranges`, also for the ranges themselves (in or out), which is what a model that
-knew the range maps by heart would score. Records are opportunistic: they say where people met the animal, not
-where it lives.
+Printed for location alone and for the sum of all modalities, to show what satellite and
+environment add; with `--ranges`, also for the ranges themselves (in or out), the score of a model that reproduces the
+range maps exactly. Records are opportunistic: they show where people met the animal, not where it lives.
 """
 
 from __future__ import annotations

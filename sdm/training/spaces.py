@@ -114,7 +114,7 @@ class BundledSpace(Space):
     def __init__(
         self, config: dict, vocabulary: list[str], folder: Path, dropout: float = 0.0, env_dropout: float = 0.0
     ) -> None:
-        super().__init__(build(config, vocabulary, dropout, env_dropout))
+        super().__init__(dict(build(config, vocabulary, dropout, env_dropout).items()))
         self.config, self.vocabulary, self.folder = config, vocabulary, Path(folder)
 
     @classmethod
@@ -252,6 +252,10 @@ def text_tower(towers: nn.ModuleDict) -> TaxonTower:
     return cast(TaxonTower, towers["text"])
 
 
+def _is_seasonal(encoder: nn.Module) -> bool:
+    return cast(LocationEncoder, encoder).season
+
+
 def start_from(encoders: nn.ModuleDict, model: BundledModel, vocabulary: Sequence[str]) -> int:
     """Load the weights of a model into encoders; returns how many tokens of the vocabulary it had.
 
@@ -263,7 +267,8 @@ def start_from(encoders: nn.ModuleDict, model: BundledModel, vocabulary: Sequenc
     row = {token: k for k, token in enumerate(t for t in own if t)}
     shared = [(k, row[t]) for k, t in enumerate(vocabulary) if t in row]
     with torch.no_grad():
-        table, theirs = text_tower(encoders).embedding.weight, given.text.embedding.weight.float()
+        table = text_tower(encoders).embedding.weight
+        theirs = cast(TaxonTower, given.text).embedding.weight.float()
         if table.shape[1] != theirs.shape[1]:
             raise ModelError(
                 f"model {model.name!r} has vectors of {theirs.shape[1]}, the recipe says {table.shape[1]}."
@@ -274,7 +279,7 @@ def start_from(encoders: nn.ModuleDict, model: BundledModel, vocabulary: Sequenc
         for name in MODALITIES:
             state = {k: v.float() for k, v in getattr(given, name).state_dict().items()}
             expected = encoders[name].state_dict()
-            if name == "location" and cast(LocationEncoder, encoders[name]).season and not given.location.season:
+            if name == "location" and _is_seasonal(encoders[name]) and not _is_seasonal(given.location):
                 weight = state["net.0.weight"]
                 state["net.0.weight"] = torch.cat([weight, torch.zeros(len(weight), 3)], dim=1)
             wrong = [k for k, v in expected.items() if k not in state or state[k].shape != v.shape]

@@ -15,7 +15,7 @@ from sdm.models.registry import default_model
 from sdm.names import Resolution
 from sdm.records.background import Positions, choose_kind, group_places, random_places
 from sdm.records.calibration import PROBABILITY, Calibration, relative, with_prevalence
-from sdm.records.features import Covariates, FeatureSource, ModelFeatures, RasterFeatures
+from sdm.records.features import Covariates, Features, FeatureSource, ModelFeatures, RasterFeatures
 from sdm.records.fitparts import FitInfo
 from sdm.records.fitted import Fitted, contributions, covariate_space
 from sdm.records.gate import Evidence, leave_out, neighbour_folds
@@ -96,6 +96,21 @@ def fit_source(
     prior : of the species; None without a model.
     mask : where random background places lie, "land", "sea" or "none"; by default where most of the records are.
     """
+    training, info = prepare(records, source, group, options, mask)
+    return fit_prepared(training, info, source, prior, options)
+
+
+def prepare(
+    records: Records,
+    source: FeatureSource,
+    group: Positions | None,
+    options: FitOptions,
+    mask: str | None = None,
+) -> tuple[Training, FitInfo]:
+    """The places of a fit, read once for the fit and for its validation, and what is known of the fit already.
+
+    Parameters are those of `fit_source`.
+    """
     sites = _sites(records, options, mask).with_background(group, options)
     training, dropped = sites.read(source)
     info = FitInfo(
@@ -118,7 +133,6 @@ def fit_source(
         licences=dict(records.audit.citations.licences),
         seed=options.seed,
     )
-    space = None
     if isinstance(source, ModelFeatures):
         info = replace(
             info,
@@ -127,6 +141,15 @@ def fit_source(
             modalities=source.modalities,
             month=source.sampling.month,
         )
+    return training, info
+
+
+def fit_prepared(
+    training: Training, info: FitInfo, source: FeatureSource, prior: SpeciesPrior | None, options: FitOptions
+) -> Fitted:
+    """Fit to what `prepare` returned."""
+    space = None
+    if isinstance(source, ModelFeatures):
         space = source.environment_embedding(training.features.environment)
     return fit_training(training, source.covariates, prior, options, info=info, space=space)
 
@@ -151,23 +174,18 @@ def fit_training(
     info : what is known of the fit already.
     space : (R, K) environment embeddings of the places; None without a model.
     """
-    if prior is None:
-        columns, notes = informative(training, covariates)
-        info = replace(info, notes=(*info.notes, *notes))
-        ensemble, evidence = _covariate_ensemble(training, covariates, columns, options), None
-    else:
+    core = fit_core(training, covariates, prior, options)
+    ensemble, evidence = core.ensemble, core.evidence
+    if prior is not None:
         info = replace(info, known=prior.known, taxon=prior.taxon)
-        ensemble, evidence = _model_ensemble(training, covariates, prior, options)
-    accepted = evidence is None or evidence.accepted
     info = replace(
         info,
-        method=_method(ensemble, prior, accepted),
-        zero_shot=not accepted,
+        notes=(*info.notes, *core.notes),
+        method=_method(ensemble, prior, core.accepted),
+        zero_shot=not core.accepted,
         gate="" if evidence is None else evidence.sentence(),
     )
     places = training.features.embedding, training.features.environment
-    logit = ensemble.logit(*places)
-    calibration = _calibration(training, logit, prior, options, accepted)
     quantiles = np.quantile(places[1], np.linspace(0.0, 1.0, LEVELS), axis=0).astype(np.float32)
     if space is None:
         space = covariate_space(places[1], quantiles)
@@ -175,7 +193,57 @@ def fit_training(
     weight = training.weights()
     parts = contributions(ensemble, covariates, {}, places[1])
     typical = {name: float(np.average(values, weights=weight)) for name, values in parts.items()}
-    return Fitted(info, covariates, ensemble, calibration, reference, typical)
+    return Fitted(info, covariates, ensemble, core.calibration, reference, typical)
+
+
+@dataclass(frozen=True)
+class Core:
+    """A fit that gives values, without what says how far to trust them."""
+
+    ensemble: Ensemble
+    calibration: Calibration
+    evidence: Evidence | None
+    notes: tuple[str, ...]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the fit is used, and not the zero-shot map."""
+        return self.evidence is None or self.evidence.accepted
+
+    def values(self, features: Features) -> np.ndarray:
+        """Values of 0 to 1 of N places: (N,) float32."""
+        return self.calibration.values(self.ensemble.logit(features.embedding, features.environment))
+
+
+def fit_core(
+    training: Training,
+    covariates: Covariates,
+    prior: SpeciesPrior | None,
+    options: FitOptions,
+    *,
+    offset_only: bool = False,
+) -> Core:
+    """The part of `fit_training` that is repeated in every fold of a cross-validation.
+
+    Parameters
+    ----------
+    training, covariates, prior, options : as of `fit_training`.
+    offset_only : keep the zero-shot vector and correct it by the environment alone, as the gate may choose.
+    """
+    notes: tuple[str, ...] = ()
+    evidence = None
+    if prior is None:
+        columns, notes = informative(training, covariates)
+        ensemble = _covariate_ensemble(training, covariates, columns, options)
+    elif offset_only:
+        assert prior.zero_shot is not None
+        ridge, _ = ridge_design(training, 10.0, prior.zero_shot, None).fit(options.seed, options.refits)
+        ensemble = Ensemble((ridge,), np.ones(1, np.float32))
+    else:
+        ensemble, evidence = _model_ensemble(training, covariates, prior, options)
+    logit = ensemble.logit(training.features.embedding, training.features.environment)
+    calibration = _calibration(training, logit, prior, options, evidence is None or evidence.accepted)
+    return Core(ensemble, calibration, evidence, notes)
 
 
 def informative(training: Training, covariates: Covariates) -> tuple[np.ndarray, tuple[str, ...]]:

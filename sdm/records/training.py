@@ -43,6 +43,18 @@ class Training:
         """Number of presences."""
         return int(self.presence.sum())
 
+    def select(self, rows: np.ndarray) -> Training:
+        """Some of the places, by a mask or by their numbers."""
+        return Training(
+            self.features.select(rows),
+            self.presence[rows],
+            self.random[rows],
+            self.group[rows],
+            self.lon[rows],
+            self.lat[rows],
+            self.absences,
+        )
+
     def weights(self, kind: str = "all") -> np.ndarray:
         """Background weights (R,): of the random or the group places alone, or half of the weight on each.
 

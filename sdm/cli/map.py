@@ -26,7 +26,7 @@ from sdm.cli.config import read_config
 from sdm.cli.models import open_telling, print_models, search_names
 from sdm.cli.options import takes_options
 from sdm.errors import RequestError
-from sdm.request import Area, Delivery, Execution, ListOptions, MapRequest, ModelRef, Query, Sampling
+from sdm.request import Delivery, Execution, ListOptions, MapRequest
 from sdm.request.options import Option
 from sdm.request.parts import LIST
 
@@ -55,14 +55,6 @@ class MapOptions(Reporting):
             flags=("--species", "--species-list"),
         ),
     ] = None
-    index: Annotated[
-        str | None,
-        Option(
-            "Region index made by `sdm index build`: nothing is encoded. Without a box or region, all of it.",
-            panel="Where",
-            metavar="FOLDER|URL",
-        ),
-    ] = None
     config: Annotated[
         Path | None,
         Option(
@@ -83,10 +75,7 @@ class MapOptions(Reporting):
 @sdm_app.command("map", epilog=EPILOG)
 @takes_options()
 def map_command(
-    query: Query,
-    area: Area,
-    sampling: Sampling,
-    model: ModelRef,
+    request: MapRequest,
     execution: Execution,
     delivery: Delivery,
     listing: ListOptions,
@@ -99,12 +88,14 @@ def map_command(
     taxabind-map "brown bear" --region alaska.geojson --crs EPSG:3338 --resolution 5000
 
     taxabind-map --species list.csv --bbox -125 31 -102 49 --out west
+
+    taxabind-map "Vipera berus" --records adders.csv --bbox -11 49 3 61
     """
-    _check_species(query, options.species_file)
-    name = model.model
-    if name is not None and (name.startswith("hf://") or model.cache_dir or model.offline):
-        model = replace(model, model=open_telling(name, model.cache_dir, model.offline, options.quiet))
-    request = MapRequest(query=query, area=area, sampling=sampling, model=model, index=options.index)
+    _check_species(request, options.species_file)
+    ref = request.model
+    if ref.model is not None and (ref.model.startswith("hf://") or ref.cache_dir or ref.offline):
+        opened = open_telling(ref.model, ref.cache_dir, ref.offline, options.quiet)
+        request = replace(request, model=replace(ref, model=opened))
     if options.species_file:
         from sdm.cli.batch import map_list
 
@@ -113,12 +104,15 @@ def map_command(
         _map(request, delivery, execution, options)
 
 
-def _check_species(query: Query, species_file: str | None) -> None:
+def _check_species(request: MapRequest, species_file: str | None) -> None:
+    query = request.query
     if query.species and species_file:
         raise RequestError("species are given by name and as the file --species; give one of the two.")
     if species_file and query.evidence:
         raise RequestError("photos, sounds, text and embeddings are asked for one by one, not with --species FILE.")
-    if not (query.species or species_file or query.evidence):
+    if species_file and request.source.given:
+        raise RequestError("records of the user are mapped species by species, not with --species FILE.")
+    if not (query.species or species_file or query.evidence or request.source.given):
         raise RequestError('no species given; name one, for example "Ursus arctos", or look one up with --search.')
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from sdm.request.options import Option, Options
+from sdm.request.options import Composed, Option
 
 Command = Callable[..., None]
 
@@ -32,7 +32,7 @@ def takes_options(
 ) -> Callable[[Command], Command]:
     """Turn a function of `Options` into a command, with one parameter for each of their fields.
 
-    The function names its groups of options by its annotations::
+    The function names its groups of options, or requests composed of them, by its annotations::
 
         @app.command()
         @takes_options(leave_out=["max_pixels"])
@@ -43,17 +43,17 @@ def takes_options(
     """
 
     def decorate(function: Command) -> Command:
-        groups: dict[str, type[Options]] = {n: t for n, t in get_type_hints(function).items() if n != "return"}
-        owned = {name: [f.name for f in fields(t) if f.name not in leave_out] for name, t in groups.items()}
+        groups: dict[str, type] = {n: t for n, t in get_type_hints(function).items() if n != "return"}
         parameters: dict[str, inspect.Parameter] = {}
-        for name, group in groups.items():
-            for parameter in _parameters(group, owned[name], panels, changes or {}):
+        for part in (part for group in groups.values() for part in _parts(group)):
+            names = _names(part, leave_out)
+            for parameter in _parameters(part, names, panels, changes or {}):
                 if parameter.name in parameters:
                     raise TypeError(f"{function.__name__} has two options named {parameter.name!r}")
                 parameters[parameter.name] = parameter
 
         def command(**values: Any) -> None:
-            function(**{name: _build(group, owned[name], values) for name, group in groups.items()})
+            function(**{name: _build(group, values, leave_out) for name, group in groups.items()})
 
         update_wrapper(command, function, updated=())
         # What typer reads; the parameters of the wrapped function are the groups.
@@ -64,13 +64,26 @@ def takes_options(
     return decorate
 
 
-def _build(group: type[Options], names: list[str], values: Mapping[str, Any]) -> Options:
+def _parts(group: type) -> list[type]:
+    """The dataclasses whose fields are options: a group itself, or what a request is composed of."""
+    return [*group.parts.values(), group] if issubclass(group, Composed) else [group]
+
+
+def _names(group: type, leave_out: Collection[str]) -> list[str]:
+    """The fields of a group itself that are options."""
+    parts = group.parts if issubclass(group, Composed) else {}
+    return [f.name for f in fields(group) if f.name not in leave_out and f.name not in parts]
+
+
+def _build(group: type, values: Mapping[str, Any], leave_out: Collection[str]) -> Any:
     # None stands for an option that was not given, whatever the default of its field.
-    return group(**{name: values[name] for name in names if values[name] is not None})
+    own = {name: values[name] for name in _names(group, leave_out) if values[name] is not None}
+    parts = group.parts if issubclass(group, Composed) else {}
+    return group(**{name: _build(part, values, leave_out) for name, part in parts.items()}, **own)
 
 
 def _parameters(
-    group: type[Options], names: list[str], panels: Collection[str] | None, changes: Mapping[str, Change]
+    group: type, names: list[str], panels: Collection[str] | None, changes: Mapping[str, Change]
 ) -> list[inspect.Parameter]:
     """The parameters of a command for the fields of a group."""
     hints = get_type_hints(group, include_extras=True)

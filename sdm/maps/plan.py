@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import shapely
 
     from sdm.index import Index
+    from sdm.maps.fits import FittedSpecies
     from sdm.models.protocol import Model
 
 MAX_SPECIES = 64
@@ -45,6 +46,8 @@ class Job:
     notes: tuple[tuple[str, ...], ...]
     """Per species: sentences the user should read."""
     asked: MapRequest
+    fits: tuple[FittedSpecies, ...] = ()
+    """Per species, where they are fitted to records."""
 
     @property
     def grid(self) -> Grid:
@@ -139,6 +142,8 @@ def plan_map(request: MapRequest, device: str = "auto") -> Job:
     """As `plan`, from one object."""
     parse_device(device)
     names, evidence = request.query.species, request.query.evidence
+    if request.source.given:
+        return _plan_fits(request, device)
     if not names and not evidence:
         raise SpeciesNameError("no species given; name at least one, for example 'Ursus arctos'.")
     if evidence and len(names) > 1:
@@ -155,6 +160,54 @@ def plan_map(request: MapRequest, device: str = "auto") -> Job:
     model, resolutions = _resolve(names, opened.model)
     _refuse_twins(resolutions)
     return replace(plan_resolved(opened, model, resolutions, device), asked=request)
+
+
+def _plan_fits(request: MapRequest, device: str) -> Job:
+    """As `plan_map`, of species that are fitted to records."""
+    from sdm.maps.fits import fit_species
+
+    if request.query.evidence:
+        raise RequestError(
+            f"records are given with {', '.join(request.query.evidence[:3])}; a fit is made of records alone, leave the "
+            "other evidence out."
+        )
+    area = replace(request.area, region=region_of(request.area.region))
+    index = None if request.index is None else open_index(request.index)
+    opened = replace(request, area=area, index=index)
+    if index is not None:
+        opened = replace(opened, model=replace(request.model, model=index.find_model(request.model.model)))
+    grid = open_grid(area) if index is None else index.grid
+    model, fits = fit_species(opened, grid, device)
+    if len(fits) > MAX_SPECIES:
+        raise RequestError(
+            f"the records are of {len(fits)} species; one call maps at most {MAX_SPECIES}: name those to map."
+        )
+    if index is None:
+        sampling = replace(request.sampling, environment=()) if model.dim == 0 else request.sampling
+        places = open_places(model, grid, sampling, device)
+    else:
+        places = index.places_in(model, area, request.sampling, device)
+    targets = tuple(one.target(model, request.query.mask) for one in fits)
+    if index is not None:
+        for one, target in zip(fits, targets, strict=True):
+            index.check_mask(target.mask, one.resolution.taxon.name)
+    plan_ = _with_targets(places, targets)
+    resolutions = tuple(one.resolution for one in fits)
+    notes = tuple(
+        (*_notes(plan_, one.resolution, target), *one.notes) for one, target in zip(fits, targets, strict=True)
+    )
+    return Job(plan_, resolutions, notes, request, tuple(fits))
+
+
+def _with_targets(places: Places, targets: tuple[Target, ...]) -> Plan:
+    return Plan(
+        model=places.model,
+        grid=places.grid,
+        sampling=places.sampling,
+        device=places.device,
+        source=places.source,
+        targets=targets,
+    )
 
 
 def with_opened_files(request: MapRequest) -> MapRequest:
@@ -192,14 +245,7 @@ def plan_resolved(request: MapRequest, model: Model, resolutions: Sequence[Resol
     if index is not None:
         for target, resolution in zip(targets, resolutions, strict=True):
             index.check_mask(target.mask, resolution.taxon.name)
-    result = Plan(
-        model=places.model,
-        grid=places.grid,
-        sampling=places.sampling,
-        device=places.device,
-        source=places.source,
-        targets=targets,
-    )
+    result = _with_targets(places, targets)
     notes = tuple(_notes(result, r, t) for r, t in zip(resolutions, targets, strict=True))
     return Job(result, tuple(resolutions), notes, request)
 

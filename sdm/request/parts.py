@@ -203,7 +203,15 @@ class MapRequest(Composed):
     reading: ReadOptions = field(default_factory=ReadOptions)
     cleaning: CleanOptions = field(default_factory=CleanOptions)
     fitting: FitOptions = field(default_factory=FitOptions)
-    index: Any = None
+    index: Annotated[
+        Any,
+        Option(
+            "Region index made by `sdm index build`: nothing is encoded. Without a box or region, all of it.",
+            panel="Where",
+            metavar="FOLDER|URL",
+            kind=str,
+        ),
+    ] = None
     """A region index, its path or its URL, that holds the embeddings of the area."""
 
     parts: ClassVar[dict[str, type[Options]]] = {

@@ -62,7 +62,7 @@ class AlphaSearch:
     tuned : fine-tuned states, each of some or all modalities
     validation : the metric
     modalities : those to patch, in order; None: all that are in both
-    log : is told every evaluation
+    log : called with a line per evaluation
     """
 
     def __init__(

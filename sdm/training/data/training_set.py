@@ -102,7 +102,7 @@ def prepare_training_set(
     ----------
     recipe : what to read
     folder : the model folder, which holds `taxa.csv`
-    log : is told what was read and what was left out
+    log : called with lines about what was read and left out
     inputs : the environment of a model to start from; by default it is standardised by mean and standard deviation
         over the places
 

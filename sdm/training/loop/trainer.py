@@ -48,8 +48,8 @@ class Trainer:
     device : cpu, cuda or cuda:N
     identity : texts that tell this run from others, for example {"recipe": sha256, "data": sha256}; a checkpoint of
         another identity is refused
-    log : is told a line per row of the curves
-    progress : is told ("training", step, steps)
+    log : called with a line per row of the curves
+    progress : called with ("training", step, steps)
     validate : returns numbers for the curves; called with the averaged weights in the objective, in eval mode
     """
 

@@ -132,7 +132,7 @@ class ContrastiveObjective(Objective):
         kinds = dict(s.losses) | ({"sum": "supcon"} if s.sum_weight else {})
         self.temperatures = nn.ModuleDict({m: self._new_temperature(loss) for m, loss in kinds.items()})
         self._cache: dict[str, tuple[Tensor, np.ndarray]] = {}
-        # Part of the checkpoint: the space that training started from, whatever the towers have become since.
+        # Part of the checkpoint: the space as it was when training started.
         self.before = copy.deepcopy(space).eval().requires_grad_(False) if s.distil else None
         self.train()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from sdm.records.fitted import Fitted
 from sdm.records.raw import RawRecords
 from sdm.records.read import read_raw
 from sdm.records.table import Records
-from sdm.records.target import FittedScore
+from sdm.records.target import BACKGROUNDS, FittedScore
 from sdm.request import CleanOptions, MapRequest, ModelRef, RecordsSource
 
 if TYPE_CHECKING:
@@ -51,13 +51,29 @@ class FittedSpecies:
             mask = mask_for(self.resolution.taxon) if known else self.fitted.info.mask
         return Target(np.zeros(model.dim, dtype=np.float32), FittedScore.of(self.fitted), mask, fit=self.fitted)
 
+    def report(self) -> dict[str, Any]:
+        """What the report of a map says of the fit, as JSON values."""
+        info = self.fitted.info.to_dict()
+        return info | ({} if self.records is None else {"records": self.records.audit.counts()})
+
+    def tags(self) -> dict[str, str]:
+        """What the other outputs of a map say of the fit."""
+        info = self.fitted.info
+        return {
+            "fit_method": info.method,
+            "fit_background": info.background,
+            "fit_presences": str(info.counts.get("presences", 0)),
+            "records_citation": "; ".join(info.citations),
+            "records_licences": "; ".join(f"{name}: {count}" for name, count in info.licences.items()),
+        }
+
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences the user should read."""
         info = self.fitted.info
         lines = [] if self.records is None else self.records.audit.sentences()
         lines.append(f"Fitted to {info.counts.get('presences', 0):,} presences: {info.method}.")
-        lines.append(f"Compared with {info.background or 'other'} background ({info.background_rule}).")
+        lines.append(f"Compared with {BACKGROUNDS[info.background]} ({info.background_rule}).")
         return (*lines, *([info.gate] if info.gate else []), *info.notes, *(f"Cite: {c}" for c in info.citations))
 
 

@@ -194,7 +194,8 @@ def _plan_fits(request: MapRequest, device: str) -> Job:
     plan_ = _with_targets(places, targets)
     resolutions = tuple(one.resolution for one in fits)
     notes = tuple(
-        (*_notes(plan_, one.resolution, target), *one.notes) for one, target in zip(fits, targets, strict=True)
+        (*_notes(plan_, one.resolution, target), *one.notes)
+        for one, target in zip(fits, targets, strict=True)
     )
     return Job(plan_, resolutions, notes, request, tuple(fits))
 
@@ -346,6 +347,6 @@ def _notes(plan: Plan, resolution: Resolution, target: Target) -> tuple[str, ...
         notes.append(f"The map crosses the antimeridian and spans {east - west:g} degrees of longitude.")
     if plan.source is not None:
         notes.append(plan.source.note)
-    if "location" not in plan.modalities:
+    if "location" not in plan.modalities and plan.model.dim:
         notes.append("Without location the map shows similar places anywhere on the globe, not the range.")
     return tuple(notes)

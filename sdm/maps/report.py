@@ -35,6 +35,8 @@ def describe(job: Job, k: int, command: str = "") -> MapMetadata:
     season = season_phrase(p)
     if taxon.rank == "query":
         label, about = f"the query {taxon.name}", f"Places for the query {taxon.name}"
+    elif job.fits:
+        about = f"Where {label} was recorded, and where it may live"
     else:
         about = f"{'Known' if r.known else 'Approximate'} range of {label}"
     description = (
@@ -50,6 +52,7 @@ def describe(job: Job, k: int, command: str = "") -> MapMetadata:
         "common_name": taxon.common[0] if taxon.common else "",
         "mask": p.targets[k].mask,
         "notes": " ".join(job.notes[k]),
+        **(job.fits[k].tags() if job.fits else {}),
         **common_tags(job, command),
     }
     title = taxon.name + (f" ({taxon.common[0]})" if taxon.common else "") + (season if p.month else "")
@@ -121,6 +124,7 @@ def report(job: Job, k: int, device: str, command: str, **measured: Any) -> dict
         "notes": list(job.notes[k]),
         "quantity": describe(job, k).quantity,
         "score": job.plan.targets[k].score.report,
+        **({"fit": job.fits[k].report()} if job.fits else {}),
         **common,
         **measured,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

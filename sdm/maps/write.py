@@ -17,6 +17,7 @@ from sdm.engine.places import Plan
 from sdm.engine.tasks import run_tasks
 from sdm.engine.tile import score_tile
 from sdm.grid import Tile
+from sdm.maps.fit_files import fit_suffixes, write_fit_files
 from sdm.maps.memory import give_memory_back
 from sdm.maps.plan import Job
 from sdm.maps.report import describe, report, surrounding_countries
@@ -97,7 +98,8 @@ def write(
     formats, out = delivery.formats_or(), Path(delivery.out)
     tell = progress or (lambda stage, done, total: None)
     kept = [suffix for f in formats for suffix in SUFFIXES[f]] + [".json"]
-    names = [f"{stem}{suffix}" for stem in job.slugs for suffix in kept]
+    extra = [fit_suffixes(job, k) for k in range(len(job.slugs))]
+    names = [f"{stem}{suffix}" for stem, own in zip(job.slugs, extra, strict=True) for suffix in (*kept, *own)]
     check_targets(out, names, overwrite=delivery.overwrite)
     if not on_cluster(execution):
         local_device(job.plan.device)
@@ -108,7 +110,8 @@ def write(
         for k, stem in enumerate(job.slugs):
             tell("writing", k, len(job.slugs))
             content = writer.write(k)
-            files = {suffix[1:]: out / f"{stem}{suffix}" for suffix in kept}
+            write_fit_files(job, k, staging.path)
+            files = {suffix[1:]: out / f"{stem}{suffix}" for suffix in (*kept, *extra[k])}
             results.append(MapResult(job.resolutions[k].taxon.name, files, content))
         writer.remove_scratch()
         staging.publish()

@@ -46,7 +46,7 @@ class FittedScore:
     @property
     def explanation(self) -> str:
         """What a value is, for people; begins after "for each pixel"."""
-        fit = f"fitted to {self.presences:,} records by {self.method}, compared with {_BACKGROUNDS[self.background]}"
+        fit = f"fitted to {self.presences:,} records by {self.method}, compared with {BACKGROUNDS[self.background]}"
         if self._is_probability:
             return (
                 f"the probability of presence, {fit}. Its mean is set by a prevalence of "
@@ -81,7 +81,7 @@ class FittedScore:
         return out
 
 
-_BACKGROUNDS = {
+BACKGROUNDS = {
     "random": "random places within reach of them",
     "group": "places where species of its group were recorded",
     "mixed": "random places within reach of them and places where species of its group were recorded, half and half",

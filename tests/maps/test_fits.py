@@ -1,0 +1,207 @@
+"""Maps of species fitted to the user's records: what is read, fitted, written, and taken up again elsewhere."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import rasterio
+
+import sdm
+from sdm.errors import ModelError, RecordsError, RequestError
+from sdm.maps.plan import plan
+from sdm.records.background import Positions
+from sdm.records.fitted import Fitted
+
+BBOX = (6.0, 45.0, 10.0, 48.0)
+FAST = {"resolution": 0.1, "background_places": 200, "refits": 3, "reach_km": 300.0, "evaluate": False}
+
+
+@pytest.fixture(scope="module")
+def points():
+    """Forty places in the mountains between 7 and 9 degrees east: (lon, lat)."""
+    rng = np.random.default_rng(4)
+    return rng.uniform(7.0, 9.0, 40), rng.uniform(45.9, 46.8, 40)
+
+
+def write_csv(path, rows, header=("species", "decimalLongitude", "decimalLatitude")):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def adders(tmp_path_factory, points):
+    """A file of records of a species that no bundled model knows."""
+    path = tmp_path_factory.mktemp("records") / "adders.csv"
+    return write_csv(path, [("Vipera aspis", lon, lat) for lon, lat in zip(*points, strict=True)])
+
+
+@pytest.fixture(scope="module")
+def mapped(adders, tmp_path_factory):
+    """The folder of a map of it, and the result."""
+    folder = tmp_path_factory.mktemp("adders")
+    return folder, sdm.write_maps(plan(records=adders, bbox=BBOX, **FAST), folder)[0]
+
+
+def values(path):
+    with rasterio.open(path) as file:
+        return file.read(1)
+
+
+def at(path, lon, lat):
+    """Values of a map at positions."""
+    with rasterio.open(path) as file:
+        return np.array([v[0] for v in file.sample(zip(lon, lat, strict=True))])
+
+
+def test_a_species_that_no_model_knows(mapped, points):
+    folder, result = mapped
+    assert result.species == "Vipera aspis"
+    here = at(folder / "vipera-aspis.tif", *points)
+    everywhere = values(folder / "vipera-aspis.tif")
+    assert np.nanmean(here) > np.nanmean(everywhere) + 0.2
+    assert result.report["score"]["score"] == "relative_suitability"  # no prevalence is known
+    assert result.report["fit"]["counts"]["presences"] > 20
+    with rasterio.open(folder / "vipera-aspis.tif") as file:
+        assert "not a probability" in file.tags()["TIFFTAG_IMAGEDESCRIPTION"].lower()
+        assert file.tags()["fit_background"] == "random"
+
+
+def test_every_record_is_accounted_for(mapped):
+    folder, _ = mapped
+    with (folder / "vipera-aspis-records.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 40
+
+
+def test_a_fit_is_taken_elsewhere_without_the_records(mapped, tmp_path):
+    folder, _ = mapped
+    moved = shutil.copy(folder / "vipera-aspis.fit.safetensors", tmp_path / "elsewhere.fit.safetensors")
+    job = plan(fitted=moved, bbox=BBOX, resolution=0.1)
+    assert job.slugs == ("vipera-aspis",)
+    sdm.write_maps(job, tmp_path / "out")
+    np.testing.assert_array_equal(values(tmp_path / "out" / "vipera-aspis.tif"), values(folder / "vipera-aspis.tif"))
+    assert not (tmp_path / "out" / "vipera-aspis-records.csv").exists()
+
+
+def test_a_fit_of_another_model_is_refused(mapped, tmp_path, write_model):
+    folder, _ = mapped
+    other = write_model(tmp_path / "other", [("Ursus arctos", "Mammalia", "Carnivora", "Ursidae", "mammal")])
+    with pytest.raises(ModelError, match="the fit was made with model"):
+        plan(fitted=folder / "vipera-aspis.fit.safetensors", bbox=BBOX, resolution=0.1, model=str(other))
+
+
+@pytest.mark.parametrize("tile_size", [16, 64])
+def test_tiles_do_not_change_a_fitted_map(mapped, tmp_path, tile_size):
+    folder, _ = mapped
+    job = plan(fitted=folder / "vipera-aspis.fit.safetensors", bbox=BBOX, resolution=0.1, tile_size=tile_size)
+    sdm.write_maps(job, tmp_path, formats="cog")
+    np.testing.assert_array_equal(values(tmp_path / "vipera-aspis.tif"), values(folder / "vipera-aspis.tif"))
+
+
+def test_a_known_species_is_corrected_and_stays_a_probability(tmp_path, points):
+    path = write_csv(tmp_path / "ibex.csv", [("Capra ibex", lon, lat) for lon, lat in zip(*points, strict=True)])
+    (result,) = sdm.write_maps(plan("Capra ibex", BBOX, records=path, **FAST), tmp_path / "out", formats="cog")
+    assert result.report["score"]["score"] == "probability"
+    assert "zero-shot map" in result.report["score"]["prevalence_source"]
+    assert result.report["fit"]["known"] is True
+
+
+def test_over_an_index_nothing_is_encoded_again(tmp_path, mapped):
+    folder, _ = mapped
+    index = sdm.build_index(sdm.plan_index(BBOX, resolution=0.1, encoding="float16"), tmp_path / "alps.zarr")
+    job = plan(fitted=folder / "vipera-aspis.fit.safetensors", index=index)
+    sdm.write_maps(job, tmp_path / "out", formats="cog")
+    got, exact = values(tmp_path / "out" / "vipera-aspis.tif"), values(folder / "vipera-aspis.tif")
+    assert got.shape == exact.shape
+    both = np.isfinite(got) & np.isfinite(exact)
+    assert both.sum() > 500 and np.abs(got - exact)[both].mean() < 0.02
+
+
+def test_the_users_own_covariates_alone(tmp_path, write_raster):
+    rng = np.random.default_rng(0)
+    wet = np.linspace(0.0, 1.0, 60)[None, :].repeat(60, axis=0) + rng.normal(0, 0.01, (60, 60))
+    soil = rng.integers(1, 4, (60, 60)).astype("float32")
+    paths = [
+        write_raster(wet.astype("float32"), "wetness.tif", west=6.0, north=48.0, cell=0.05),
+        write_raster(soil, "soil.tif", west=6.0, north=48.0, cell=0.05),
+    ]
+    lon, lat = rng.uniform(6.1, 8.9, 300), rng.uniform(45.1, 47.9, 300)
+    seen = (lon > 7.5).astype(int)
+    path = write_csv(tmp_path / "survey.csv", zip(lon, lat, seen, strict=True), ("lon", "lat", "seen"))
+    job = plan(
+        records=path,
+        bbox=(6.2, 45.2, 8.8, 47.8),
+        environment=paths,
+        categorical=("soil",),
+        presence_column="seen",
+        capital_km=0,
+        centroid_km=0,
+        thin=0,
+        resolution=0.05,
+        refits=0,
+        evaluate=False,
+    )
+    (result,) = sdm.write_maps(job, tmp_path / "out", formats="cog")
+    assert result.species == "survey" and result.report["score"]["score"] == "probability"
+    grid = at(tmp_path / "out" / "survey.tif", np.array([6.5, 8.5]), np.array([46.5, 46.5]))
+    assert grid[0] < 0.2 < 0.8 < grid[1]
+
+
+def test_several_species_of_one_file(tmp_path, points):
+    rows = [(name, lon, lat) for name in ("Vipera aspis", "Vipera berus") for lon, lat in zip(*points, strict=True)]
+    path = write_csv(tmp_path / "two.csv", rows)
+    job = plan(records=path, bbox=BBOX, **FAST)
+    assert job.slugs == ("vipera-aspis", "vipera-berus")
+    # The records of each are the target group of the other.
+    assert {one.fitted.info.background for one in job.fits} <= {"mixed", "group", "random"}
+    assert isinstance(job.fits[0].group, Positions)
+    (only,) = plan("vipera berus", BBOX, records=path, **FAST).slugs
+    assert only == "vipera-berus"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"records": "a.csv", "fitted": "b.fit"}, RequestError, "records come from one source"),
+        ({"background": "a.csv", "species": "Ursus arctos"}, RequestError, "without records"),
+        ({"records": "nowhere.csv"}, RecordsError, "nowhere.csv"),
+        ({"records": "a.csv", "text": "a swamp"}, RequestError, "leave the other evidence out"),
+        ({"records": "a.csv", "prevalence": 1.5}, RequestError, "prevalence"),
+    ],
+)
+def test_bad_requests_are_one_sentence(options, error, says):
+    with pytest.raises(error, match=says):
+        plan(bbox=BBOX, **options)
+
+
+def test_a_name_that_the_file_lacks(tmp_path):
+    path = write_csv(tmp_path / "two.csv", [("Vipera aspis", 7, 46), ("Vipera berus", 8, 46)])
+    with pytest.raises(RecordsError, match=r"hold no row of 'Ursus arctos'; they name 2 species"):
+        plan("Ursus arctos", BBOX, records=path)
+
+
+def test_without_a_usable_record(tmp_path):
+    path = write_csv(tmp_path / "sea.csv", [("Vipera aspis", 0, 0), ("Vipera aspis", "", "")])
+    with pytest.raises(RecordsError, match="no presence among the records"):
+        plan(records=path, bbox=BBOX)
+
+
+def test_the_fit_file_is_small_and_holds_no_code(mapped):
+    folder, _ = mapped
+    path = folder / "vipera-aspis.fit.safetensors"
+    assert path.stat().st_size < 2_000_000 and b"pickle" not in path.read_bytes()
+    assert Fitted.open(path).info.species == "Vipera aspis"
+
+
+def test_command(run, adders, tmp_path):
+    options = ("--bbox", *BBOX, "--resolution", 0.2, "--background-places", 200, "--refits", 0, "--no-evaluate")
+    code, out, err = run("--records", adders, *options, "--out", tmp_path / "o", "--format", "cog")
+    assert code == 0, err
+    assert "40 rows, 40 kept" in err and "Fitted to" in err
+    assert "vipera-aspis-records.csv" in out
+    report = json.loads((tmp_path / "o" / "vipera-aspis.json").read_text())
+    assert report["request"]["records"] == str(adders)

@@ -168,8 +168,8 @@ def _plan_fits(request: MapRequest, device: str) -> Job:
 
     if request.query.evidence:
         raise RequestError(
-            f"records are given with {', '.join(request.query.evidence[:3])}; a fit is made of records alone, leave the "
-            "other evidence out."
+            f"records are given with {', '.join(request.query.evidence[:3])}; a fit is made of records alone, leave "
+            "the other evidence out."
         )
     area = replace(request.area, region=region_of(request.area.region))
     index = None if request.index is None else open_index(request.index)

@@ -143,12 +143,18 @@ def child_batch(args: argparse.Namespace) -> dict:
     size = sum(f.stat().st_size for f in files)
     shutil.rmtree(out)
     return {
-        "species": args.species, "pixels": batch.job.grid.pixels, "bytes": size, "files": len(files),
+        "species": args.species,
+        "pixels": batch.job.grid.pixels,
+        "bytes": size,
+        "files": len(files),
         "present": sum(1 for row in result.summary if row["max"] not in ("", 0.0)),
-        "tiles_s": marks["pictures"][0] - marks["tiles"][0], "tiles_cpu_s": marks["pictures"][1] - marks["tiles"][1],
-        "batch_s": end[0] - wall, "batch_cpu_s": end[1] - cpu, "whole_cpu_s": time.process_time() - started,
+        "tiles_s": marks["pictures"][0] - marks["tiles"][0],
+        "tiles_cpu_s": marks["pictures"][1] - marks["tiles"][1],
+        "batch_s": end[0] - wall,
+        "batch_cpu_s": end[1] - cpu,
+        "whole_cpu_s": time.process_time() - started,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }  # fmt: skip
+    }
 
 
 def child_bare(args: argparse.Namespace) -> dict:
@@ -180,9 +186,11 @@ def child_bare(args: argparse.Namespace) -> dict:
         writings.append((time.perf_counter() - wall, time.process_time() - cpu))
         path.unlink()
     return {
-        "product_s": min(p[0] for p in products), "product_cpu_s": min(p[1] for p in products),
-        "writing_s": min(w[0] for w in writings), "writing_cpu_s": min(w[1] for w in writings),
-    }  # fmt: skip
+        "product_s": min(p[0] for p in products),
+        "product_cpu_s": min(p[1] for p in products),
+        "writing_s": min(w[0] for w in writings),
+        "writing_cpu_s": min(w[1] for w in writings),
+    }
 
 
 CHILDREN = {"batch": child_batch, "bare": child_bare}

@@ -29,10 +29,11 @@ def build(path: str, side: int, encoding: str) -> dict:
     started, cpu = time.perf_counter(), time.process_time()
     index = build_index(job, path)
     return {
-        "build_s": time.perf_counter() - started, "build_cpu_s": time.process_time() - cpu,
+        "build_s": time.perf_counter() - started,
+        "build_cpu_s": time.process_time() - cpu,
         "held": index.notes["pixels_held"],
         "bytes": sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file()),
-    }  # fmt: skip
+    }
 
 
 def ask(path: str, species: int) -> dict:
@@ -54,9 +55,13 @@ def ask(path: str, species: int) -> dict:
         index.query(name, mask=index.mask)
         further.append(time.perf_counter() - started)
     return {
-        "ready_s": ready - begun, "first_s": first, "first_cpu_s": first_cpu, "further_min_s": min(further),
-        "further_median_s": statistics.median(further), "further_cpu_s": (time.process_time() - cpu) / len(further),
-    }  # fmt: skip
+        "ready_s": ready - begun,
+        "first_s": first,
+        "first_cpu_s": first_cpu,
+        "further_min_s": min(further),
+        "further_median_s": statistics.median(further),
+        "further_cpu_s": (time.process_time() - cpu) / len(further),
+    }
 
 
 def main() -> None:

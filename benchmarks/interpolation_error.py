@@ -73,10 +73,17 @@ def report(model, region: str, pitches: list[str]) -> None:
         seconds = time.process_time() - started
         per_species = np.nanquantile(error, 0.999, axis=(1, 2))
         cells = [
-            region, f"{resolution:g}", int(present.sum()), text, "/".join(map(str, coarse.strides.values())),
-            f"{np.nanmean(error):.5f}", *(f"{np.nanquantile(error, q):.4f}" for q in (0.99, 0.999)),
-            f"{np.nanmax(error):.4f}", f"{per_species.max():.4f}", f"{seconds / exact_s:.2f}",
-        ]  # fmt: skip
+            region,
+            f"{resolution:g}",
+            int(present.sum()),
+            text,
+            "/".join(map(str, coarse.strides.values())),
+            f"{np.nanmean(error):.5f}",
+            *(f"{np.nanquantile(error, q):.4f}" for q in (0.99, 0.999)),
+            f"{np.nanmax(error):.4f}",
+            f"{per_species.max():.4f}",
+            f"{seconds / exact_s:.2f}",
+        ]
         print("| " + " | ".join(str(c) for c in cells) + " |", flush=True)
 
 

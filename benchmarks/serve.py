@@ -59,10 +59,21 @@ def build(folder: Path) -> str:
     path = str(folder / "west.zarr")
     began = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-c", "from sdm.cli import main_sdm; main_sdm()", "index", "build", "--bbox", *BBOX,
-         "--resolution", RESOLUTION, "--out", path],
+        [
+            sys.executable,
+            "-c",
+            "from sdm.cli import main_sdm; main_sdm()",
+            "index",
+            "build",
+            "--bbox",
+            *BBOX,
+            "--resolution",
+            RESOLUTION,
+            "--out",
+            path,
+        ],
         check=True,
-    )  # fmt: skip
+    )
     print(f"index built in {time.perf_counter() - began:.0f} s")
     return path
 

@@ -213,16 +213,29 @@ def child_layers(args: argparse.Namespace) -> dict:
     rows, cols = job.grid.shape
     scratch = Path(args.scratch)
     profile = {
-        "driver": "GTiff", "width": cols, "height": rows, "count": 1, "dtype": "float32", "crs": job.grid.crs,
-        "transform": job.grid.geobox.affine, "nodata": -9999.0, "tiled": True, "blockxsize": 256, "blockysize": 256,
-    }  # fmt: skip
+        "driver": "GTiff",
+        "width": cols,
+        "height": rows,
+        "count": 1,
+        "dtype": "float32",
+        "crs": job.grid.crs,
+        "transform": job.grid.geobox.affine,
+        "nodata": -9999.0,
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+    }
     with rasterio.open(folder("data") / "bioclim.tif") as source:
         for band in range(1, source.count + 1):
             values = np.empty((rows, cols), dtype=np.float32)
             reproject(
-                rasterio.band(source, band), values, dst_transform=profile["transform"], dst_crs=job.grid.crs,
-                resampling=Resampling.bilinear, dst_nodata=-9999.0,
-            )  # fmt: skip
+                rasterio.band(source, band),
+                values,
+                dst_transform=profile["transform"],
+                dst_crs=job.grid.crs,
+                resampling=Resampling.bilinear,
+                dst_nodata=-9999.0,
+            )
             with rasterio.open(scratch / f"bio{band:02d}.tif", "w", **profile) as target:
                 target.write(values, 1)
     # Somewhere to fit: presences in the north-west of the box, background everywhere.
@@ -275,10 +288,23 @@ CHILDREN = {"job": child_job, "bare": child_bare, "layers": child_layers, "elapi
 def table(report: dict) -> str:
     """The figures as Markdown."""
     head = (
-        "Megapixels", "Job s", "CPU s", "Pixels/s", "Peak MB", "First tile s", "(a) encoders s", "Job / (a)",
-        "(a') encoders CPU s", "Job CPU / (a')", "(b) elapid s", "CPU s", "Peak MB", "Job / (b)",
-        "Started job s", "Started job / (b)",
-    )  # fmt: skip
+        "Megapixels",
+        "Job s",
+        "CPU s",
+        "Pixels/s",
+        "Peak MB",
+        "First tile s",
+        "(a) encoders s",
+        "Job / (a)",
+        "(a') encoders CPU s",
+        "Job CPU / (a')",
+        "(b) elapid s",
+        "CPU s",
+        "Peak MB",
+        "Job / (b)",
+        "Started job s",
+        "Started job / (b)",
+    )
     lines = ["| " + " | ".join(head) + " |", "|" + "---:|" * len(head)]
     for row in report["rows"]:
         job, bare, rival = row["job"], row.get("bare"), row.get("elapid")

@@ -53,10 +53,17 @@ def open_browser(tmp_path_factory):
         options = webdriver.ChromeOptions()
         options.binary_location = chromium
         flags = (
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-            "--disable-background-networking", "--disable-component-update", f"--window-size={window}",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-sync",
+            "--disable-background-networking",
+            "--disable-component-update",
+            f"--window-size={window}",
             f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-        )  # fmt: skip
+        )
         for flag in flags:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
@@ -73,18 +80,35 @@ def write_raster(tmp_path):
     """
 
     def write(
-        values, name="layer.tif", west=-180.0, north=90.0, cell=1.0, transform=None, crs="EPSG:4326",
-        descriptions=(), scale=None, offset=None, **profile,
-    ):  # fmt: skip
+        values,
+        name="layer.tif",
+        west=-180.0,
+        north=90.0,
+        cell=1.0,
+        transform=None,
+        crs="EPSG:4326",
+        descriptions=(),
+        scale=None,
+        offset=None,
+        **profile,
+    ):
         values = np.asarray(values)
         values = values[None] if values.ndim == 2 else values
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         transform = transform or Affine(cell, 0, west, 0, -cell, north)
         with rasterio.open(
-            path, "w", driver="GTiff", count=len(values), height=values.shape[1], width=values.shape[2],
-            dtype=values.dtype, crs=crs, transform=transform, **profile,
-        ) as dst:  # fmt: skip
+            path,
+            "w",
+            driver="GTiff",
+            count=len(values),
+            height=values.shape[1],
+            width=values.shape[2],
+            dtype=values.dtype,
+            crs=crs,
+            transform=transform,
+            **profile,
+        ) as dst:
             dst.write(values)
             for band, text in enumerate(descriptions, 1):
                 dst.set_band_description(band, text)
@@ -111,21 +135,33 @@ def write_model():
 
     def write(folder, species, *, season=False, licence="CC0-1.0", ranges="", coverage=None, genera=(), seed=0):
         config = {
-            "format": "taxabind-map/1", "name": folder.name, "title": f"Test model {folder.name}", "version": "1",
-            "licence": licence, "domain": [-60.0, 90.0], "groups": {}, "dim": 16,
+            "format": "taxabind-map/1",
+            "name": folder.name,
+            "title": f"Test model {folder.name}",
+            "version": "1",
+            "licence": licence,
+            "domain": [-60.0, 90.0],
+            "groups": {},
+            "dim": 16,
             **({"ranges": ranges} if ranges else {}),
             **({"coverage": coverage} if coverage else {}),
             "calibration": {"+".join(s): {"scale": 6.0, "bias": -1.0} for s in all_subsets()},
             "location": {
-                "sigmas": [1.0, 3.0], "features": 8, "width": 16, "depth": 1, "pitch": 0.25,
+                "sigmas": [1.0, 3.0],
+                "features": 8,
+                "width": 16,
+                "depth": 1,
+                "pitch": 0.25,
                 **({"season": True} if season else {}),
             },
             "satellite": {"size": 8, "pixel": 0.1, "width": 8, "depth": 1, "pitch": 0.25},
             "environment": {
-                "width": 8, "depth": 1, "pitch": 0.2,
+                "width": 8,
+                "depth": 1,
+                "pitch": 0.2,
                 "inputs": [{"layer": "bio1", "transform": "identity", "value": 0, "mean": 10.0, "std": 8.0}],
             },
-        }  # fmt: skip
+        }
         rows, vocabulary = [], {}
         for name, class_, order, family, group, *more in species:
             genus = name.split()[0]

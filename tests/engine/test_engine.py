@@ -62,7 +62,7 @@ def by_hand(species, lon, lat, modalities):
             "location": np.array([[x, y]]),
             "satellite": satellite.crops(*at),
             "environment": environment.sample(*at),
-        }  # fmt: skip
+        }
         total = sum(encoders.encode(m, values[m]).numpy()[0].astype(float) for m in modalities)
         cosine = total @ vector / np.linalg.norm(total) / np.linalg.norm(vector)
         c = config["calibration"]["+".join(modalities)]

@@ -124,10 +124,12 @@ def test_summary_against_the_store(done):
         above = p >= 0.5
         assert int(row["pixels"]) == p.size
         expected = {
-            "modelled_area_km2": 100 * p.size, "area_above_threshold_km2": 100 * above.sum(),
-            "expected_area_km2": 100 * p.sum(), "expected_precision": p[above].mean(),
+            "modelled_area_km2": 100 * p.size,
+            "area_above_threshold_km2": 100 * above.sum(),
+            "expected_area_km2": 100 * p.sum(),
+            "expected_precision": p[above].mean(),
             "expected_recall": p[above].sum() / p.sum(),
-        }  # fmt: skip
+        }
         assert {k: float(row[k]) for k in expected} == pytest.approx(expected, rel=2e-4)
         exact = {"mean": p.mean(), "min": p.min(), "max": p.max()}
         assert {k: float(row[k]) for k in exact} == pytest.approx(exact, rel=1e-8)
@@ -543,9 +545,25 @@ def test_two_runs_on_one_output(tmp_path, monkeypatch):
 def test_command_line_says_that_it_can_go_on(tmp_path, name, code):
     (tmp_path / "l.txt").write_text("\n".join(LIST))
     command = [
-        sys.executable, "-m", "sdm", "--species", "l.txt", "--bbox", "-130", "-30", "-34", "60", "--resolution", "0.05",
-        "--tile-size", "128", "--modalities", "location", "--out", "o",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "sdm",
+        "--species",
+        "l.txt",
+        "--bbox",
+        "-130",
+        "-30",
+        "-34",
+        "60",
+        "--resolution",
+        "0.05",
+        "--tile-size",
+        "128",
+        "--modalities",
+        "location",
+        "--out",
+        "o",
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("o/batch.partial/tiles/*"))) < 2 and time.monotonic() < deadline:
@@ -555,7 +573,7 @@ def test_command_line_says_that_it_can_go_on(tmp_path, name, code):
     process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "the same command goes on" in err and "Traceback" not in err
+    assert "the same command resumes" in err and "Traceback" not in err
     assert names(tmp_path / "o") == {"batch.partial"}
 
 
@@ -605,7 +623,7 @@ def test_command_refusals(run, tmp_path):
         (("--species", "l.csv", "--strict"), 3, "row 2"),
         (("--species", "none.txt"), 3, "no name of the list"),
         (("--species", "gone.csv"), 2, "gone.csv"),
-        (("--species", "l.csv", "Ursus arctos"), 2, "one of the two"),
+        (("--species", "l.csv", "Ursus arctos"), 2, "not both"),
         (("--species", "l.csv", "--species-column", "x"), 2, "no column 'x'"),
         (("--species", "l.csv", "--format", "png"), 2, "png"),
         (("--species", "l.csv", "--threshold", "2"), 2, "between 0 and 1"),

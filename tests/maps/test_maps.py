@@ -160,9 +160,11 @@ def written(tmp_path_factory):
     out = tmp_path_factory.mktemp("maps") / "new folder"
     steps = []
     results = sdm.write_maps(
-        job(region=shapely.box(-112, 38, -108, 41), bbox=None), out, command="taxabind-map test",
+        job(region=shapely.box(-112, 38, -108, 41), bbox=None),
+        out,
+        command="taxabind-map test",
         progress=lambda *step: steps.append(step),
-    )  # fmt: skip
+    )
     return out, results, steps
 
 

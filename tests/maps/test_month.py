@@ -352,13 +352,26 @@ def test_embed_and_classify_at_a_month(run, tmp_path, birds):
     for found, month in ((may, 5), (year, 0)):
         exact = embed_places(BundledModel.open(birds), lon, lat, Sampling(month=month or None))
         np.testing.assert_allclose(found.vectors, np.concatenate([exact["location"], exact["environment"]]), atol=1e-5)
-    code, out, _ = run("classify", "--at", 46, 6.5, "--species", "l.txt", "--model", birds, "--month", "5", "--json",
-                       entry=cli.main_sdm)  # fmt: skip
+    code, out, _ = run(
+        "classify",
+        "--at",
+        46,
+        6.5,
+        "--species",
+        "l.txt",
+        "--model",
+        birds,
+        "--month",
+        "5",
+        "--json",
+        entry=cli.main_sdm,
+    )
     answer = json.loads(out)
     cosines = {s["name"]: s["cosine"] for s in answer["results"][0]["species"]}
     model = BundledModel.open(birds)
     expected = {n: float(may.vectors[0] @ model.species_embedding(model.resolve(n))) for n in cosines}
     assert code == 0 and answer["month"] == 5 and cosines == pytest.approx(expected, abs=1e-4)
-    code, _, err = run("embed", "--places", "p.csv", "--model", birds, "--modalities", "environment", "--month", 5,
-                       entry=cli.main_sdm)  # fmt: skip
+    code, _, err = run(
+        "embed", "--places", "p.csv", "--model", birds, "--modalities", "environment", "--month", 5, entry=cli.main_sdm
+    )
     assert code == 2 and "only location knows the season" in err

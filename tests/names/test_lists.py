@@ -37,14 +37,20 @@ def queries(path, column=None):
         ("name|n\nUrsus arctos|3\n", "a.csv", ["Ursus arctos"]),
         ('species\n"Ursus\narctos"\n', "a.csv", ["Ursus\narctos"]),
         ("\n\n species \nUrsus arctos\n", "a.csv", ["Ursus arctos"]),
-        ("genus,species\nUrsus,arctos\nPuma,Puma concolor\n,Canis lupus\n", "a.csv",
-         ["Ursus arctos", "Puma concolor", "Canis lupus"]),
+        (
+            "genus,species\nUrsus,arctos\nPuma,Puma concolor\n,Canis lupus\n",
+            "a.csv",
+            ["Ursus arctos", "Puma concolor", "Canis lupus"],
+        ),
         ("genus,family\nUrsus,Ursidae\n", "a.csv", RequestError),
-        ("# my list\nUrsus arctos  # bear\n\n  Puma concolor\r\nC#1\n", "a.txt",
-         ["Ursus arctos", "Puma concolor", "C#1"]),
+        (
+            "# my list\nUrsus arctos  # bear\n\n  Puma concolor\r\nC#1\n",
+            "a.txt",
+            ["Ursus arctos", "Puma concolor", "C#1"],
+        ),
         ("a\x0bb\nc\u2028d\n", "a.txt", ["a\x0bb", "c\u2028d"]),
     ],
-)  # fmt: skip
+)
 def test_reads(write, content, name, expected):
     if isinstance(expected, list):
         assert queries(write(content, name)) == expected

@@ -32,7 +32,7 @@ EPILOG = (
 DEBUG = "TAXABIND_MAP_DEBUG"
 
 _STAGES = {
-    "checking": "checking what is there",
+    "checking": "checking finished tiles",
     "tiles": "encoding tiles",
     "pictures": "drawing pictures",
     "writing": "writing maps",
@@ -58,7 +58,9 @@ sdm_app = program("Train and inspect species-distribution models, and map with t
 class Reporting(Options):
     """What a command prints."""
 
-    dry_run: Annotated[bool, Option("Say tiles, pixels, bytes and device; write nothing.", panel="Output")] = False
+    dry_run: Annotated[bool, Option("Report tiles, pixels, bytes and device without computing.", panel="Output")] = (
+        False
+    )
     json_output: Annotated[bool, Option("Print the report as JSON on stdout.", panel="Output", flags=("--json",))] = (
         False
     )
@@ -165,7 +167,7 @@ def command_line() -> str:
 
 
 def model_line(estimate: dict[str, Any]) -> str:
-    """The line of an estimate that says by which model and where the pixels would be computed."""
+    """The line of an estimate that names the model, its modalities, the month and the device."""
     season = f" {when(estimate['month'])}" if estimate["month"] else ""
     return f"model {estimate['model']} ({', '.join(estimate['modalities'])}){season} on {estimate['device']}"
 

@@ -24,7 +24,7 @@ def map_list(
     execution: Execution,
     reporting: Reporting,
 ) -> None:
-    """Map all species of a file, or print what that would do."""
+    """Map all species of a file, or print the estimate of a dry run."""
     from sdm.maps.batch.plan import plan_list
     from sdm.maps.batch.run import write_list
 
@@ -40,7 +40,7 @@ def map_list(
         with progress(enabled=not reporting.quiet) as tell:
             result = write_list(batch, delivery, execution, command=command_line(), progress=tell)
     except (KeyboardInterrupt, SystemExit) as stop:
-        stop.add_note(f"finished tiles are kept in {delivery.out}: the same command goes on from there.")
+        stop.add_note(f"finished tiles are kept in {delivery.out}; the same command resumes from them.")
         raise
     if reporting.json_output:
         print(json.dumps(result.report, indent=2))
@@ -68,7 +68,7 @@ def _print_estimate(e: dict[str, Any]) -> None:
     print(f"{e['columns']} x {e['rows']} = {e['pixels']:,} pixels in {e['tiles']:,} tiles")
     print(
         f"{e['crs']}, resolution {e['resolution']:g}; about {e['files_about']:,} files, at most "
-        f"{e['bytes_at_most'] / 1e6:,.0f} MB and most often far less"
+        f"{e['bytes_at_most'] / 1e6:,.0f} MB, usually far less"
     )
     print(model_line(e))
 

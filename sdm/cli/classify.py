@@ -1,4 +1,4 @@
-"""`sdm classify`: which species of a list is it?"""
+"""`sdm classify`: the species of a list that fit a photo, a sound or a place best."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class ClassifyOptions(Options):
     audio: Annotated[tuple[str, ...], Option("A recording, added to each photo. Repeatable.", metavar="FILE")] = ()
     satellite: Annotated[str | None, Option("Imagery around --at, added to each photo.", metavar="RASTER")] = None
     month: Annotated[str | None, MONTH] = None
-    same: Annotated[bool, Option("All photos show the same animal or plant: average.")] = False
+    same: Annotated[bool, Option("All photos show the same individual; average them.")] = False
     model: Annotated[str, Option("Model.", metavar="NAME|FOLDER")] = "taxabind"
     taxonomy: Annotated[
         Path | None,
-        Option("kingdom, ..., species: completes names to seven ranks.", metavar="CSV"),
+        Option("Table with the columns kingdom to species, which adds the higher ranks of the names.", metavar="CSV"),
     ] = None
     top: Annotated[int, Option("How many species to print.", low=1)] = 5
     json_output: Annotated[bool, Option("Print JSON on stdout.", flags=("--json",))] = False
@@ -55,19 +55,20 @@ class ClassifyOptions(Options):
             raise RequestError("--satellite needs --at LAT LON: imagery is cut out around a place.")
         if self.at and not (-90 <= self.at[0] <= 90 and -180 <= self.at[1] <= 180):
             raise RequestError(
-                f"--at {self.at[0]:g} {self.at[1]:g}: latitude -90 to 90 comes first, then longitude -180 to 180."
+                f"--at {self.at[0]:g} {self.at[1]:g} is invalid: give latitude (-90 to 90), then longitude "
+                "(-180 to 180)."
             )
         if self.same and not self.photos:
-            raise RequestError("--same is about photos, and none is given.")
+            raise RequestError("--same needs at least one photo.")
 
     @property
     def place_modalities(self) -> tuple[str, ...]:
-        """What is encoded of the place."""
+        """The modalities of the place that are encoded."""
         return () if not self.at else ("location", "satellite") if self.satellite else ("location",)
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What a model must be able to encode."""
+        """The modalities that the model must have."""
         evidence = {"image": self.photos, "audio": self.audio}
         return (*(m for m, files in evidence.items() if files), *self.place_modalities)
 
@@ -118,7 +119,7 @@ def classify_command(options: ClassifyOptions) -> None:
     if incomplete and "text" in model.modalities:
         say(
             f"note: {incomplete:,} of {len(candidates):,} names have no higher ranks in any table and were used as "
-            "given; --taxonomy completes them, which the model understands better."
+            "given; add the ranks with --taxonomy for better results."
         )
     _print_results(results, options.audio)
 
@@ -176,7 +177,9 @@ def _encode_candidates(encoder: Encoder, candidates: list[Candidate]) -> tuple[l
     if not known:
         raise ModelError(f"model {model.name!r} knows none of the {len(candidates):,} names; use --model taxabind.")
     if len(known) < len(candidates):
-        say(f"note: model {model.name!r} does not know {len(candidates) - len(known):,} of the names; left out.")
+        say(
+            f"note: model {model.name!r} does not know {len(candidates) - len(known):,} of the names; they are omitted."
+        )
     return known, np.stack(vectors)
 
 

@@ -11,7 +11,7 @@ from sdm.errors import RequestError
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Take defaults from a TOML file; options on the command line win. Raises RequestError."""
+    """Take defaults from a TOML file; options on the command line take precedence. Raises RequestError."""
     if path is None:
         return None
     import tomllib

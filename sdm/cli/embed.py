@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 class EmbedOptions(Options):
     """The options of `sdm embed`."""
 
-    files: Annotated[tuple[str, ...], Option("Photos and recordings, told apart by their endings.", argument=True)] = ()
+    files: Annotated[
+        tuple[str, ...], Option("Photos and recordings, recognised by file extension.", argument=True)
+    ] = ()
     photo: Annotated[tuple[str, ...], Option("A photo. Repeatable.", metavar="FILE")] = ()
     audio: Annotated[tuple[str, ...], Option("A recording. Repeatable.", metavar="FILE")] = ()
     text: Annotated[tuple[str, ...], Option("A text, for example a taxonomic string. Repeatable.")] = ()
@@ -31,9 +33,9 @@ class EmbedOptions(Options):
         Path | None,
         Option("Places: columns lon and lat (or longitude, decimalLongitude, ...), degrees.", metavar="CSV"),
     ] = None
-    modalities: Annotated[str, Option("Of the places: any of location, satellite, environment; one row each.")] = (
-        "location"
-    )
+    modalities: Annotated[
+        str, Option("Modalities of --places: any of location, satellite, environment; one row each.")
+    ] = "location"
     total: Annotated[
         bool,
         Option("One row per place instead: the normalised sum of its modalities.", flags=("--sum",)),
@@ -99,7 +101,7 @@ def _encode_places(
 
 
 class _Rows:
-    """The rows of the output: vectors, and what each of them stands for."""
+    """The rows of the output: vectors, and the item, text or place of each."""
 
     def __init__(self) -> None:
         from sdm.outputs.embeddings import COLUMNS

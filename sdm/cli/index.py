@@ -23,27 +23,27 @@ sdm_app.add_typer(index_app, name="index")
 class BuildOptions(Reporting):
     """Options of this command that are not part of a request."""
 
-    out: Annotated[str, Option("The index to make, for example west.zarr.", metavar="FOLDER")]
+    out: Annotated[str, Option("Index to create, for example west.zarr.", metavar="FOLDER")]
     reuse: Annotated[
         str | None,
         Option(
-            "Take over the pixels of another index (same CRS, resolution, model, layers): to make one larger.",
+            "Copy pixels from another index (same CRS, resolution, model, layers) to extend it.",
             metavar="FOLDER|URL",
         ),
     ] = None
-    overwrite: Annotated[bool, Option("Replace an existing index, or one begun with other settings.")] = False
+    overwrite: Annotated[bool, Option("Replace an existing index or an unfinished one with other settings.")] = False
 
 
 CHANGES = {
     "region": Change("Vector file: only pixels inside are encoded."),
     "crs": Change("CRS of the index.", default="EPSG:4326"),
-    "tile_size": Change("Side of a tile in pixels; also the Zarr chunk."),
+    "tile_size": Change("Tile side in pixels, also the Zarr chunk size."),
     "max_pixels": Change("Refuse larger indexes.", default=IndexRequest().area.max_pixels),
     "modalities": Change("Any of location, satellite, environment.", default=",".join(MODALITIES)),
     "environment": Change("Rasters in place of bundled variables. Repeatable."),
     "model": Change("Default: mammals-trees."),
-    "dry_run": Change("Say tiles, pixels and bytes; write nothing."),
-    "json_output": Change("Print what `info` tells as JSON on stdout."),
+    "dry_run": Change("Report tiles, pixels and bytes without computing."),
+    "json_output": Change("Print the output of `sdm index info` as JSON."),
 }
 """What this command says differently from `taxabind-map` about the options that they share."""
 
@@ -62,7 +62,7 @@ def build_command(
     storage: Storage,
     execution: Execution,
 ) -> None:
-    """Encode a region once. Interrupted, the same command goes on where it was.
+    """Encode a region once. An interrupted build resumes with the same command.
 
     sdm index build --bbox -125 31 -102 49 --out west.zarr
 
@@ -90,7 +90,7 @@ def build_command(
                 progress=tell,
             )
     except (KeyboardInterrupt, SystemExit) as stop:
-        stop.add_note(f"finished tiles are kept in {options.out}.partial: the same command goes on from there.")
+        stop.add_note(f"finished tiles are kept in {options.out}.partial; the same command resumes from them.")
         raise
     _print_info(index.info(), options.json_output, options.quiet)
 
@@ -100,7 +100,7 @@ def info_command(
     index: Annotated[str, typer.Argument(metavar="FOLDER|URL", help="The index.")],
     json_output: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
-    """Say what an index holds, what made it, and how exact it is."""
+    """Print what an index contains, how it was made, and how exact it is."""
     from sdm.index import Index
 
     _print_info(Index.open(index).info(), json_output, quiet=False)
@@ -127,7 +127,7 @@ def _print_info(info: dict[str, Any], json_output: bool, quiet: bool) -> None:
         f"  {info['columns']} x {info['rows']} pixels, {info['pixels_held']:,} held ({info['mask']}); {info['crs']}, "
         f"resolution {info['resolution']:g}; box {west:g} {south:g} {east:g} {north:g}",
         f"  model {info['model']['name']} ({info['model']['digest']}): {', '.join(info['modalities'])}{season}"
-        + (", each stored too" if info["each"] else ""),
+        + (", each also stored separately" if info["each"] else ""),
         f"  {info['encoding']}: probabilities differ by {error['mean']:.2g} on average, at most {error['largest']:.2g} "
         f"in {error['compared']:,} comparisons",
         f"  layers {', '.join(f'{name} {what}' for name, what in info['layers'].items())}",

@@ -21,18 +21,18 @@ NOUNS = {"image": "image encoder", "audio": "audio encoder", "text": "text encod
 
 
 def sort_files(files: Sequence[str], photos: Sequence[str], sounds: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(photos, recordings): those given by option, then plain files by their endings. Raises RequestError."""
+    """(photos, recordings): those given by option, then plain files by extension. Raises RequestError."""
     photos, sounds = list(photos), list(sounds)
     for file in files:
-        ending = Path(file).suffix.lower()
-        if ending in PHOTOS:
+        extension = Path(file).suffix.lower()
+        if extension in PHOTOS:
             photos.append(file)
-        elif ending in SOUNDS:
+        elif extension in SOUNDS:
             sounds.append(file)
         else:
             raise RequestError(
-                f"{file[:200]!r} is neither a photo ({', '.join(PHOTOS)}) nor a recording ({', '.join(SOUNDS)}) by its "
-                "ending; say which with --photo or --audio."
+                f"the extension of {file[:200]!r} is neither that of a photo ({', '.join(PHOTOS)}) nor of a recording "
+                f"({', '.join(SOUNDS)}); use --photo or --audio."
             )
     return photos, sounds
 
@@ -108,9 +108,7 @@ def check_month(model: Model, month: str | int | None, modalities: Sequence[str]
 
     number = parse_month(month)
     if number and not modalities:
-        raise RequestError(
-            f"month {month_name(number)} is given, but no place, whose season it could be; leave it out."
-        )
+        raise RequestError(f"month {month_name(number)} is given but no places; omit it.")
     check_seasonal(model, number)
     refuse_timeless(modalities, number)
     return number

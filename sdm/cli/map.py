@@ -49,7 +49,7 @@ class MapOptions(Reporting):
         str | None,
         Option(
             "Map all names of a .csv, .tsv, .txt or .parquet file in one pass, into one Zarr with a summary, a "
-            "richness map and a page; goes on where it was interrupted.",
+            "richness map and a web page; an interrupted run resumes.",
             panel=LIST,
             metavar="FILE",
             flags=("--species", "--species-list"),
@@ -58,7 +58,7 @@ class MapOptions(Reporting):
     config: Annotated[
         Path | None,
         Option(
-            "Options by their long names; the command line wins.",
+            "TOML file of options by their long names; the command line takes precedence.",
             panel="Running",
             metavar="FILE.toml",
             callback=read_config,
@@ -107,11 +107,11 @@ def map_command(
 def _check_species(request: MapRequest, species_file: str | None) -> None:
     query = request.query
     if query.species and species_file:
-        raise RequestError("species are given by name and as the file --species; give one of the two.")
+        raise RequestError("give species either by name or with --species FILE, not both.")
     if species_file and query.evidence:
-        raise RequestError("photos, sounds, text and embeddings are asked for one by one, not with --species FILE.")
+        raise RequestError("photos, sounds, text and embeddings cannot be combined with --species FILE.")
     if species_file and request.source.given:
-        raise RequestError("records of the user are mapped species by species, not with --species FILE.")
+        raise RequestError("--records, --gbif and --fitted cannot be combined with --species FILE.")
     if not (query.species or species_file or query.evidence or request.source.given):
         raise RequestError('no species given; name one, for example "Ursus arctos", or look one up with --search.')
 
@@ -139,7 +139,7 @@ def _map(request: MapRequest, delivery: Delivery, execution: Execution, options:
 
 
 def _say_names(job: Job) -> None:
-    """Print to stderr what the names were taken for, and what else the user should know before the work begins."""
+    """Print to stderr how the names were resolved, the notes and the licence, before the work begins."""
     for resolution, notes in zip(job.resolutions, job.notes, strict=True):
         if resolution.taxon.name.casefold() != resolution.query.strip().casefold():
             say(f"{resolution.query} -> {resolution.taxon.label} ({resolution.how})")

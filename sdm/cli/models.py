@@ -22,7 +22,7 @@ MODEL = Annotated[str, typer.Argument(metavar="NAME|FOLDER|hf://ORG/REPO[@REVISI
 
 
 def print_models(asked: bool) -> None:
-    """Print the bundled models, and whether the published ones are there, and stop, if asked."""
+    """Print the bundled models, and whether the published one is on disk, and stop, if asked."""
     if not asked:
         return
     from sdm.models.licence import licence_text
@@ -56,12 +56,10 @@ def search_names(text: str | None) -> None:
         return
     from sdm.models.registry import list_models
 
-    found = False
-    for model in list_models():
-        for taxon in model.taxa.search(text):
-            found = True
-            print(printable(f"{taxon.label}  [{model.name}]"))
-    if not found:
+    matches = [f"{taxon.label}  [{model.name}]" for model in list_models() for taxon in model.taxa.search(text)]
+    for match in matches:
+        print(printable(match))
+    if not matches:
         raise SpeciesNameError(f"no species of any bundled model matches {text[:80]!r}; try part of the name.")
     raise typer.Exit()
 
@@ -75,7 +73,7 @@ def models_command(context: typer.Context) -> None:
 
 @models_app.command("list", epilog=EPILOG)
 def list_command() -> None:
-    """List the bundled models, and whether the published ones are there."""
+    """List the bundled models, and whether the published one is on disk."""
     print_models(True)
 
 
@@ -85,7 +83,7 @@ def show_command(
     cache_dir: CACHE = None,
     json_output: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Say what a model holds: modalities, files, sizes, hashes, licence."""
+    """Print what a model contains: modalities, files, sizes, hashes, licence."""
     from sdm.models.registry import open_model
 
     opened = open_model(model, cache_dir=cache_dir, offline=True)
@@ -122,7 +120,7 @@ def fetch_command(
     cache_dir: CACHE = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Fetch a model's weights from the Hugging Face hub, and verify them. An interrupted fetch goes on where it was."""
+    """Fetch a model's weights from the Hugging Face hub, and verify them. An interrupted fetch resumes."""
     from sdm.models.taxabind.fetch import fetch
     from sdm.models.taxabind.layout import parse_uri
     from sdm.models.taxabind.verify import verify
@@ -134,10 +132,10 @@ def fetch_command(
     else:
         raise ModelError(f"model {model[:120]!r} is not on the hub; fetch taxabind or hf://organisation/repository.")
     with _bytes(not quiet) as progress:
-        found = fetch(
+        checkpoints = fetch(
             modality or None, repository=repository, revision=revision, cache_dir=cache_dir, progress=progress
         )
-    _report(verify(found), quiet)
+    _report(verify(checkpoints), quiet)
 
 
 @models_app.command("verify", epilog=EPILOG)
@@ -161,7 +159,7 @@ def open_telling(model: str, cache_dir: str | None, offline: bool, quiet: bool) 
 
 
 def _report(checks: list, quiet: bool) -> None:
-    """Print what was found. Raises ModelError when a file is bad."""
+    """Print the checks. Raises ModelError when a file is bad."""
     for check in checks:
         if not quiet:
             status = check.status if check.good else "BAD"
@@ -171,7 +169,7 @@ def _report(checks: list, quiet: bool) -> None:
         if not check.good:
             raise ModelError(check.status)
     if not quiet and any(c.status == "recorded" for c in checks):
-        say("recorded: seen for the first time; taxabind.lock.json holds the hash that is expected from now on")
+        say("recorded: first seen now; later checks compare with taxabind.lock.json")
 
 
 def _bytes(enabled: bool):
@@ -187,13 +185,13 @@ def _bytes(enabled: bool):
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as shown:
+        with Progress(*columns, console=Console(stderr=True)) as display:
             tasks: dict[str, Any] = {}
 
             def tell(name: str, done: int, total: int | None) -> None:
                 if name not in tasks:
-                    tasks[name] = shown.add_task(name, total=total)
-                shown.update(tasks[name], completed=done, total=total)
+                    tasks[name] = display.add_task(name, total=total)
+                display.update(tasks[name], completed=done, total=total)
 
             yield tell
 

@@ -17,7 +17,7 @@ Command = Callable[..., None]
 
 @dataclass(frozen=True)
 class Change:
-    """What one command says differently about an option that it shares with others."""
+    """The help text or default of one command for an option that it shares with others."""
 
     help: str | None = None
     default: Any = ...
@@ -39,7 +39,7 @@ def takes_options(
         def area_command(area: Area, execution: Execution) -> None: ...
 
     `leave_out`: fields without an option, which keep their default. `panels`: the headings to use (None: all); other
-    options stand under none. `changes`: by field, what this command says differently.
+    options have no heading. `changes`: by field, the help text or default of this command.
     """
 
     def decorate(function: Command) -> Command:
@@ -112,7 +112,7 @@ def _kind(annotated: Any, option: Option) -> Any:
 
 def _parameter(name: str, option: Option, kind: Any, default: Any) -> inspect.Parameter:
     optional = default is None or default == ()
-    shown: dict[str, Any] = {
+    common: dict[str, Any] = {
         "help": option.help,
         "metavar": option.metavar,
         "rich_help_panel": option.panel,
@@ -121,10 +121,10 @@ def _parameter(name: str, option: Option, kind: Any, default: Any) -> inspect.Pa
         "max": option.high,
     }
     if option.argument:
-        info = typer.Argument(**shown)
+        info = typer.Argument(**common)
     else:
         flags = option.flags or ((f"--{name.replace('_', '-')}",) if kind is bool and default is False else ())
-        info = typer.Option(*flags, **shown, callback=option.callback, is_eager=option.callback is not None)
+        info = typer.Option(*flags, **common, callback=option.callback, is_eager=option.callback is not None)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -21,12 +21,17 @@ if TYPE_CHECKING:
 class PatchOptions(Options):
     """The options of `sdm patch`."""
 
-    locked: Annotated[str, Option("Where fine-tuning began: a model folder, run folder or checkpoints.", argument=True)]
+    locked: Annotated[
+        str, Option("The state before fine-tuning: a model folder, run folder or checkpoints.", argument=True)
+    ]
     tuned: Annotated[
         tuple[str, ...],
-        Option("Fine-tuned from it: the same, or a checkpoint.pt, or snapshots/step-N.pt. One or more.", argument=True),
+        Option(
+            "States fine-tuned from LOCKED, one or more: same kinds, or checkpoint.pt, or snapshots/step-N.pt.",
+            argument=True,
+        ),
     ]
-    out: Annotated[Path, Option("New folder for the result, of the layout of LOCKED.", metavar="DIR")]
+    out: Annotated[Path, Option("New folder, with the layout of LOCKED.", metavar="DIR")]
     mode: Annotated[
         str,
         Option(
@@ -38,18 +43,18 @@ class PatchOptions(Options):
     alphas: Annotated[int, Option("Equal steps from 0 (locked) to 1 (fine-tuned).", low=2)] = 11
     recipe: Annotated[
         Path | None,
-        Option("Judge by mean AP in half of what this recipe holds out; the other half is reported."),
+        Option("Validate by mean AP on half of the places the recipe holds out; the other half is reported."),
     ] = None
     dataset: Annotated[
         str | None,
         Option(
-            "Judge by zero-shot accuracy: taxabench, isatnat or isoundnat. Of the split test (default) one half "
-            "of the observations judges, the other is reported.",
+            "Validate by zero-shot accuracy on half of the observations of a split (default: test) of taxabench, "
+            "isatnat or isoundnat; the other half is reported.",
             metavar="KIND:FOLDER[:SPLIT]",
         ),
     ] = None
-    query: Annotated[str | None, Option("Modalities that are summed to be judged.", metavar="A,B")] = None
-    limit: Annotated[int, Option("Most observations of a dataset to judge by.", low=10)] = 2000
+    query: Annotated[str | None, Option("Modalities summed for the validation query.", metavar="A,B")] = None
+    limit: Annotated[int, Option("Maximum number of observations used for validation.", low=10)] = 2000
     device: Annotated[str, Option("auto, cpu or cuda[:N].")] = "cpu"
 
     def __post_init__(self) -> None:
@@ -60,7 +65,7 @@ class PatchOptions(Options):
 @sdm_app.command("patch", epilog=EPILOG)
 @takes_options()
 def patch_command(options: PatchOptions) -> None:
-    """Interpolate weights between a locked and a fine-tuned model, by what does best on validation data.
+    """Interpolate between the weights of a locked and a fine-tuned model, as validation data suggest.
 
     sdm patch runs/locked runs/tuned --recipe recipes/study.toml --mode joint --out models/patched
     """
@@ -86,7 +91,7 @@ def patch_command(options: PatchOptions) -> None:
 
 
 def _validation(options: PatchOptions) -> Callable[[Space], PatchValidation] | None:
-    """What the alphas are chosen by; None: nothing."""
+    """The validation that the alphas are chosen by, if any."""
     from sdm.training.checkpoint_patching.patch import validation_by_dataset, validation_by_recipe
 
     query = [q.strip() for q in options.query.split(",")] if options.query else []

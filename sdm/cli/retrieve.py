@@ -35,7 +35,7 @@ def retrieve_command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
 ) -> None:
-    """Find the nearest embeddings, across modalities: a photo's places, a sound's photos, a text's satellite crops.
+    """Find the nearest embeddings across modalities: places for a photo, photos for a sound, imagery for a text.
 
     sdm retrieve --query bear.parquet --targets places.parquet --top 20 --out near.csv
     """

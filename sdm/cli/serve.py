@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def serve_command(
     index: Annotated[str, typer.Argument(help="Region index made by `sdm index build`: a folder or URL.")],
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Anything but this machine's own lets others in.")
+        str, typer.Option(help="Address to listen on; any other than the default lets other machines connect.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any that is free.")] = 8765,
     open_browser: Annotated[
@@ -28,14 +28,16 @@ def serve_command(
     ] = True,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FOLDER", help="Default: the bundled model the index names.", show_default=False),
+        typer.Option(
+            metavar="NAME|FOLDER", help="Default: the bundled model the index was made with.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Explore a region index in the browser: type a name, see the map, ask what lives at a place.
 
     Serves until Ctrl-C. Reads only; nothing is fetched from the network.
     """
-    # Requests are the unit of parallel work: threads of BLAS on top of theirs would only wait for each other.
+    # Requests already run in parallel: further threads of BLAS would only compete with them.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import asyncio
 

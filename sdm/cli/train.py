@@ -21,7 +21,7 @@ class TrainOptions(Options):
     out: Annotated[
         Path | None,
         Option(
-            "Model folder: holds taxa.csv, receives config.json, model.safetensors and vocabulary.txt. "
+            "Model folder: must contain taxa.csv; config.json, model.safetensors and vocabulary.txt are written to it. "
             "Default: models/NAME.",
             metavar="DIR",
         ),
@@ -35,7 +35,7 @@ class TrainOptions(Options):
         Option("develop (hold places or species out and score them), ship (train on everything), or both."),
     ] = "develop,ship"
     restart: Annotated[
-        bool, Option("Start from the beginning; by default a run goes on from the last checkpoint in its folder.")
+        bool, Option("Start from the beginning; by default a run resumes from the last checkpoint in its folder.")
     ] = False
     threads: Annotated[int | None, Option("Threads of torch in each process.", low=1)] = None
     device: Annotated[str, Option("auto, cpu or cuda[:N]; under torchrun each process has its own.")] = "cpu"
@@ -54,8 +54,8 @@ class TrainOptions(Options):
 def train_command(options: TrainOptions) -> None:
     """Train a model from a recipe: develop on what is held out, then train on everything and export.
 
-    Ctrl-C and SIGTERM write a checkpoint first; the same command goes on from it, bit by bit as if it had never
-    stopped. On several GPUs or processes:
+    Ctrl-C and SIGTERM write a checkpoint first; the same command resumes from it, with bit-identical results.
+    On several GPUs or processes:
     torchrun --nproc-per-node N -- "$(command -v sdm)" train RECIPE --device cuda.
     """
     from sdm.training.recipe import DatasetRecipe, Recipe

@@ -30,8 +30,9 @@ def parse_modalities(text: str | Sequence[str]) -> tuple[str, ...]:
             raise RequestError(f"modality {name!r} is not known; choose any of {', '.join(MODALITIES)}.")
     if not names:
         raise RequestError(f"no modality is given; choose any of {', '.join(MODALITIES)}.")
-    if len(set(names)) != len(names):
-        raise RequestError(f"modalities {','.join(names)!r} name one twice.")
+    repeated = [n for k, n in enumerate(names) if n in names[:k]]
+    if repeated:
+        raise RequestError(f"modality {repeated[0]!r} is given twice; give each once.")
     return tuple(m for m in MODALITIES if m in names)
 
 
@@ -49,7 +50,7 @@ def parse_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
 def parse_device(device: str) -> str:
     """A device by name: auto, cpu, cuda or cuda:N. Raises RequestError for anything else.
 
-    Whether it exists is for the process to say that computes: see `sdm.models.device.local_device`.
+    Whether the device exists is checked where it is used: see `sdm.models.device.local_device`.
     """
     if device in ("auto", "cpu", "cuda"):
         return device

@@ -37,7 +37,7 @@ def parse_month(month: int | str | None) -> int:
     number = _number(month.strip().lower().removesuffix(".")) if isinstance(month, str) else _integer(month)
     if isinstance(month, bool) or not 1 <= number <= 12:
         raise RequestError(
-            f"month {str(month)[:40]!r} is not known; give 1 to 12 or a name such as May, or leave it out for the "
+            f"month {str(month)[:40]!r} is not known; give 1 to 12 or a name such as May, or omit it for the "
             "whole year."
         )
     return number
@@ -69,5 +69,5 @@ def when(month: int) -> str:
 
 
 def suffix(month: int) -> str:
-    """What a file of a month has in its name: "-month-05", which sorts; "" for the whole year."""
+    """The ending of the names of a month's files, such as "-month-05", which sorts; "" for the whole year."""
     return f"-month-{month:02d}" if month else ""

@@ -21,11 +21,11 @@ from sdm.errors import RequestError
 
 @dataclass(frozen=True)
 class Option:
-    """What a command line says of an option; its name is the field's, `_` written as `-`."""
+    """The help, heading and limits of a command-line option; it has the name of the field, with `-` for `_`."""
 
     help: str
     panel: str | None = None
-    """Heading it stands under."""
+    """Heading in the help text."""
     metavar: str | None = None
     flags: tuple[str, ...] = ()
     """Names on the command line, where they are not the field's. A switch that is off needs no `--no-` name."""

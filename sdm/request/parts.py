@@ -24,13 +24,13 @@ from sdm.request.months import parse_month
 from sdm.request.options import Composed, Option, Options, several, whole_number
 from sdm.request.records import CleanOptions, FitOptions, ReadOptions, RecordsSource
 
-EVIDENCE = "What else to ask with (needs --model taxabind)"
-LIST = "A list of species"
+EVIDENCE = "Other evidence (needs --model taxabind)"
+LIST = "Lists of species"
 STEPS = (1, 64)
 """Pixels between encoded places: least and most."""
 
 MONTH = Option(
-    "Month, of a seasonal model: 5, May. Default: the whole year, any time of it.",
+    "Month of a seasonal model, for example 5 or May. Default: the whole year.",
     panel="Model",
     metavar="1..12|NAME",
     kind=str,
@@ -53,17 +53,22 @@ class Area(Options):
     """A `BBox`, or None. Given as (west, south, east, north) in degrees."""
     region: Annotated[
         Any,
-        Option("Vector file: its extent is mapped, its outside masked.", panel="Where", metavar="FILE", kind=str),
+        Option(
+            "Vector file; its extent is mapped and pixels outside its polygons are masked.",
+            panel="Where",
+            metavar="FILE",
+            kind=str,
+        ),
     ] = None
     """A vector file, a GeoDataFrame, or a WGS84 geometry (lon, lat)."""
     crs: Annotated[str | int | None, Option("CRS of the map. Default: EPSG:4326.", panel="Where", kind=str)] = None
     resolution: Annotated[
         float | None,
-        Option("Pixel side in CRS units. Default: the finest round number near a megapixel.", panel="Where"),
+        Option("Pixel size in CRS units. Default: a round number giving about a megapixel.", panel="Where"),
     ] = None
     tile_size: Annotated[
         int,
-        Option("Side of a tile in pixels; also the Zarr chunk. With --index it is the index's.", panel="Running"),
+        Option("Tile side in pixels, also the Zarr chunk size. Fixed by the index with --index.", panel="Running"),
     ] = 256
     max_pixels: Annotated[int, Option("Refuse larger maps.", panel="Running", low=1)] = 100_000_000
 
@@ -75,12 +80,12 @@ class Area(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Options):
-    """What is encoded of a place, how densely, from which layers."""
+    """Which modalities of a place are encoded, how densely, and from which layers."""
 
     modalities: Annotated[
         Any, Option("Any of location, satellite, environment. Default: all.", panel="Model", kind=str)
     ] = None
-    """A tuple of modalities; None: all that can be had."""
+    """A tuple of modalities; None: all that are available."""
     month: Annotated[Any, MONTH] = None
     """1 to 12; None: the whole year."""
     satellite: Annotated[
@@ -97,7 +102,7 @@ class Sampling(Options):
     step: Annotated[
         int | None,
         Option(
-            "Encode every n-th pixel in all modalities (1: every pixel). Default: each at the model's pitch.",
+            "Encode every n-th pixel in all modalities (1: every pixel). Default: the spacing set by the model.",
             panel="Model",
         ),
     ] = None
@@ -110,7 +115,7 @@ class Sampling(Options):
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), *STEPS, " pixels")
         if self.step is not None and self.satellite_step is not None:
-            raise RequestError("a step of all modalities and one of imagery are given; give one of them.")
+            raise RequestError("step and satellite_step are both given; give only one of them.")
         self._set(
             modalities=None if self.modalities is None else parse_modalities(self.modalities),
             month=parse_month(self.month) or None,
@@ -121,16 +126,20 @@ class Sampling(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Query(Options):
-    """What is mapped, and what its pixels show."""
+    """What is mapped, and which score its pixels have."""
 
     species: Annotated[tuple[str, ...], Option("Scientific or common names, each in quotes.", argument=True)] = ()
     photo: Annotated[
         tuple[str, ...],
         Option(
-            "A photo of it; several are averaged. Added to the name, if one is given.", panel=EVIDENCE, metavar="FILE"
+            "Photo of the species. Repeatable; photos are averaged and added to the name, if one is given.",
+            panel=EVIDENCE,
+            metavar="FILE",
         ),
     ] = ()
-    audio: Annotated[tuple[str, ...], Option("A recording of it. Repeatable.", panel=EVIDENCE, metavar="FILE")] = ()
+    audio: Annotated[
+        tuple[str, ...], Option("Sound recording of the species. Repeatable.", panel=EVIDENCE, metavar="FILE")
+    ] = ()
     text: Annotated[
         tuple[str, ...],
         Option('Free text, such as "alpine meadow with grazing ungulates". Repeatable.', panel=EVIDENCE),
@@ -138,15 +147,17 @@ class Query(Options):
     embedding: Annotated[
         str | None,
         Option(
-            "Vectors of the model: .npy, .npz, .pt, .safetensors, .parquet; FILE#key.", panel=EVIDENCE, metavar="FILE"
+            "Vectors in the model's embedding space (.npy, .npz, .pt, .safetensors, .parquet); FILE#key selects one.",
+            panel=EVIDENCE,
+            metavar="FILE",
         ),
     ] = None
     mask: Annotated[str, Option("land, sea, none, or auto (by the species' habitat).", panel="Where")] = "auto"
     score: Annotated[
         str,
         Option(
-            "probability, relative (share of the world's land that scores lower), cosine, or auto: the first the "
-            "model allows.",
+            "probability, relative (share of the world's land that scores lower), cosine, or auto: the first of these "
+            "that the model supports.",
             panel="Model",
         ),
     ] = "auto"
@@ -166,13 +177,13 @@ class Query(Options):
             embedding=None if self.embedding is None else str(self.embedding),
         )
         if any(not text.strip() for text in self.text):
-            raise RequestError("an empty text says nothing of a species; give words, or leave --text out.")
+            raise RequestError("--text is empty; describe the species or its habitat, or omit --text.")
         parse_word("mask", self.mask, MASKS_OF_A_MAP)
         parse_word("score", self.score, SCORES)
 
     @property
     def evidence(self) -> tuple[str, ...]:
-        """What is asked with beside a name, in words: "photo bear.jpg", "text 'alpine meadow'"."""
+        """The evidence given besides a name, in words: "photo bear.jpg", "text 'alpine meadow'"."""
         words = [f"photo {Path(p).name}" for p in self.photo] + [f"sound {Path(p).name}" for p in self.audio]
         words += [f"text {t.strip()!r}" for t in self.text]
         return (*words, *((f"vector {Path(self.embedding).name}",) if self.embedding else ()))
@@ -188,7 +199,7 @@ class ModelRef(Options):
     ] = None
     """Name, folder or hf:// address, or an opened model; None: the bundled one that knows the species."""
     cache_dir: Annotated[str | None, Option("Where fetched models are kept.", panel="Model", metavar="DIR")] = None
-    offline: Annotated[bool, Option("Fetch no model; use what is there.", panel="Model")] = False
+    offline: Annotated[bool, Option("Do not download models; use only those already on disk.", panel="Model")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +217,8 @@ class MapRequest(Composed):
     index: Annotated[
         Any,
         Option(
-            "Region index made by `sdm index build`: nothing is encoded. Without a box or region, all of it.",
+            "Region index made by `sdm index build`, used instead of encoding. Without a box or region the whole index "
+            "is mapped.",
             panel="Where",
             metavar="FOLDER|URL",
             kind=str,
@@ -234,7 +246,8 @@ class Execution(Options):
     threads: Annotated[
         int | None,
         Option(
-            "Tiles at once, on threads of this process (default: one per processor); with --workers, in each worker.",
+            "Tiles computed at the same time by threads of this process (default: one per processor); with --workers, "
+            "by each worker.",
             panel="Running",
             low=1,
             high=1024,
@@ -243,8 +256,7 @@ class Execution(Options):
     workers: Annotated[
         int | None,
         Option(
-            "Worker processes on this machine, one tile at once in each; one per GPU if there are any. "
-            "Default: none, threads of this process.",
+            "Worker processes on this machine, one tile at a time each. With GPUs, use one per GPU. Default: none.",
             panel="Running",
             low=1,
             high=1024,
@@ -267,8 +279,8 @@ class Execution(Options):
                 whole_number(name, getattr(self, name), 1, 1024)
         if self.scheduler_address is not None and (self.workers is not None or self.threads is not None):
             raise RequestError(
-                "scheduler_address uses a running cluster, whose workers and threads are set already; "
-                "give it without workers and threads."
+                "scheduler_address uses a running cluster, whose workers and threads are already set; "
+                "omit workers and threads."
             )
 
 
@@ -280,7 +292,7 @@ class Delivery(Options):
     formats: Annotated[
         Any,
         Option(
-            "Any of cog, zarr, html; default all three. With --species: zarr always, and by default alone.",
+            "Any of cog, zarr, html. Default: all; with --species only zarr, which is always written.",
             panel="Output",
             flags=("--format",),
             kind=str,
@@ -305,12 +317,12 @@ class Delivery(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions(Options):
-    """A list of species in a file, and what is said of its maps."""
+    """A list of species in a file, and how its maps are summarised."""
 
     column: Annotated[
         str | None,
         Option(
-            "Its column with the names. Default: found by the usual names.",
+            "Column with the names. Default: recognised by its name.",
             panel=LIST,
             metavar="NAME",
             flags=("--species-column",),
@@ -318,9 +330,9 @@ class ListOptions(Options):
     ] = None
     strict: Annotated[
         bool,
-        Option("A name that cannot be mapped is an error, not skipped.", panel=LIST),
+        Option("Stop with an error if a name cannot be mapped, instead of skipping it.", panel=LIST),
     ] = False
-    threshold: Annotated[float, Option("Areas in its summary are those above this value.", panel=LIST)] = 0.5
+    threshold: Annotated[float, Option("Probability above which the summary counts area.", panel=LIST)] = 0.5
 
     def __post_init__(self) -> None:
         try:
@@ -333,14 +345,14 @@ class ListOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Storage(Options):
-    """What an index holds of each pixel."""
+    """What an index stores for each pixel."""
 
     mask: Annotated[
         str,
         Option("Pixels to encode: land, sea, or none for both. Species that live elsewhere cannot be mapped with it."),
     ] = "land"
     encoding: Annotated[str, Option("int8, or float16: about three times as large, and nearly exact.")] = "int8"
-    each: Annotated[bool, Option("Store the embedding of each modality too.")] = False
+    each: Annotated[bool, Option("Also store the embedding of each modality separately.")] = False
 
     def __post_init__(self) -> None:
         parse_word("mask", self.mask, MASKS)

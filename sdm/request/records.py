@@ -19,7 +19,7 @@ _SOURCE = "Your records"
 
 @dataclass(frozen=True, kw_only=True)
 class RecordsSource(Options):
-    """Occurrence records that a species is fitted to, or a fit made before."""
+    """Occurrence records that a species is fitted to, or a saved fit."""
 
     records: Annotated[
         Any,
@@ -41,9 +41,7 @@ class RecordsSource(Options):
     ] = None
     fitted: Annotated[
         Any,
-        Option(
-            "A fit made before (NAME.fit.safetensors), in place of records.", panel=_SOURCE, metavar="FILE", kind=str
-        ),
+        Option("A saved fit (NAME.fit.safetensors), used instead of records.", panel=_SOURCE, metavar="FILE", kind=str),
     ] = None
     """A file, or a `sdm.Fitted`."""
     evaluate: Annotated[
@@ -58,19 +56,19 @@ class RecordsSource(Options):
     def __post_init__(self) -> None:
         given = [name for name in ("records", "gbif", "fitted") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise RequestError(f"--{given[0]} and --{given[1]} are given; records come from one source.")
+            raise RequestError(f"--{given[0]} and --{given[1]} are both given; give only one source of records.")
         if self.background is not None and not self.given:
             raise RequestError("--background is given without records; add --records.")
 
     @property
     def given(self) -> bool:
-        """Whether a species is fitted, or was."""
+        """Whether records or a saved fit are given."""
         return self.records is not None or self.gbif is not None or self.fitted is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions(Options):
-    """Which columns of a file mean what, where that is not clear from their names."""
+    """The columns, layer and CRS of a file of records, where its names do not tell."""
 
     species_column: Annotated[
         str | None, Option("Column with the scientific names.", panel=_READ, flags=("--records-species-column",))
@@ -80,7 +78,7 @@ class ReadOptions(Options):
     presence_column: Annotated[
         str | None, Option("Column with presence and absence: 1/0, yes/no, present/absent.", panel=_READ)
     ] = None
-    records_layer: Annotated[str | None, Option("Layer of a GeoPackage with several.", panel=_READ)] = None
+    records_layer: Annotated[str | None, Option("Layer to read from a GeoPackage with several.", panel=_READ)] = None
     records_crs: Annotated[
         str | None, Option("CRS of the coordinates. Default: the file's, else WGS84 degrees.", panel=_READ)
     ] = None
@@ -168,7 +166,9 @@ class FitOptions(Options):
             panel=_FIT,
         ),
     ] = "auto"
-    background_places: Annotated[int, Option("Most random, and most target-group, places.", panel=_FIT)] = 4000
+    background_places: Annotated[
+        int, Option("Maximum number of random places, and of target-group places.", panel=_FIT)
+    ] = 4000
     reach_km: Annotated[
         float, Option("Background places lie within this distance of a record.", panel=_FIT, metavar="KM")
     ] = 1000.0
@@ -182,8 +182,8 @@ class FitOptions(Options):
     prior: Annotated[
         str,
         Option(
-            "What is assumed before any record: auto, the species' own vector where the model knows it (known), or "
-            "the mean of all species (unknown).",
+            "Prior of the fit: the species' own vector (known), the mean of all species (unknown), or auto: known "
+            "where the model knows the species.",
             panel=_FIT,
         ),
     ] = "auto"
@@ -195,7 +195,7 @@ class FitOptions(Options):
         tuple[str, ...], Option("Covariates whose values are classes. Repeatable.", panel=_FIT, metavar="NAME")
     ] = ()
     refits: Annotated[int, Option("Refits to resampled records, for uncertainty.", panel=_FIT)] = 10
-    seed: Annotated[int, Option("Of all random draws.", panel=_FIT)] = 0
+    seed: Annotated[int, Option("Seed of all random draws.", panel=_FIT)] = 0
 
     def __post_init__(self) -> None:
         parse_word("background_kind", self.background_kind, BACKGROUNDS)

@@ -108,7 +108,7 @@ def test_shared_arguments_are_not_looked_into_by_dask():
         ({"threads": True}, ["threads True", "whole number"]),
         ({"workers": 1024}, ["workers 1024", "GB of memory each", "at most"]),
         ({"workers": 2, "scheduler_address": "tcp://127.0.0.1:1"}, ["without workers"]),
-        ({"threads": 2, "scheduler_address": "tcp://127.0.0.1:1"}, ["without workers and threads"]),
+        ({"threads": 2, "scheduler_address": "tcp://127.0.0.1:1"}, ["omit workers and threads"]),
         ({"scheduler_address": "http://127.0.0.1:8787"}, ["'http://127.0.0.1:8787'", "tcp://HOST:PORT"]),
         ({"scheduler_address": "somewhere"}, ["'somewhere'", "scheduler file"]),
         ({"scheduler_address": "none.json"}, ["none.json", "does not exist", "--scheduler-file"]),

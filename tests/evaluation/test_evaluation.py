@@ -724,7 +724,7 @@ def test_embed_places_with_the_bundled_model(run, tmp_path, use_model):
     ("arguments", "reason", "code"),
     [
         ([], "nothing to embed", 2),
-        (["x.gif"], "neither a photo", 2),
+        (["x.gif"], "neither that of a photo", 2),
         (["a.jpg"], "'a.jpg' does not exist", 2),
         (["--text", "a", "--out", "e.csv"], "call the output e.parquet", 2),
         (["--places", "p.csv"], "does not exist", 2),
@@ -810,10 +810,10 @@ def test_where_a_place_is_the_only_clue_with_the_bundled_model(run, tmp_path, us
     [
         (["a.jpg"], "--species"),
         (["--species", "l.txt"], "nothing to classify"),
-        (["a.jpg", "--species", "l.txt", "--at", "-134.9", "158.6"], "latitude -90 to 90 comes first"),
+        (["a.jpg", "--species", "l.txt", "--at", "-134.9", "158.6"], "give latitude (-90 to 90), then longitude (-180 to 180)"),
         (["a.jpg", "--species", "l.txt", "--satellite", "x.tif"], "needs --at"),
         (["a.jpg", "--species", "none.txt"], "'none.txt' does not exist"),
-        (["--at", "1", "2", "--same", "--species", "l.txt"], "--same is about photos"),
+        (["--at", "1", "2", "--same", "--species", "l.txt"], "--same needs at least one photo"),
     ],
 )
 def test_classify_refuses(run, use_model, tmp_path, arguments, reason):

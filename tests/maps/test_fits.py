@@ -166,7 +166,7 @@ def test_several_species_of_one_file(tmp_path, points):
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"records": "a.csv", "fitted": "b.fit"}, RequestError, "records come from one source"),
+        ({"records": "a.csv", "fitted": "b.fit"}, RequestError, "only one source of records"),
         ({"background": "a.csv", "species": "Ursus arctos"}, RequestError, "without records"),
         ({"records": "nowhere.csv"}, RecordsError, "nowhere.csv"),
         ({"records": "a.csv", "text": "a swamp"}, RequestError, "leave the other evidence out"),

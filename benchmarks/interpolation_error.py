@@ -63,7 +63,7 @@ def report(model, region: str, pitches: list[str]) -> None:
     bbox, resolution = REGIONS[region]
     plan = plan_region(model, bbox, resolution)
     started = time.process_time()
-    exact = whole(dataclasses.replace(plan, step=1))
+    exact = whole(dataclasses.replace(plan, sampling=dataclasses.replace(plan.sampling, step=1)))
     exact_s = time.process_time() - started
     present = np.nanmax(exact, axis=(1, 2)) > 0.5
     for text in pitches:
@@ -106,11 +106,12 @@ def plan_region(model, bbox: tuple[float, float, float, float], resolution: floa
 def plan_of(model, grid, vectors, step: int | None = None):
     from sdm.engine.places import Plan, Target
     from sdm.engine.suitability import Probability
+    from sdm.request import Sampling
 
     modalities = model_modalities()
     score = Probability(*model.calibration(modalities))
     targets = tuple(Target(v, score) for v in vectors)
-    return Plan(model=model, grid=grid, modalities=modalities, targets=targets, step=step)
+    return Plan(model=model, grid=grid, sampling=Sampling(modalities=modalities, step=step), targets=targets)
 
 
 def species_vectors(model) -> dict[str, np.ndarray]:

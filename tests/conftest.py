@@ -130,8 +130,8 @@ def write_model():
     import torch
     from safetensors.torch import save_file
 
-    from sdm.models.encoders.bundled import build
     from sdm.models.config import all_subsets
+    from sdm.models.encoders.bundled import build
 
     def write(folder, species, *, season=False, licence="CC0-1.0", ranges="", coverage=None, genera=(), seed=0):
         config = {

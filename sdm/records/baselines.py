@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sdm.records.folds import arc_km, unit_vectors
-from sdm.records.forest import fit_forest
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Scores: TypeAlias = npt.NDArray[np.float64]
@@ -53,52 +52,6 @@ def fixed_scores(scores: npt.ArrayLike) -> Fitter:
     """A map made without the records, such as the zero-shot map: its values at all places, shape (n,)."""
     values = np.asarray(scores, float)
     return lambda train: lambda test: values[test]
-
-
-def down_sampled_forest(features: npt.ArrayLike, present: npt.ArrayLike, seed: int = 0) -> Fitter:
-    """A random forest on `features` (n, p), finite numbers; see `sdm.records.forest`."""
-    table, is_present = np.asarray(features, np.float32), np.asarray(present, float)
-
-    def fit(train: Indices) -> Scorer:
-        forest = fit_forest(table[train], is_present[train], 1 - is_present[train], seed=seed)
-        return lambda test: forest.share(table[test]).astype(float)
-
-    return fit
-
-
-def standard_baselines(
-    lon: npt.ArrayLike,
-    lat: npt.ArrayLike,
-    present: npt.ArrayLike,
-    features: npt.ArrayLike,
-    *,
-    background: npt.ArrayLike | None = None,
-    zero_shot: npt.ArrayLike | None = None,
-) -> dict[str, Fitter]:
-    """The methods that a report compares a fit with, by their names in it.
-
-    Parameters
-    ----------
-    lon, lat : of n places, degrees
-    present : True for presences, shape (n,)
-    features : the environment, finite numbers, shape (n, p)
-    background : True for the other places that forest and Maxent learn from, shape (n,); by default all
-    zero_shot : scores of the zero-shot map, shape (n,), where the species is known
-    """
-    is_present = np.asarray(present, bool)
-    learnt = is_present | (~is_present if background is None else np.asarray(background, bool))
-
-    def only(fitter: Fitter) -> Fitter:
-        return lambda train: fitter(train[learnt[train]])
-
-    methods: dict[str, Fitter] = {}
-    if zero_shot is not None:
-        methods["Zero-shot map"] = fixed_scores(zero_shot)
-    if has_elapid():
-        methods["Maxent (elapid)"] = only(elapid_maxent(features, is_present))
-    methods["Random forest"] = only(down_sampled_forest(features, is_present))
-    methods["Distance to records"] = distance_to_records(lon, lat, is_present)
-    return methods
 
 
 def has_elapid() -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,8 @@ class Folds:
     """Range of autocorrelation that the blocks were sized by, where one was estimated."""
     limited: bool = False
     """True where blocks of that range would have been too few, so that smaller ones were taken."""
+    size_from: str = "a size that was given"
+    """Where the side of the blocks is from, if not from the range of autocorrelation."""
     excluded: Booleans | None = None
     """Places too near to the tested ones to be trained on, shape (count, n)."""
 
@@ -92,7 +94,7 @@ class Folds:
             )
         size = f"{self.count} folds of spatial blocks with sides of {_km(self.block_km)}"
         if self.range_km is None:
-            return f"{size}, a size that was given."
+            return f"{size}, {self.size_from}."
         if self.limited:
             return (
                 f"{size}. The range of autocorrelation is {_km(self.range_km)}, but blocks of that size "
@@ -346,13 +348,24 @@ def standard_folds(
     positions = np.unique(np.stack([lon[is_present], lat[is_present]]), axis=1).shape[1]
     if positions >= _FEWEST_IN_BLOCKS:
         return {
-            "blocks": spatial_folds(lon, lat, is_present, values=values, seed=seed),
+            "blocks": _blocked(lon, lat, is_present, values, seed),
             "random": random_folds(is_present, seed=seed),
         }
     try:
         return {"locations": leave_location_out(lon, lat, is_present, seed=seed)}
     except ValueError:
         return {}
+
+
+def _blocked(lon: Floats, lat: Floats, present: Booleans, values: npt.ArrayLike, seed: int) -> Folds:
+    """Blocks as large as the range of autocorrelation, or by the extent of the presences where it has none."""
+    try:
+        return spatial_folds(lon, lat, present, values=values, seed=seed)
+    except ValueError:  # too few pairs of presences for a variogram, or the same values at all of them
+        points = unit_vectors(lon[present], lat[present])
+        side = float(distances_km(points[:1], points).max()) / 3
+        folds = spatial_folds(lon, lat, present, side_km=side, seed=seed)
+        return replace(folds, size_from="as the records do not show a range of autocorrelation")
 
 
 def _linked(near: Booleans) -> Integers:

@@ -150,7 +150,8 @@ def limits(report: Report) -> list[str]:
         )
     presences = report.counts.get("presences") or (report.evaluation.presences if report.evaluation else None)
     if presences is not None and presences < _FEW:
-        texts.append(f"With {presences:,} presences all measures are uncertain; look at their standard errors.")
+        number = "one presence" if presences == 1 else f"{presences:,} presences"
+        texts.append(f"With {number} all measures are uncertain; look at their standard errors.")
     if report.validation:
         texts += _validation_limits(report.validation)
     if report.evaluation:
@@ -172,8 +173,8 @@ def _validation_limits(validation: CrossValidation) -> list[str]:
         )
         if blocked is not None and at_random is not None and at_random - blocked > 0.05:
             texts.append(
-                f"Random folds promise an AUC of {at_random:.2f}, spatial blocks {blocked:.2f}: away from its "
-                "records the map is worse than near them."
+                f"The AUC is {at_random:.2f} in random folds and {blocked:.2f} in spatial blocks: the map is worse far "
+                "from its records than near them."
             )
     if "land" in contrasts and "group" not in contrasts and "absences" not in contrasts:
         texts.append(

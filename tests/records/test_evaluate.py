@@ -13,12 +13,10 @@ from sdm.outputs.zarr_store import create, open_map, write_tile
 from sdm.records import measures
 from sdm.records.baselines import (
     distance_to_records,
-    down_sampled_forest,
     elapid_maxent,
     fixed_scores,
     has_elapid,
     nearest_km,
-    standard_baselines,
 )
 from sdm.records.evaluate import (
     EvaluateOptions,
@@ -274,33 +272,6 @@ def test_folds_and_methods_that_cannot_be_measured_are_left_empty():
         cross_validate(places, {}, {"random": random_folds(places.present[:-1], 4)})
     with pytest.raises(ValueError, match="kinds"):
         Places(places.lon, places.lat, np.full(places.lon.size, "sea"))
-
-
-def test_the_forest_learns_the_planted_variable():
-    places, table = planted()
-    folds = {"random": random_folds(places.present, 3)}
-    methods = {"forest": down_sampled_forest(table, places.present), "noise": fixed_scores(table[:, 1])}
-    result = cross_validate(places, methods, folds)
-    auc = {name: result.result(name, "random", "land").mean("auc") for name in methods}
-    assert auc["forest"] > 0.75 > auc["noise"] + 0.1
-    again = cross_validate(places, methods, folds)
-    assert again.results == result.results
-
-
-def test_standard_baselines_learn_from_the_background_they_are_given():
-    places, table = planted()
-    land = places.kind == "land"
-    folds = {"random": random_folds(places.present, 3)}
-    baselines = standard_baselines(
-        places.lon, places.lat, places.present, table, background=land, zero_shot=table[:, 0]
-    )
-    assert {"Zero-shot map", "Random forest", "Distance to records"} <= set(baselines)
-    result = cross_validate(places, baselines, folds)
-    assert all(result.result(name, "random", "land").mean("auc") > 0.6 for name in baselines)
-    # What the forest makes of land alone, by hand.
-    train, test = next(iter(folds["random"]))
-    expected = down_sampled_forest(table, places.present)(train[(land | places.present)[train]])(test)
-    np.testing.assert_array_equal(result.predictions["Random forest", "random"][test], expected)
 
 
 @pytest.mark.skipif(not has_elapid(), reason="elapid is not installed")

@@ -11,6 +11,7 @@ from sdm.engine.encode import embed_batches, one_torch_thread
 from sdm.engine.inputs import Read
 from sdm.engine.lattice import Blend
 from sdm.engine.places import Places, Plan
+from sdm.engine.trust import measure
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,7 @@ class Sum(NamedTuple):
     known: np.ndarray
     """(N,) bool."""
     environment: np.ndarray
-    """(N, D) what was read of it; empty where it was not."""
+    """(batch, D) what was read of it, rows beyond N are padding; empty where it was not."""
 
 
 class Frame:
@@ -70,11 +71,26 @@ class Frame:
             if len(fits) < len(plan.targets):
                 raw[:, places] = similarity(total, vectors)[: places.size].T.cpu().numpy()
             if fits:
-                embeddings = normalise(total)[: places.size].cpu().numpy()
+                # With its padding: products of another shape may round differently.
+                embeddings = normalise(total).cpu().numpy()
                 for k, fit in fits:
-                    raw[k, places] = fit.logit(embeddings, environment)
+                    raw[k, places] = fit.logit(embeddings, environment)[: places.size]
             known[places] = ok
         return raw.reshape(-1, *wanted.shape), known.reshape(wanted.shape)
+
+    def bands(self, plan: Plan, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The bands of all targets, one after the other, at the wanted places (n, m).
+
+        Returns (B, n, m) float32, 0 elsewhere, and which of the places are known (n, m).
+        """
+        from sdm.models.score import normalise
+
+        out = np.zeros((sum(len(t.bands) for t in plan.targets), wanted.size), dtype=np.float32)
+        known = np.zeros(wanted.size, dtype=bool)
+        for places, total, ok, environment in self._sums(wanted, plan.environment):
+            out[:, places] = measure(plan, normalise(total).cpu().numpy(), environment)[:, : places.size]
+            known[places] = ok
+        return out.reshape(-1, *wanted.shape), known.reshape(wanted.shape)
 
     def embeddings(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Unit embeddings (N, dim) float32 of the N wanted places, in order, and which are known (N,)."""
@@ -105,9 +121,12 @@ class Frame:
                     known = known & near.ravel()[places]
                 read = batch.values.get("environment", _NOTHING)
                 if environment is not None and "environment" not in batch.values:
-                    read, there = environment(*(np.nan_to_num(a[batch.part]) for a in (lon, lat)))
-                    known = known & there
-                yield Sum(places, total, known, read[: places.size])
+                    padding = (0, len(total) - places.size)
+                    read, there = environment(
+                        *(np.pad(np.nan_to_num(a[batch.part]), padding, mode="edge") for a in (lon, lat))
+                    )
+                    known = known & there[: places.size]
+                yield Sum(places, total, known, read)
 
 
 _NOTHING = np.empty((0, 0), dtype=np.float32)

@@ -69,11 +69,48 @@ class Blend:
         return torch.nn.functional.embedding_bag(corners, self.table, mode="sum", per_sample_weights=weights)
 
 
-def enclosing(index: np.ndarray, stride: int) -> np.ndarray:
-    """The run of pixels from the node at or before the first index to the node after the last."""
-    if stride == 1:
+def enclosing(index: np.ndarray, *strides: int) -> np.ndarray:
+    """The run of pixels from the node at or before the first index to the node after the last, of every lattice."""
+    coarse = [k for k in strides if k > 1]
+    if not coarse:
         return index
-    return np.arange(index[0] // stride * stride, (index[-1] // stride + 1) * stride + 1)
+    return np.arange(min(index[0] // k * k for k in coarse), max((index[-1] // k + 1) * k for k in coarse) + 1)
+
+
+class Nodes:
+    """The nodes of a lattice that surround needed pixels of a tile, within a frame.
+
+    Parameters
+    ----------
+    frame : rows (n,) and columns (m,) of the frame, counted from the anchor; it encloses the nodes.
+    rows, cols : those of the tile.
+    needed : (rows, columns) bool, pixels of the tile.
+    stride : pixels between nodes.
+    """
+
+    def __init__(
+        self,
+        frame: tuple[np.ndarray, np.ndarray],
+        rows: np.ndarray,
+        cols: np.ndarray,
+        needed: np.ndarray,
+        stride: int,
+    ) -> None:
+        self.stride = stride
+        self.part = _within(nodes_around(rows, stride), frame[0]), _within(nodes_around(cols, stride), frame[1])
+        """Where the lattice lies in the frame."""
+        self.wanted = np.zeros((frame[0].size, frame[1].size), dtype=bool)
+        """(n, m) bool, over the frame."""
+        self.wanted[self.part] = nodes_of(needed, rows, cols, stride)
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """Values of the frame (..., n, m) at the lattice alone."""
+        return values[..., self.part[0], self.part[1]]
+
+
+def _within(nodes: np.ndarray, run: np.ndarray) -> slice:
+    """Where evenly spaced nodes lie in a run of pixels."""
+    return slice(int(nodes[0] - run[0]), int(nodes[-1] - run[0]) + 1, int(nodes[1] - nodes[0]))
 
 
 def nodes_around(index: np.ndarray, stride: int) -> np.ndarray:
@@ -115,6 +152,21 @@ def upsample(values, known, rows, cols, k):
 
     A pixel is known when its nearest lattice place is.
     """
+    total, weight = _bilinear(values, known, rows, cols, k)
+    near = known[np.ix_((rows + k // 2) // k - rows[0] // k, (cols + k // 2) // k - cols[0] // k)]
+    ok = near & (weight > 0)
+    return total / np.where(ok, weight, 1.0), ok
+
+
+def upsample_any(values, known, rows, cols, k):
+    """As `upsample`, but a pixel is known when any corner of its cell is."""
+    total, weight = _bilinear(values, known, rows, cols, k)
+    ok = weight > 0
+    return total / np.where(ok, weight, 1.0), ok
+
+
+def _bilinear(values, known, rows, cols, k):
+    """Weighted sums of the known corners (S, rows, columns), and the sums of their weights (rows, columns)."""
     r, c = rows // k - rows[0] // k, cols // k - cols[0] // k
     fr = ((rows % k) / k).astype(np.float32)[:, None]
     fc = ((cols % k) / k).astype(np.float32)[None, :]
@@ -126,6 +178,4 @@ def upsample(values, known, rows, cols, k):
             w = wr * wc * ok
             total += np.where(ok, values[:, (r + dr)[:, None], (c + dc)[None, :]], 0.0) * w
             weight += w
-    near = known[np.ix_((rows + k // 2) // k - rows[0] // k, (cols + k // 2) // k - cols[0] // k)]
-    ok = near & (weight > 0)
-    return total / np.where(ok, weight, 1.0), ok
+    return total, weight

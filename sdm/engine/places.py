@@ -16,9 +16,13 @@ from sdm.errors import RequestError
 from sdm.grid import Grid, Tile
 from sdm.models.device import local_device
 from sdm.models.protocol import Model
+from sdm.outputs.metadata import Band
 from sdm.request import Sampling
 
 KM_PER_DEGREE = 111.195
+TRUST_STRIDES = 4, 8
+"""Fewest and most pixels between the places at which bands are computed. Measured on fits to 1,000 records in British
+Columbia at 0.05 degrees: interpolated over 4 pixels novelty is off by 5 percentiles on average, uncertainty by 0.02."""
 
 
 Extent = tuple[float, float, float, float]
@@ -127,7 +131,7 @@ class Places:
         Pixel edges lie on whole multiples of the resolution (`make_grid`), so nodes are common to all maps
         of one CRS and resolution: a larger box holds the very pixels of a smaller one.
         """
-        period = math.lcm(*self.strides.values())
+        period = math.lcm(*self.strides.values(), self.trust_stride)
         a = self.grid.geobox.affine
         return round(a.f / a.e) % period, round(a.c / a.a) % period
 
@@ -155,6 +159,12 @@ class Places:
         """Pixels between the places that are scored first."""
         return self.sampling.step or self.strides.get("environment", 1)
 
+    @property
+    def trust_stride(self) -> int:
+        """Pixels between the places at which bands are computed."""
+        least, most = TRUST_STRIDES
+        return max(least, self.sampling.step or min(self.lattice, most))
+
 
 class PlaceFit(Protocol):
     """A species fitted to its records: a score of places that is not the cosine with one vector."""
@@ -163,6 +173,26 @@ class PlaceFit(Protocol):
         """Scores (N,) float32 of places.
 
         `embeddings`: (N, dim) unit sums; `environment`: (N, D) what the model reads of the environment.
+        """
+        ...
+
+
+class Trust(Protocol):
+    """How far the values of a target may be trusted at a place, as bands beside the map."""
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """What is measured: at least one."""
+        ...
+
+    def trust(self, embeddings: np.ndarray, environment: np.ndarray, space: np.ndarray | None) -> np.ndarray:
+        """The B bands of N places, each place by itself: (B, N) float32.
+
+        Parameters
+        ----------
+        embeddings : (N, dim) unit sums.
+        environment : (N, D) what the model reads of the environment; D = 0 where it reads none.
+        space : (N, K) unit environment embeddings; None where the model has no environment encoder.
         """
         ...
 
@@ -181,6 +211,13 @@ class Target:
     """Outside it nothing is known of the species."""
     fit: PlaceFit | None = None
     """Scores places in place of the cosine."""
+    trust: Trust | None = None
+    """Measures further bands."""
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """Of the map, beyond its values."""
+        return () if self.trust is None else self.trust.bands
 
     def values(self, raw: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Values float32 of cosines or logits of any shape: a new array, or `out`, which may be the argument."""
@@ -198,6 +235,11 @@ class Plan(Places):
         """The vectors of the targets: (S, dim) float32."""
         return np.stack([t.vector for t in self.targets])
 
+    @property
+    def banded(self) -> bool:
+        """Whether any map has further bands."""
+        return any(target.trust is not None for target in self.targets)
+
     @cached_property
     def habitats(self) -> tuple[list[tuple[str, Extent | None]], list[int]]:
         """The different (mask, extent) pairs of the targets, and which of them each target has."""
@@ -212,5 +254,11 @@ class Plan(Places):
 
     @property
     def environment(self) -> Read:
-        """What the model reads of the environment at places, for fits."""
+        """What the model reads of the environment at places, for fits and bands."""
+        if "environment" not in self.model.layers:
+            return _no_environment
         return open_inputs(self.model, ("environment",), self.sampling.environment).read["environment"]
+
+
+def _no_environment(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.empty((lon.size, 0), dtype=np.float32), np.ones(lon.size, dtype=bool)

@@ -5,8 +5,9 @@ How a tile becomes pixels (`score_tile`):
 1. Location and imagery vary slowly: they are encoded on a coarse lattice of every k-th pixel, k from
    the model's pitch for the modality, and their embeddings are interpolated (`sdm.engine.lattice.Blend`).
 2. The environment can change within a pixel. It is encoded on a lattice too, summed with the others
-   and compared with the species (`_Frame`); but only where the four nodes around a cell agree, far
+   and compared with the species (`sdm.engine.frame`); but only where the four nodes around a cell agree, far
    from the threshold, is the cosine interpolated. All other cells are encoded pixel by pixel.
+   Further bands (`map_tile`) are interpolated on a lattice of their own (`sdm.engine.trust`).
 3. Pixels off the mask, the region, the layers or the model's domain become NaN: not modelled.
 
 Lattices are counted from the origin of the CRS (`Places.anchor`), never from the first pixel of a tile or
@@ -18,47 +19,89 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
+from sdm.engine import trust
 from sdm.engine.frame import Frame
-from sdm.engine.lattice import enclosing, nodes_of, unsettled_pixels, upsample
+from sdm.engine.lattice import Nodes, enclosing, unsettled_pixels, upsample
 from sdm.engine.places import Extent, Places, Plan, Source
 from sdm.grid import Tile
 from sdm.layers.landmask import LandMask
 
 
+class TileMaps(NamedTuple):
+    """What is mapped of a tile; NaN = not modelled."""
+
+    values: np.ndarray
+    """(S, rows, columns) float32."""
+    bands: tuple[np.ndarray, ...]
+    """The further bands of each target: (B, rows, columns) float32, B = 0 where it has none."""
+
+
 def score_tile(plan: Plan, tile: Tile) -> np.ndarray:
     """Value of each species at the tile's pixels: (S, rows, columns) float32, NaN = not modelled."""
+    return _map_tile(plan, tile, banded=False).values
+
+
+def map_tile(plan: Plan, tile: Tile) -> TileMaps:
+    """As `score_tile`, with the further bands of the targets (`Target.bands`)."""
+    return _map_tile(plan, tile, banded=plan.banded)
+
+
+def _map_tile(plan: Plan, tile: Tile, banded: bool) -> TileMaps:
     if plan.source is not None:
-        return _from_source(plan, plan.source, tile)
-    k = plan.lattice
+        return _from_source(plan, plan.source, tile, banded)
     rows, cols = plan.pixels(tile)
-    frame_rows, frame_cols = enclosing(rows, k), enclosing(cols, k)
+    strides = (plan.lattice, plan.trust_stride if banded else 1)
+    frame_rows, frame_cols = enclosing(rows, *strides), enclosing(cols, *strides)
     lon, lat = plan.lonlat(frame_rows, frame_cols)
     inside = _part(rows, frame_rows), _part(cols, frame_cols)
     habitats, of = plan.habitats
     keep = mappable(plan, tile, habitats, lon[inside], lat[inside])[of]  # (S, rows, columns)
     if not keep.any():
-        return np.full(keep.shape, np.nan, dtype=np.float32)
+        return _nothing(plan, keep.shape)
     # Sea around a land map, or land outside a region, costs nothing: only needed places are encoded.
-    needed = np.zeros(lon.shape, dtype=bool)
-    needed[inside] = keep.any(axis=0)
-    if k == 1:
-        frame = Frame(plan, frame_rows, frame_cols, lon, lat, needed)
-        cosines, known = frame.raw(plan, needed)
+    needed = np.asarray(keep.any(axis=0))
+    lattice, coarse = (Nodes((frame_rows, frame_cols), rows, cols, needed, k) if k > 1 else None for k in strides)
+    wanted = np.zeros(lon.shape, dtype=bool)
+    wanted[inside] = needed
+    asked = [wanted, *(nodes.wanted for nodes in (lattice, coarse) if nodes is not None)]
+    frame = Frame(plan, frame_rows, frame_cols, lon, lat, np.logical_or.reduce(asked))
+    if lattice is None:
+        cosines, known = (a[..., inside[0], inside[1]] for a in frame.raw(plan, wanted))
     else:
-        nodes = np.zeros(lon.shape, dtype=bool)
-        nodes[::k, ::k] = nodes_of(needed[inside], rows, cols, k)
-        frame = Frame(plan, frame_rows, frame_cols, lon, lat, needed | nodes)
-        cosines, known = _interpolated(plan, frame, nodes, keep, inside)
+        cosines, known = _interpolated(plan, frame, lattice, keep, inside)
     values = plan.values(cosines)
     values[~(keep & known)] = np.nan
-    return values
+    return TileMaps(values, () if coarse is None else _bands(plan, frame, coarse, values, inside))
 
 
-def _from_source(plan: Plan, source: Source, tile: Tile) -> np.ndarray:
-    """`score_tile` where the embeddings lie ready."""
+def _nothing(plan: Plan, shape: tuple[int, ...]) -> TileMaps:
+    """A tile in which no pixel is modelled, of shape (S, rows, columns)."""
+    bands = (np.full((len(t.bands), *shape[1:]), np.nan, dtype=np.float32) for t in plan.targets)
+    return TileMaps(np.full(shape, np.nan, dtype=np.float32), tuple(bands))
+
+
+def _bands(
+    plan: Plan, frame: Frame, nodes: Nodes, values: np.ndarray, inside: tuple[slice, slice]
+) -> tuple[np.ndarray, ...]:
+    """The bands of each target, for values (S, rows, columns) of a tile that lies `inside` the frame."""
+
+    def exact(pixels: np.ndarray) -> np.ndarray:
+        wanted = np.zeros(nodes.wanted.shape, dtype=bool)
+        wanted[inside] = pixels
+        return frame.bands(plan, wanted)[0][:, inside[0], inside[1]]
+
+    rows, cols = frame.rows[inside[0]], frame.cols[inside[1]]
+    at_nodes, known = (nodes.of(a) for a in frame.bands(plan, nodes.wanted))
+    shown = np.isfinite(values).any(axis=0)
+    return trust.by_target(plan, trust.interpolate(at_nodes, known, rows, cols, nodes.stride, shown, exact), values)
+
+
+def _from_source(plan: Plan, source: Source, tile: Tile, banded: bool) -> TileMaps:
+    """`map_tile` where the embeddings lie ready."""
     plain = [k for k, target in enumerate(plan.targets) if target.fit is None]
     values = np.full((len(plan.targets), *tile.shape), np.nan, dtype=np.float32)
     if plain:
@@ -73,9 +116,14 @@ def _from_source(plan: Plan, source: Source, tile: Tile) -> np.ndarray:
         for k, target in enumerate(plan.targets):
             if target.fit is not None:
                 keep = mappable(plan, tile, [(target.mask, target.extent)], lon, lat)[0].ravel()[pixels] & known
-                scored = target.values(target.fit.logit(embeddings[keep], environment[keep]))
+                scored = target.values(trust.in_batches(target.fit.logit, embeddings[keep], environment[keep]))
                 values[k].reshape(-1)[pixels[keep]] = scored
-    return values
+    if not banded:
+        return TileMaps(values, ())
+    shown = np.asarray(np.isfinite(values).any(axis=0))
+    if not shown.any():
+        return _nothing(plan, values.shape)
+    return TileMaps(values, trust.by_target(plan, trust.from_source(plan, source, tile, shown), values))
 
 
 def _part(index: np.ndarray, whole: np.ndarray) -> slice:
@@ -85,21 +133,21 @@ def _part(index: np.ndarray, whole: np.ndarray) -> slice:
 
 
 def _interpolated(
-    plan: Plan, frame: Frame, nodes: np.ndarray, keep: np.ndarray, inside: tuple[slice, slice]
+    plan: Plan, frame: Frame, nodes: Nodes, keep: np.ndarray, inside: tuple[slice, slice]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosines (S, rows, columns) interpolated between nodes, exact where those do not settle the answer; and known.
 
-    `nodes` (n, m): the places of the frame on the lattice. `keep` (S, rows, columns): the pixels that may be shown.
+    `nodes`: of the lattice, within the frame. `keep` (S, rows, columns): the pixels that may be shown.
     `inside`: the tile within the frame.
     """
-    k = plan.lattice
+    k = nodes.stride
     rows, cols = frame.rows[inside[0]], frame.cols[inside[1]]
-    at_nodes, nodes_known = (a[..., ::k, ::k] for a in frame.raw(plan, nodes))
+    at_nodes, nodes_known = (nodes.of(a) for a in frame.raw(plan, nodes.wanted))
     cosines, known = upsample(at_nodes, nodes_known, rows, cols, k)
     if plan.sampling.step is not None:
         return cosines, known
     unsettled = unsettled_pixels(plan, at_nodes, nodes_known, rows, cols, k)  # (S, rows, columns)
-    again = np.zeros(nodes.shape, dtype=bool)
+    again = np.zeros(nodes.wanted.shape, dtype=bool)
     again[inside] = (unsettled & keep).any(axis=0)
     exact, exact_known = (a[..., inside[0], inside[1]] for a in frame.raw(plan, again))
     return np.where(unsettled, exact, cosines), np.where(unsettled, exact_known, known)

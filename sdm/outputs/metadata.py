@@ -8,6 +8,36 @@ from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+_TAKEN = {"x", "y", "spatial_ref", "month", "species"}
+
+
+@dataclass(frozen=True)
+class Band:
+    """A further layer of a map, beside its values.
+
+    Raises ValueError when `name` is not an identifier or `valid_range` is not increasing.
+    """
+
+    name: str
+    """Short name: of the band, and of the Zarr variable."""
+
+    quantity: str
+    """Meaning of a pixel's value, as a sentence."""
+
+    unit: str = "1"
+    """Unit of the values; '1' for a pure number."""
+
+    valid_range: tuple[float, float] = (0.0, 1.0)
+    """Smallest and largest value a modelled pixel can have."""
+
+    limit: float | None = None
+    """Where the value is above this, the map is little to be trusted: hatched on the web map."""
+
+    caution: str = ""
+    """Why, as a clause: 'the environment is unlike that of the records'."""
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.valid_range)
 
 
 @dataclass(frozen=True)
@@ -46,12 +76,14 @@ class MapMetadata:
     month: int = 0
     """Month of the map, 1 to 12; 0 for the whole year."""
 
+    bands: tuple[Band, ...] = ()
+    """Further layers, in order."""
+
     def __post_init__(self) -> None:
-        if not _VARIABLE.match(self.variable):
-            raise ValueError(f"variable {self.variable!r} must be a letter, then letters, digits or '_'")
-        low, high = self.valid_range
-        if not low < high:
-            raise ValueError(f"valid_range {self.valid_range!r} must increase")
+        _check(self.variable, self.valid_range)
+        names = [self.variable, *(band.name for band in self.bands)]
+        if len(set(names)) < len(names) or set(names[1:]) & _TAKEN:
+            raise ValueError(f"bands {names[1:]!r} need names that no other layer or coordinate has")
         # A read-only copy: the caller's dictionary may change between two writers.
         tags = {str(key): str(value) for key, value in self.tags.items()}
         object.__setattr__(self, "tags", MappingProxyType(tags))
@@ -61,6 +93,14 @@ class MapMetadata:
         # A mapping proxy cannot be pickled, and Dask sends metadata to its workers.
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return _from_values, (values | {"tags": dict(self.tags)},)
+
+
+def _check(variable: str, valid_range: tuple[float, float]) -> None:
+    if not _VARIABLE.match(variable):
+        raise ValueError(f"variable {variable!r} must be a letter, then letters, digits or '_'")
+    low, high = valid_range
+    if not low < high:
+        raise ValueError(f"valid_range {valid_range!r} must increase")
 
 
 def _from_values(values: dict[str, Any]) -> MapMetadata:

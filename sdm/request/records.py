@@ -195,6 +195,10 @@ class FitOptions(Options):
         tuple[str, ...], Option("Covariates whose values are classes. Repeatable.", panel=_FIT, metavar="NAME")
     ] = ()
     refits: Annotated[int, Option("Refits to resampled records, for uncertainty.", panel=_FIT)] = 10
+    trust: Annotated[
+        bool,
+        Option("Write uncertainty and novelty as further bands.", panel=_FIT, flags=("--trust/--no-trust",)),
+    ] = True
     seed: Annotated[int, Option("Seed of all random draws.", panel=_FIT)] = 0
 
     def __post_init__(self) -> None:

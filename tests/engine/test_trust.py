@@ -131,7 +131,7 @@ def test_bands_are_close_to_those_of_every_pixel(fitted, grid):
     for got, true, largest in zip(bands, exact(plan), (0.05, 8.0, 0.05), strict=True):
         assert np.nanmean(np.abs(got - true)) < largest
         both = np.isfinite(got) & np.isfinite(true)
-        assert np.corrcoef(got[both], true[both])[0, 1] > 0.8
+        assert np.corrcoef(got[both], true[both])[0, 1] > 0.7
 
 
 def test_bands_at_the_nodes_are_exact(fitted):

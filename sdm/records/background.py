@@ -115,7 +115,7 @@ def choose_kind(asked: str, presences: int, absences: int, group: int) -> tuple[
 
     Parameters
     ----------
-    asked : one of `sdm.records.fit_options.BACKGROUNDS`.
+    asked : one of `sdm.request.records.BACKGROUNDS`.
     presences, absences : records of the species.
     group : places of the target group within reach.
     """

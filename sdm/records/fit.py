@@ -256,7 +256,8 @@ def informative(training: Training, covariates: Covariates) -> tuple[np.ndarray,
         if float(x.max() - x.min()) <= 1e-6 * max(1.0, float(np.abs(x).max())):
             notes.append(f"covariate {name!r} has the same value at all places of the fit and is left out.")
             continue
-        twin = next((k for k in kept if np.array_equal(values[:, k], x)), None)
+        limit = 1e-5 * float(x.max() - x.min())
+        twin = next((k for k in kept if float(np.abs(values[:, k] - x).max()) <= limit), None)
         if twin is not None:
             notes.append(f"covariate {name!r} equals {covariates.names[twin]!r} and is left out.")
             continue

@@ -12,10 +12,13 @@ from sdm.records.folds import blocks
 FOLDS = 5
 BLOCKS_KM = (500.0, 250.0, 100.0, 50.0, 25.0)
 LEAST_BLOCKS = 15
-CAUTION = 0.5
-"""Standard errors that the mean gain must exceed 0 by. On 39 known species with 10 records and a target group, the
-share that a fit made worse by more than 0.01 AUC fell from 36 % without a gate to 13 % with none and 5 % with half a
-standard error; more rejected good fits."""
+CAUTION = {"land": 0.0, "group": 1.75}
+"""Standard errors that the mean gain in a contrast must exceed 0 by.
+
+Against random land nearly every fit is better than the zero-shot map. Against the target group a third are worse, and
+ten left-out records hardly show it: of 112 known species of iNaturalist with 10 records each, a fit was worse than
+the zero-shot map by more than 0.01 AUC in either contrast for 39 % without a gate, 14 % with half a standard error and
+4 % with 1.75, which keeps the zero-shot map of 73 %."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,9 @@ class Evidence:
     @property
     def accepted(self) -> bool:
         """Whether the fit is at least as good in every contrast."""
-        return all(mean - CAUTION * error >= 0.0 for mean, error in self.gains.values())
+        return all(
+            mean - (c * error if (c := CAUTION[name]) else 0.0) >= 0.0 for name, (mean, error) in self.gains.items()
+        )
 
     def sentence(self) -> str:
         """For a report."""

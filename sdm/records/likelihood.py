@@ -18,9 +18,6 @@ from sdm.errors import RequestError
 STEPS = 40
 TOLERANCE = 1e-5
 """Newton stops when a step improves the objective by less than this share of the presence weight."""
-LIGHT = 0.002
-"""Share of the expectation that may be left out of second derivatives: most background places expect next to nothing,
-and the optimum is the same, since first derivatives and the objective use every place."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +93,10 @@ def refit(rows: Rows, precision: np.ndarray, near: Solution, steps: int = 6) -> 
     problem = Problem(rows, precision)
     beta = problem.start(near)
     value = problem.value(beta)
-    factor = np.linalg.cholesky(near.hessian)
+    inverse = np.linalg.inv(near.hessian)
     for _ in range(steps):
         gradient = problem.gradient(beta)
-        step = np.linalg.solve(factor.T, np.linalg.solve(factor, gradient))
+        step = inverse @ gradient
         size, best = 1.0, -np.inf
         while size > 0.05:
             best = problem.value(beta + size * step)
@@ -192,7 +189,7 @@ class Problem:
         """Negative second derivatives with respect to some of the coefficients."""
         expected, x = self._expected(beta), self.x[:, columns]
         if self.absences:
-            share = expected / (self.presence + self.background)
+            share = expected / np.maximum(self.presence + self.background, 1e-12)
             return _gram(x, expected * (1.0 - share))
         mean = self._sum(expected)[columns]
         return _gram(x, expected) - np.outer(mean, mean) / self.total
@@ -210,21 +207,12 @@ class Problem:
 
 def _gram(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """``x.T @ diag(weight) @ x`` over the rows that matter, with single-precision products."""
-    ordered = np.sort(weight)
-    least = ordered[np.searchsorted(np.cumsum(ordered), LIGHT * ordered.sum())]
-    heavy = weight >= least
+    heavy = weight > weight.max() * 1e-6
     scaled = x[heavy] * np.sqrt(weight[heavy]).astype(np.float32)[:, None]
     return (scaled.T @ scaled).astype(np.float64)
 
 
 def _solve(hessian: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    jitter = 1e-6 * float(np.trace(hessian)) / len(hessian)
-    for _ in range(6):
-        try:
-            factor = np.linalg.cholesky(hessian)
-        except np.linalg.LinAlgError:  # rounding in single precision
-            hessian[np.diag_indices_from(hessian)] += jitter
-            jitter *= 10.0
-        else:
-            return np.linalg.solve(factor.T, np.linalg.solve(factor, gradient))
-    return gradient / np.diag(hessian)
+    step = np.linalg.solve(hessian, gradient)
+    # Uphill, unless rounding in single precision has made the matrix indefinite.
+    return step if step @ gradient > 0.0 else gradient / np.diag(hessian)

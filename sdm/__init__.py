@@ -23,6 +23,7 @@ __all__ = [
     "Region",
     "__version__",
     "build_index",
+    "evaluate",
     "list_models",
     "map_batch",
     "map_species",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from sdm.maps.write import write_maps
     from sdm.models.bundled import BundledModel as Model
     from sdm.models.registry import list_models
+    from sdm.records.evaluate import evaluate
     from sdm.records.table import Records
 
 _HOME = {
@@ -56,6 +58,7 @@ _HOME = {
     "Model": "sdm.models.bundled",
     "list_models": "sdm.models.registry",
     "Records": "sdm.records.table",
+    "evaluate": "sdm.records.evaluate",
 }
 _NAME_THERE = {"Model": "BundledModel"}
 

@@ -68,6 +68,18 @@ class Scores:
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
+LABELS = {
+    "auc": "AUC",
+    "auc_prg": "AUC-PRG",
+    "tss": "TSS",
+    "boyce": "Boyce",
+    "correlation": "COR",
+    "log_loss": "Log loss",
+    "brier": "Brier",
+    "calibration_error": "ECE",
+}
+"""Measures in tables; TSS is the largest over all thresholds, ECE the expected calibration error."""
+
 MEASURES = tuple(one.name for one in fields(Scores) if one.name not in ("presences", "places"))
 
 
@@ -117,7 +129,7 @@ class EvaluateOptions:
     """How a map is evaluated."""
 
     within_km: float = 1000.0
-    """Random places lie within this distance of a presence."""
+    """Random places, and those of the group, lie within this distance of a presence."""
     places: int = 10_000
     """Random places."""
     surface: str = "land"
@@ -178,13 +190,17 @@ class Evaluation:
         }
 
 
-def evaluate(source: str | Path | xr.DataArray, records: Records, options: EvaluateOptions | None = None) -> Evaluation:
+def evaluate(
+    source: str | Path | xr.DataArray | MapSampler,
+    records: Records | str | Path,
+    options: EvaluateOptions | None = None,
+) -> Evaluation:
     """Evaluate a map of any origin with records, best such that it was not made with.
 
     Parameters
     ----------
     source : a GeoTIFF or other raster in any CRS, a Zarr store of this program, or a DataArray (y, x) with a CRS
-    records : presences and, where there are some, absences
+    records : presences and, where there are some, absences; or a file of one species, which is read and cleaned
     options : what to compare with
 
     Returns
@@ -197,7 +213,11 @@ def evaluate(source: str | Path | xr.DataArray, records: Records, options: Evalu
     compare with.
     """
     options = options or EvaluateOptions()
-    sampler = open_sampler(source, options.band)
+    sampler = source if isinstance(source, MapSampler) else open_sampler(source, options.band)
+    if isinstance(records, str | Path):
+        from sdm.records.table import Records
+
+        records = Records.read(records)
     pixel = sampler.pixels(records.lon[records.present], records.lat[records.present])
     value = sampler.values(pixel)
     known = np.isfinite(value)
@@ -266,7 +286,10 @@ def _comparisons(
     lon, lat = records.lon[records.present], records.lat[records.present]
     yield ("land", *random_places_in(lon, lat, options, sampler.bounds, sampler))
     if options.group is not None:
-        yield ("group", *options.group)
+        x, y = (np.asarray(values, float) for values in options.group)
+        seen = unit_vectors(*_thinned(np.asarray(lon, float), np.asarray(lat, float), options))
+        near = nearest_km(unit_vectors(x, y), seen) <= options.within_km
+        yield "group", x[near], y[near]
     if (~records.present).any():
         yield ("absences", records.lon[~records.present], records.lat[~records.present])
 

@@ -56,10 +56,16 @@ class RawRecords:
         if not self.names:
             return replace(self, species=species or "")
         if species is None and len(self.names) > 1:
-            raise RecordsError(f"{self.source} holds {_listed(self.names)}; say which one is meant.")
+            raise RecordsError(f"{self.source} holds {_listed(self.names)}; name the one to use.")
         taxon = 0 if species is None else self._index(species)
         mask = (self.rows["taxon"] == taxon) | self.rows["unreadable"]
         return self._take(np.flatnonzero(mask), self.names[taxon])
+
+    def without(self, species: str) -> RawRecords:
+        """The rows of all species but one, as if they were of one without a name."""
+        wanted = {same_name(species), same_name(species_name(species, scientific=True))} if species else set()
+        left_out = [taxon for taxon, name in enumerate(self.names) if same_name(name) in wanted]
+        return self._take(np.flatnonzero(~np.isin(self.rows["taxon"], left_out)), "")
 
     def by_species(self) -> dict[str, RawRecords]:
         """The rows of each species, by name in alphabetical order; a file without names is of one species, ""."""

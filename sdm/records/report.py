@@ -21,7 +21,7 @@ from sdm.files.atomic import disk_errors
 from sdm.outputs.escape import html_text, relative_link
 from sdm.outputs.metadata import one_line
 from sdm.records import figures
-from sdm.records.evaluate import CONTRASTS, PRESENCE, CrossValidation, Evaluation, Result, Scores
+from sdm.records.evaluate import CONTRASTS, LABELS, PRESENCE, CrossValidation, Evaluation, Result, Scores
 from sdm.records.explain import Importance, Response
 from sdm.records.figures import CONTRAST_COLOURS, METHOD, Figure, Line
 from sdm.records.thresholds import RULES, RangeArea, Threshold
@@ -32,18 +32,6 @@ if TYPE_CHECKING:
     from sdm.outputs.blocks import Source
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-
-LABELS = {
-    "auc": "AUC",
-    "auc_prg": "AUC-PRG",
-    "tss": "TSS",
-    "boyce": "Boyce",
-    "correlation": "COR",
-    "log_loss": "Log loss",
-    "brier": "Brier",
-    "calibration_error": "ECE",
-}
-"""Measures in the tables; TSS is the largest over all thresholds, ECE the expected calibration error."""
 
 _LOW_IS_GOOD = {"log_loss", "brier", "calibration_error"}
 _FEW = 30
@@ -102,9 +90,13 @@ def write_report(path: Path, report: Report) -> None:
 
 def write_json(path: Path, report: Report) -> None:
     """Write the numbers of the page to `path` (.json). Raises OutputError if the disk refuses."""
-    text = json.dumps(_valid(report_dict(report)), indent=1, ensure_ascii=False, allow_nan=False)
     with disk_errors(path):
-        path.write_text(text + "\n", encoding="utf-8")
+        path.write_text(json_text(report) + "\n", encoding="utf-8")
+
+
+def json_text(report: Report) -> str:
+    """The numbers of the page as JSON."""
+    return json.dumps(_valid(report_dict(report)), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def report_dict(report: Report) -> dict[str, Any]:

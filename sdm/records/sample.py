@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from sdm.layers.raster import DRIVERS
 if TYPE_CHECKING:
     import xarray as xr
     from affine import Affine
+    from odc.geo.geobox import GeoBox
     from pyproj import CRS
 
+_MOST_PICTURED = 200_000_000  # pixels of a map that is read for a picture
 _LARGEST_WINDOW = 1024  # pixels on a side that are read at once
 
 Read = Callable[[slice, slice], npt.NDArray[np.float64]]
@@ -32,7 +35,7 @@ class MapSampler:
 
     name: str
     quantity: str
-    """What a pixel holds, in the words of the file; "" where it does not say."""
+    """Description of the values in the file, or ""."""
     shape: tuple[int, int]
     transform: Affine
     crs: CRS
@@ -58,6 +61,22 @@ class MapSampler:
         if self.crs.is_geographic and not -180 <= west <= east <= 180:
             west, east = (west + 180) % 360 - 180, (east + 180) % 360 - 180
         return west, south, east, north
+
+    def picture(self, largest: int = 900) -> tuple[npt.NDArray[np.float32], GeoBox] | None:
+        """Every n-th pixel, at most `largest` on a side, with its grid; None for a huge or a rotated map."""
+        from affine import Affine
+        from odc.geo.geobox import GeoBox
+
+        rows, columns = self.shape
+        upright = self.transform.b == self.transform.d == 0 and self.transform.a > 0 > self.transform.e
+        if rows * columns > _MOST_PICTURED or not upright:
+            return None
+        step = max(1, math.ceil(max(rows, columns) / largest))
+        # The middle one of n pixels stands for them.
+        y, x = (np.minimum(np.arange(0, size, step) + step // 2, size - 1) for size in self.shape)
+        number = (y[:, None] * columns + x[None, :]).ravel().astype(np.int64)
+        values = self.values(number).reshape(y.size, x.size).astype(np.float32)
+        return values, GeoBox(values.shape, self.transform @ Affine.scale(step), str(self.crs.to_wkt()))
 
     def pixels(self, lon: npt.ArrayLike, lat: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Number of the pixel each place (degrees, WGS84) falls in, counted along rows; -1 off the map."""

@@ -31,7 +31,7 @@ class Evidence:
     def accepted(self) -> bool:
         """Whether the fit is at least as good in every contrast."""
         return all(
-            mean - (c * error if (c := CAUTION[name]) else 0.0) >= 0.0 for name, (mean, error) in self.gains.items()
+            mean >= 0.0 and mean >= CAUTION[name] * min(error, 1e9) for name, (mean, error) in self.gains.items()
         )
 
     def sentence(self) -> str:

@@ -47,13 +47,12 @@ def stack(tmp_path_factory):
     profile = {"driver": "GTiff", "height": SIDE, "width": SIDE, "dtype": "float32", "crs": "EPSG:4326"}
     profile["transform"] = from_origin(WEST, NORTH, CELL, CELL)
     profile["nodata"] = -9999.0
-    bands[0, :6, :6] = -9999.0
+    bands[0, :6, :6] = bands[4, :6, :6] = -9999.0
     with rasterio.open(folder / "site.tif", "w", count=4, **profile) as f:
         f.write(bands[:4])
         f.descriptions = ("warmth", "wetness", "soil", "flat")
     with rasterio.open(folder / "twin.tif", "w", count=1, **profile) as f:
         f.write(bands[4:5])
-    bands[4, :6, :6] = -9999.0
     return [folder / "site.tif", folder / "twin.tif"]
 
 

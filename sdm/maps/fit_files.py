@@ -1,29 +1,76 @@
-"""The files that a fit to records leaves beside its map: the records with what became of them, and the fit."""
+"""The files that a fit to records leaves beside its map: what became of the records, the fit, and its review."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sdm.maps.fits import FittedSpecies
 from sdm.maps.plan import Job
+
+if TYPE_CHECKING:
+    from sdm.outputs.blocks import Source
 
 RECORDS = "-records.csv"
 """Every record with its result."""
 FIT = ".fit.safetensors"
 """The fit, to map with elsewhere without the records."""
+REVIEW = ("-report.html", "-report.json", "-odmap.csv")
+"""Cross-validation, curves and limits; and the ODMAP protocol."""
+LINKS = {"html": "web map", "tif": "GeoTIFF", "zarr": "Zarr", "json": "what was asked and computed"}
+"""Labels of the files that the report links to."""
 
 
 def fit_suffixes(job: Job, k: int) -> tuple[str, ...]:
     """What is written beside the k-th map: suffixes of file names."""
-    if not job.fits or job.fits[k].records is None:
+    if _fitted(job, k) is None:
         return ()
-    return RECORDS, FIT
+    return (RECORDS, FIT, *(REVIEW if job.asked.source.evaluate else ()))
 
 
-def write_fit_files(job: Job, k: int, path: Callable[[str], Path]) -> None:
-    """Write them; `path` says where a file of a name goes. Raises OutputError."""
-    one = job.fits[k] if job.fits else None
-    if one is None or one.records is None:
+def write_fit_files(job: Job, k: int, path: Callable[[str], Path], source: Source, files: dict[str, str]) -> None:
+    """Write what a fit leaves beside the k-th map.
+
+    Parameters
+    ----------
+    job, k : the map.
+    path : where a file of a name goes.
+    source : the values of the map, shape (y, x).
+    files : names of its other files by their kind.
+
+    Raises
+    ------
+    OutputError : a file cannot be written.
+    """
+    one = _fitted(job, k)
+    if one is None or one.case is None:
         return
-    one.records.audit.write_csv(path(f"{job.slugs[k]}{RECORDS}"))
-    one.fitted.save(path(f"{job.slugs[k]}{FIT}"))
+    stem = job.slugs[k]
+    one.case.records.audit.write_csv(path(f"{stem}{RECORDS}"))
+    one.fitted.save(path(f"{stem}{FIT}"))
+    if job.asked.source.evaluate:
+        _write_review(one, job, [path(f"{stem}{suffix}") for suffix in REVIEW], source, files)
+
+
+def _write_review(one: FittedSpecies, job: Job, paths: list[Path], source: Source, files: dict[str, str]) -> None:
+    from sdm.records.odmap import write_odmap
+    from sdm.records.report import MapPicture, write_json, write_report
+    from sdm.records.review import review
+
+    case = one.case
+    assert case is not None
+    found = review(case.records, case.fitted, case.training, case.source, case.prior, case.options, group=case.group)
+    geobox, quantity = job.grid.geobox, job.plan.targets[0].score.phrase.format(one.resolution.taxon.name)
+    links = {LINKS[kind]: name for kind, name in files.items() if kind in LINKS}
+    report = found.report(MapPicture(source, geobox, quantity), links=links)
+    write_report(paths[0], report)
+    write_json(paths[1], report)
+    region = job.asked.area.region
+    boundary = "rectangle" if region is None else Path(str(region)).name if isinstance(region, str | Path) else "region"
+    write_odmap(paths[2], found.protocol(geobox, boundary=boundary))
+
+
+def _fitted(job: Job, k: int) -> FittedSpecies | None:
+    """The fit of the k-th map, where its records were read in this run."""
+    return job.fits[k] if job.fits and job.fits[k].case is not None else None

@@ -13,18 +13,20 @@ from sdm.engine.places import Target
 from sdm.errors import ModelError, RecordsError, SpeciesNameError
 from sdm.grid import Grid
 from sdm.layers.environment import names_known_variables
-from sdm.models.choice import choose_for_most, refuse_stranger
+from sdm.models.choice import choose_for_most, refuse_name_of_other_model
 from sdm.models.registry import default_model, list_models, open_model
 from sdm.names import Resolution, Taxon
 from sdm.names.habitat import mask_for
 from sdm.records.background import Positions
 from sdm.records.covariate_model import CovariateModel
-from sdm.records.fit import fit
+from sdm.records.features import ModelFeatures, RasterFeatures
+from sdm.records.fit import fit_prepared, prepare, prior_for
 from sdm.records.fitted import Fitted
 from sdm.records.raw import RawRecords
 from sdm.records.read import read_raw
 from sdm.records.table import Records
-from sdm.records.target import BACKGROUNDS, FittedScore
+from sdm.records.target import BACKGROUNDS, FittedScore, FittedTrust
+from sdm.records.validation import Case
 from sdm.request import CleanOptions, MapRequest, ModelRef, RecordsSource
 
 if TYPE_CHECKING:
@@ -41,23 +43,38 @@ class FittedSpecies:
 
     resolution: Resolution
     fitted: Fitted
-    records: Records | None = None
-    group: Positions | None = None
+    case: Case | None = None
+    """What it was made of; None where it is from a file."""
 
-    def target(self, model: Model, mask: str = "auto") -> Target:
-        """What is mapped. `mask`: land, sea, none, or auto: by the habitat of the species, else by its records."""
+    @property
+    def records(self) -> Records | None:
+        """The records it was fitted to, where they were read in this run."""
+        return None if self.case is None else self.case.records
+
+    def target(self, model: Model, mask: str = "auto", trust: bool = True) -> Target:
+        """What is mapped.
+
+        `mask`: land, sea, none, or auto: by the habitat of the species, else by its records. `trust`: with bands that
+        say how far to trust it.
+        """
         if mask == "auto":
             known = bool(self.resolution.taxon.lineage)
             mask = mask_for(self.resolution.taxon) if known else self.fitted.info.mask
-        return Target(np.zeros(model.dim, dtype=np.float32), FittedScore.of(self.fitted), mask, fit=self.fitted)
+        return Target(
+            np.zeros(model.dim, dtype=np.float32),
+            FittedScore.of(self.fitted),
+            mask,
+            fit=self.fitted,
+            trust=FittedTrust(self.fitted) if trust else None,
+        )
 
     def report(self) -> dict[str, Any]:
-        """What the report of a map says of the fit, as JSON values."""
+        """The entry of the fit in the report of a map, as JSON values."""
         info = self.fitted.info.to_dict()
         return info | ({} if self.records is None else {"records": self.records.audit.counts()})
 
     def tags(self) -> dict[str, str]:
-        """What the other outputs of a map say of the fit."""
+        """The tags of the fit in the other outputs of a map."""
         info = self.fitted.info
         return {
             "fit_method": info.method,
@@ -105,18 +122,26 @@ def fit_species(request: MapRequest, grid: Grid, device: str = "auto") -> tuple[
     for (name, part), resolution in zip(named.items(), resolutions, strict=True):
         records = _cleaned(part, request.cleaning, resolution, grid, model.dim == 0)
         records = replace(records, species=resolution.taxon.name if resolution else name)
-        others = _others(named, name, group)
-        fitted = fit(
-            records,
-            model=model,
-            sampling=request.sampling,
-            covariates=request.sampling.environment if model.dim == 0 else (),
-            group=others,
-            options=request.fitting,
-            device=device,
-        )
-        fits.append(FittedSpecies(resolution or _unknown(name), fitted, records, others))
+        case = _fit(records, model, request, _others(named, name, group), device)
+        fits.append(FittedSpecies(resolution or _unknown(name), case.fitted, case))
     return model, fits
+
+
+def _fit(records: Records, model: Model, request: MapRequest, group: Positions | None, device: str) -> Case:
+    """A species fitted, with all that its review needs."""
+    options, source, prior = request.fitting, _source(model, request, device), None
+    if isinstance(source, ModelFeatures):
+        prior = prior_for(model, source, records.species, options)
+    training, info = prepare(records, source, group, options)
+    fitted = fit_prepared(training, info, source, prior, options)
+    return Case(records, fitted, training, source, prior, options, group)
+
+
+def _source(model: Model, request: MapRequest, device: str) -> ModelFeatures | RasterFeatures:
+    """Where features of places come from."""
+    if model.dim == 0:
+        return RasterFeatures(request.sampling.environment, request.fitting.categorical)
+    return ModelFeatures(model, request.sampling, device)
 
 
 def _read(request: MapRequest) -> dict[str, RawRecords | Records]:
@@ -170,10 +195,10 @@ def _resolve(names: list[str], ref: ModelRef) -> tuple[Model, list[Resolution | 
         model, outcomes = open_model(ref.model, cache_dir=ref.cache_dir, offline=ref.offline), []
         for name in names:
             try:
-                outcomes.append(refuse_stranger(model, name, model.resolve(name)))
+                outcomes.append(refuse_name_of_other_model(model, name, model.resolve(name)))
             except SpeciesNameError as error:
                 outcomes.append(error)
-    # A genus or family in the place of an unknown species is no resolution here: the records say more.
+    # A genus or family in place of an unknown species is not accepted here: the records describe the species itself.
     return model, [o if isinstance(o, Resolution) and o.known else None for o in outcomes]
 
 

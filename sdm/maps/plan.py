@@ -15,7 +15,7 @@ from sdm.engine.targets import make_target, scorer
 from sdm.errors import RequestError, SpeciesNameError
 from sdm.grid import Grid, region_of
 from sdm.maps.evidence import combine
-from sdm.models.choice import Outcome, choose, refuse_stranger
+from sdm.models.choice import Outcome, choose, refuse_name_of_other_model
 from sdm.models.device import local_device
 from sdm.models.registry import open_model
 from sdm.names import Resolution, slug
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MAX_SPECIES = 64
 """Species in one call: each holds an open store and a row of every tile in memory."""
 NOT_REPORTED = ("cache_dir", "offline", "max_pixels")
-"""Options that say nothing of a map."""
+"""Options that do not affect the content of a map."""
 
 
 @dataclass(frozen=True)
@@ -148,17 +148,17 @@ def plan_map(request: MapRequest, device: str = "auto") -> Job:
         raise SpeciesNameError("no species given; name at least one, for example 'Ursus arctos'.")
     if evidence and len(names) > 1:
         raise RequestError(
-            f"{len(names)} names are given with {', '.join(evidence[:3])}, which are added to one name at most; "
-            "map the names one by one."
+            f"evidence ({', '.join(evidence[:3])}) can be combined with one name only, but {len(names)} names are "
+            "given; map them one by one."
         )
     if len(names) > MAX_SPECIES:
         raise RequestError(
-            f"{len(names)} species in one call; at most {MAX_SPECIES}: for more give --species FILE, or use map_batch."
+            f"{len(names)} species in one call, at most {MAX_SPECIES}; use --species FILE, or map_batch in Python."
         )
     # Cheap checks first: a wrong region is reported before anything heavy is opened.
     opened = with_opened_files(request)
     model, resolutions = _resolve(names, opened.model)
-    _refuse_twins(resolutions)
+    _refuse_duplicates(resolutions)
     return replace(plan_resolved(opened, model, resolutions, device), asked=request)
 
 
@@ -168,8 +168,7 @@ def _plan_fits(request: MapRequest, device: str) -> Job:
 
     if request.query.evidence:
         raise RequestError(
-            f"records are given with {', '.join(request.query.evidence[:3])}; a fit is made of records alone, leave "
-            "the other evidence out."
+            f"records cannot be combined with other evidence ({', '.join(request.query.evidence[:3])}); omit it."
         )
     area = replace(request.area, region=region_of(request.area.region))
     index = None if request.index is None else open_index(request.index)
@@ -180,22 +179,21 @@ def _plan_fits(request: MapRequest, device: str) -> Job:
     model, fits = fit_species(opened, grid, device)
     if len(fits) > MAX_SPECIES:
         raise RequestError(
-            f"the records are of {len(fits)} species; one call maps at most {MAX_SPECIES}: name those to map."
+            f"the records are of {len(fits)} species, and one call maps at most {MAX_SPECIES}; name those to map."
         )
     if index is None:
         sampling = replace(request.sampling, environment=()) if model.dim == 0 else request.sampling
         places = open_places(model, grid, sampling, device)
     else:
         places = index.places_in(model, area, request.sampling, device)
-    targets = tuple(one.target(model, request.query.mask) for one in fits)
+    targets = tuple(one.target(model, request.query.mask, request.fitting.trust) for one in fits)
     if index is not None:
         for one, target in zip(fits, targets, strict=True):
             index.check_mask(target.mask, one.resolution.taxon.name)
     plan_ = _with_targets(places, targets)
     resolutions = tuple(one.resolution for one in fits)
     notes = tuple(
-        (*_notes(plan_, one.resolution, target), *one.notes)
-        for one, target in zip(fits, targets, strict=True)
+        (*_notes(plan_, one.resolution, target), *one.notes) for one, target in zip(fits, targets, strict=True)
     )
     return Job(plan_, resolutions, notes, request, tuple(fits))
 
@@ -281,12 +279,12 @@ def open_ref(ref: ModelRef) -> Model:
 
 
 def resolve_in(model: Model, name: str) -> Outcome:
-    """What a name means in a model that the user chose, or why it means nothing there."""
+    """The resolution of a name in a model that the user chose, or the error."""
     try:
         outcome: Outcome = model.resolve(name)
     except SpeciesNameError as error:
         outcome = error
-    return refuse_stranger(model, name, outcome)
+    return refuse_name_of_other_model(model, name, outcome)
 
 
 def _vectors(
@@ -299,7 +297,7 @@ def _vectors(
     return [resolution], [vector]
 
 
-def _refuse_twins(resolutions: Sequence[Resolution]) -> None:
+def _refuse_duplicates(resolutions: Sequence[Resolution]) -> None:
     seen: dict[str, str] = {}
     for r in resolutions:
         if r.taxon.name in seen:
@@ -318,7 +316,7 @@ def _device_name(device: str) -> str:
 
 
 def _covered(places: Places) -> bool:
-    """Whether the model learned from all of the box, as far as a thousand places tell."""
+    """Whether the model's coverage includes all of the box, by a grid of about a thousand places."""
     coverage = places.model.coverage
     if coverage is None:
         return True
@@ -335,7 +333,7 @@ def _notes(plan: Plan, resolution: Resolution, target: Target) -> tuple[str, ...
     if south < low or north > high:
         notes.append(f"The model was trained between latitudes {low:g} and {high:g}; pixels beyond are not modelled.")
     if not _covered(plan):
-        notes.append("The model had nothing to learn from in part of this region; pixels there are not modelled.")
+        notes.append("The model has no reliable training data in part of this region; pixels there are not modelled.")
     if target.extent:
         w, s, e, n = target.extent
         if west < w or south < s or east > e or north > n:

@@ -110,7 +110,6 @@ def write(
         for k, stem in enumerate(job.slugs):
             tell("writing", k, len(job.slugs))
             content = writer.write(k)
-            write_fit_files(job, k, staging.path)
             files = {suffix[1:]: out / f"{stem}{suffix}" for suffix in (*kept, *extra[k])}
             results.append(MapResult(job.resolutions[k].taxon.name, files, content))
         writer.remove_scratch()
@@ -173,6 +172,7 @@ class _Writer:
         measured = {"statistics": summary.to_dict(), "timings": timings, "files": files}
         content = report(self.job, k, self.device, self.command, **measured)
         sidecar.write_json(self.staging.path(f"{stem}.json"), content)
+        write_fit_files(self.job, k, self.staging.path, array, files)
         return content
 
     def remove_scratch(self) -> None:

@@ -75,7 +75,7 @@ def fit(
     else:
         opened = default_model(model)
         source = ModelFeatures(opened, sampling or Sampling(), device)
-        prior = _prior(opened, source, records.species, options)
+        prior = prior_for(opened, source, records.species, options)
     return fit_source(records, source, prior, group, options)
 
 
@@ -440,7 +440,8 @@ def _sites(records: Records, options: FitOptions, mask: str | None) -> _Sites:
     return _Sites(seen, absent, mask)
 
 
-def _prior(model: Model, source: ModelFeatures, name: str, options: FitOptions) -> SpeciesPrior:
+def prior_for(model: Model, source: ModelFeatures, name: str, options: FitOptions) -> SpeciesPrior:
+    """What a model assumes of a species before any record. Raises RequestError for a model without calibration."""
     if not model.calibrated:
         raise RequestError(
             f"model {model.name!r} has no calibration, which the prior of a fit is made of; choose a bundled model."

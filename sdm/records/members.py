@@ -191,6 +191,14 @@ class Ensemble:
             return first.astype(np.float32)
         return self._joined(first, self._others(embedding, environment))
 
+    @property
+    def refit_count(self) -> int:
+        """How many refits of the first member there are."""
+        first = self.members[0]
+        if isinstance(first, Trees):
+            return 0
+        return len(first.weights) if isinstance(first, Ridge) else len(first.coefficients)
+
     def refits(self, embedding: np.ndarray, environment: np.ndarray) -> np.ndarray:
         """Scores (B, N) with the first member replaced by its refits."""
         first = self.members[0]

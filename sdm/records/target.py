@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from sdm.outputs.metadata import Band
 from sdm.records.calibration import PROBABILITY, Calibration
 from sdm.records.fitted import Fitted
 
@@ -80,6 +81,45 @@ class FittedScore:
         out[...] = values
         return out
 
+
+@dataclass(frozen=True)
+class FittedTrust:
+    """How far a fit may be trusted at a place, as a `sdm.engine.places.Trust`."""
+
+    fitted: Fitted
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """Uncertainty, where the fit was repeated, and novelty."""
+        return (UNCERTAINTY, NOVELTY) if self._refitted else (NOVELTY,)
+
+    @property
+    def _refitted(self) -> bool:
+        return not self.fitted.info.zero_shot and self.fitted.ensemble.refit_count > 1
+
+    def trust(self, embeddings: np.ndarray, environment: np.ndarray, space: np.ndarray | None) -> np.ndarray:
+        """The bands of N places: (B, N) float32; arguments as in `sdm.engine.places.Trust`."""
+        known = environment if space is None or not self.fitted.dim else space
+        rows = [np.clip(self.fitted.novelty(known), 0.0, 100.0)]
+        if self._refitted:
+            top = UNCERTAINTY.valid_range[1]
+            rows.insert(0, np.clip(self.fitted.uncertainty(embeddings, environment), 0.0, top))
+        return np.stack(rows).astype(np.float32)
+
+
+UNCERTAINTY = Band(
+    "uncertainty",
+    "Standard deviation of the logit over refits to resampled records",
+    valid_range=(0.0, 5.0),
+)
+NOVELTY = Band(
+    "novelty",
+    "How unlike the environment is to that of the places of the fit: percentile of their own distances",
+    unit="percent",
+    valid_range=(0.0, 100.0),
+    limit=95.0,
+    caution="the environment is unlike that of the records",
+)
 
 BACKGROUNDS = {
     "random": "random places within reach of them",

@@ -45,7 +45,7 @@ CHANGES = {
     "dry_run": Change("Report tiles, pixels and bytes without computing."),
     "json_output": Change("Print the output of `sdm index info` as JSON."),
 }
-"""What this command says differently from `taxabind-map` about the options that they share."""
+"""Help texts and defaults that differ from those of `taxabind-map`."""
 
 
 @index_app.command("build", epilog=EPILOG)

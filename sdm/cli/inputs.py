@@ -104,11 +104,11 @@ def check_month(model: Model, month: str | int | None, modalities: Sequence[str]
     Raises RequestError.
     """
     from sdm.engine.inputs import check_month as check_seasonal
-    from sdm.engine.setup import refuse_timeless
+    from sdm.engine.setup import check_month_modalities
 
     number = parse_month(month)
     if number and not modalities:
         raise RequestError(f"month {month_name(number)} is given but no places; omit it.")
     check_seasonal(model, number)
-    refuse_timeless(modalities, number)
+    check_month_modalities(modalities, number)
     return number

@@ -247,15 +247,15 @@ def _connected(address: str | Path) -> Iterator[Client]:
     from distributed import Client
 
     target = _target(address)
-    # Dask logs failed attempts and tells of mismatched versions in a table: we tell of both in one sentence.
+    # Dask logs failed attempts and prints mismatched versions as a table: both are reported here in one sentence.
     logger = logging.getLogger("distributed")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        # Before the client, which waits for ever for a scheduler that accepts and says nothing. In a thread, since
-        # the caller may be inside an event loop.
+        # Before the client, which waits forever for a server that accepts the connection without answering. In a
+        # thread, since the caller may be inside an event loop.
         with ThreadPoolExecutor(1) as pool:
-            kind = pool.submit(asyncio.run, _kind_of(target)).result()
+            kind = pool.submit(asyncio.run, _node_kind(target)).result()
         if kind != "Scheduler":
             raise ClusterError(f"{target} is a Dask {kind}; give the address of the scheduler.")
         with warnings.catch_warnings():
@@ -264,11 +264,13 @@ def _connected(address: str | Path) -> Iterator[Client]:
     except (OSError, TimeoutError) as error:
         raise ClusterError(
             f"no Dask scheduler answers at {target} within {CONNECT_S} seconds; check the address, that the scheduler "
-            "runs, and that this machine may reach it."
+            "is running, and the firewall."
         ) from error
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         hint = " and set the certificates in Dask's configuration (distributed.comm.tls)" * target.startswith("tls")
-        raise ClusterError(f"cannot speak to a Dask scheduler at {target}: {_short(error)}; check it{hint}.") from error
+        raise ClusterError(
+            f"cannot connect to a Dask scheduler at {target}: {_short(error)}; check the address{hint}."
+        ) from error
     finally:
         logger.setLevel(level)
     with client:
@@ -276,8 +278,8 @@ def _connected(address: str | Path) -> Iterator[Client]:
         yield client
 
 
-async def _kind_of(target: str) -> str:
-    """ "Scheduler", "Worker" or "Nanny": what answers at an address."""
+async def _node_kind(target: str) -> str:
+    """ "Scheduler", "Worker" or "Nanny": the kind of Dask node at an address."""
     from distributed import Security
     from distributed.core import rpc
 
@@ -305,7 +307,7 @@ def _target(address: str | Path) -> str:
             raise ValueError("too large")
         listed = json.loads(path.read_text(encoding="utf-8"))["address"]
         if not isinstance(listed, str) or "://" not in listed:
-            raise ValueError("its address is not one")
+            raise ValueError("its address is not a URL")
     except FileNotFoundError:
         raise RequestError(
             f"scheduler file {text!r} does not exist; start the scheduler with `dask scheduler --scheduler-file`."
@@ -318,7 +320,7 @@ def _target(address: str | Path) -> str:
 def _check_software(client: Client) -> None:
     """Refuse workers without this package; warn of other versions that differ, in one sentence each.
 
-    Raises ClusterError. (A worker that got a task it cannot read would end without a word.)
+    Raises ClusterError. (A worker that received a task it cannot read would end without a message.)
     """
     for address, there in client.run(_version, on_error="return").items():
         if there != __version__:
@@ -354,7 +356,7 @@ def _version() -> str:
 def _versions(entry: dict) -> dict[str, str | None]:
     packages = (entry or {}).get("packages", {})
     versions = {name: packages.get(name) for name in SHARED_SOFTWARE}
-    # 3.11.7.final.0: within 3.11 there is nothing to tell.
+    # 3.11.7.final.0: micro versions are compatible.
     return versions | {"python": ".".join(str(packages.get("python") or "").split(".")[:2])}
 
 

@@ -45,7 +45,7 @@ class OpenLayer:
     read: Read
     check: Check = _no_check
     fingerprint: Callable[[], str] = str
-    """16 hex digits of its content; "" for a bundled layer, whose files tell (`layer_fingerprints`)."""
+    """16 hex digits of its content; "" for a bundled layer, whose files are hashed in `layer_fingerprints`."""
     sentence: str = ""
     """What a user of the map should know about it."""
     attribution: str = ""
@@ -148,11 +148,11 @@ def environment_inputs(variables: Sequence[Variable]) -> list[Input]:
 
 
 def check_month(model: Model, month: int) -> None:
-    """Raise RequestError for a month, 1 to 12, of a model that does not tell one month from another."""
+    """Raise RequestError for a month, 1 to 12, of a model that is not seasonal."""
     if month and not model.seasonal:
         raise RequestError(
-            f"month {month_name(month)} is given, but model {model.name!r} does not tell one month from another; leave "
-            "it out, or give --model a seasonal one (see --list-models)."
+            f"model {model.name!r} is not seasonal; omit the month {month_name(month)}, or use a seasonal model "
+            "(see --list-models)."
         )
 
 
@@ -213,8 +213,8 @@ def _open_worldclim(sources: Sequence[str]) -> OpenLayer:
 
     if len(sources) > 1:
         raise LayerError(
-            f"{len(sources)} environments are given, but the published model reads one: the published array, "
-            "or a folder of WorldClim."
+            f"--environment is given {len(sources)} times, but the published model reads one source: the published "
+            "array, or a folder of WorldClim."
         )
     layer = open_environment20(sources[0] if sources else None)
     return OpenLayer(layer.sample, layer.check, layer.fingerprint, layer.describe())
@@ -227,8 +227,7 @@ def _open_imagery(spec: ImageryCrops, source: str | None) -> OpenLayer:
     if source is None:
         raise LayerError(
             f"the satellite encoder of the published model needs imagery at {spec.pixel:g} m, which is not bundled; "
-            "give --satellite a raster, a folder of rasters, or the address of a tile server, or leave the modality "
-            "out."
+            "give --satellite a raster, a folder of rasters, or the address of a tile server, or omit the modality."
         )
     layer = open_imagery(source, pitch=spec.pixel, size=spec.size)
     return OpenLayer(layer.read, layer.check, layer.fingerprint, layer.describe(), layer.attribution)

@@ -51,8 +51,8 @@ def reference(model: Model, sampling: Sampling, device: str = "cpu") -> np.ndarr
     embeddings, known = embed_positions(model, sampling, lon, lat, device)
     if known.sum() < FEWEST:
         raise RequestError(
-            f"relative suitability compares with the land of the whole world, of which the layers cover "
-            f"{known.sum():,} of {count:,} sampled places; give layers of the world, or take --score cosine."
+            f"relative suitability needs layers of the whole world; these cover {known.sum():,} of {count:,} sample "
+            "places; give global layers or --score cosine."
         )
     sample = embeddings[known].astype(np.float16)
     _keep(path, sample)

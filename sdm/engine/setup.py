@@ -24,10 +24,10 @@ def open_grid(area: Area) -> Grid:
 
 
 def open_places(model: Model, grid: Grid, sampling: Sampling, device: str = "auto") -> Places:
-    """The places of a map or an index, their layers looked at.
+    """The places of a map or an index, with their layers checked.
 
-    Without modalities in `sampling` all that can be had are taken: imagery for the published model is the user's to
-    give. Raises SdmError subclasses.
+    Without modalities in `sampling` all available ones are used: imagery for the published model must be given by the
+    user. Raises SdmError subclasses.
     """
     modalities = sampling.modalities
     if modalities is None:
@@ -41,7 +41,7 @@ def open_places(model: Model, grid: Grid, sampling: Sampling, device: str = "aut
         )
     _refuse_unused(modalities, sampling)
     check_month(model, sampling.month or 0)
-    refuse_timeless(modalities, sampling.month or 0)
+    check_month_modalities(modalities, sampling.month or 0)
     sampling = replace(
         sampling,
         modalities=modalities or None,
@@ -64,16 +64,16 @@ def check_layers(places: Places) -> None:
     places.inputs.check(lon[ok], lat[ok])
 
 
-def refuse_timeless(modalities: Sequence[str], month: int) -> None:
-    """Raise RequestError for a month, 1 to 12, of modalities that are the same all year."""
+def check_month_modalities(modalities: Sequence[str], month: int) -> None:
+    """Raise RequestError for a month, 1 to 12, without location, the only modality that depends on it."""
     if month and "location" not in modalities:
-        raise RequestError(
-            f"month {month_name(month)} is given, but of the modalities only location knows the season and "
-            f"{','.join(modalities)} leave it out; add it, or leave the month out."
-        )
+        raise RequestError(f"month {month_name(month)} needs the modality location; add it or omit the month.")
 
 
 def _refuse_unused(modalities: Sequence[str], sampling: Sampling) -> None:
     for name, given in (("satellite", sampling.satellite is not None), ("environment", bool(sampling.environment))):
         if given and name not in modalities:
-            raise RequestError(f"--{name} is given but the modalities {','.join(modalities)} leave it out; add it.")
+            raise RequestError(
+                f"--{name} is given but {name} is not among the modalities ({','.join(modalities)}); add it or omit "
+                f"--{name}."
+            )

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 def probability(model: Model, modalities: tuple[str, ...]) -> Probability:
     """What a cosine of these modalities means in a calibrated model. Raises RequestError for one that is not."""
     if not model.calibrated:
-        raise RequestError(f"model {model.name!r} is not calibrated: its maps show relative suitability or cosines.")
+        raise RequestError(
+            f"model {model.name!r} is not calibrated, so its maps show relative suitability or cosine similarity, not "
+            "probability."
+        )
     scale, bias = model.calibration(modalities)
     return Probability(scale, bias, model.ranges) if model.ranges else Probability(scale, bias)
 

@@ -180,8 +180,8 @@ def _results(client: Client, futures: list[Any], flying: dict[Any, Any]) -> list
             if isinstance(error, KilledWorker):
                 raise ClusterError(
                     f"{_name(item)}: {error.allowed_failures + 1} workers died, one after another, while they computed "
-                    "it, most likely because memory ran out; give each worker more memory, or tiles fewer pixels "
-                    "(tile_size). Their logs say more."
+                    "it, most likely because memory ran out (see their logs); give each worker more memory, or use "
+                    "smaller tiles (tile_size)."
                 ) from error
             if _is_missing(error):
                 raise ClusterError(
@@ -201,20 +201,20 @@ def _is_missing(error: BaseException) -> bool:
 
 
 def _lost(client: Client, what: str) -> ClusterError:
-    if _answers(client):  # the scheduler is there, and has given the task up with its worker
+    if _answers(client):  # the scheduler is alive and has given up the task with its worker
         return ClusterError(
             f"{what}: lost with the worker that computed it, most likely because memory ran out; give each worker "
-            "more memory, or tiles fewer pixels (tile_size)."
+            "more memory, or use smaller tiles (tile_size)."
         )
     scheduler: Any = client.scheduler
     return ClusterError(
-        f"the connection to the Dask scheduler at {scheduler.address} was lost before {what} had ended; start "
-        "again when it is back."
+        f"the connection to the Dask scheduler at {scheduler.address} was lost before {what} finished; run "
+        "the command again once it is reachable."
     )
 
 
 def _answers(client: Client) -> bool:
-    """Whether the scheduler answers a question now: the client's own state tells of a lost one only a while later."""
+    """Whether the scheduler answers now: the client's own state shows a lost one only after a while."""
     scheduler: Any = client.scheduler
     with suppress(OSError, TimeoutError, CancelledError):
         return client.status == "running" and bool(client.sync(scheduler.identity, callback_timeout=ANSWER_S))
@@ -227,7 +227,7 @@ def _name(item: Any) -> str:
 
 @contextmanager
 def _marker(folder: Path | None, run: str) -> Iterator[str | None]:
-    """A file by which a worker tells that it sees the folder, by its absolute path; None: no folder."""
+    """A file whose absolute path a worker checks to see whether it shares the folder; None: no folder."""
     if folder is None:
         yield None
         return
@@ -292,7 +292,7 @@ def _task(item: Any, run: str, common: bytes) -> Any:
 
 
 async def _leave(run: str) -> None:
-    # On the worker's event loop, which must stay free: it tells the scheduler that the worker lives.
+    # On the worker's event loop, which must stay free to send heartbeats to the scheduler.
     with _lock:
         _left.append(run)
         mine = _runs.pop(run, None)

@@ -74,7 +74,7 @@ def read_embeddings(source: str | Path, dim: int | None = None, owner: str = "th
     readers = {".npy": _npy, ".npz": _npz, ".pt": _pt, ".safetensors": _safetensors, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise RequestError(f"embedding file {name} has none of the endings {', '.join(FORMATS)}.")
+        raise RequestError(f"embedding file {name} must end in one of {', '.join(FORMATS)}.")
     try:
         if not path.is_file():
             raise RequestError(f"embedding file {quoted(str(path), 200)} does not exist or is not a file.")
@@ -108,7 +108,7 @@ def unit_vectors(vectors: np.ndarray, owner: str = "the embeddings") -> np.ndarr
             raise RequestError(f"{owner}: row {row} holds a number that is not finite.")
         if not largest.all():
             row = start + int(np.flatnonzero(largest[:, 0] == 0)[0])
-            raise RequestError(f"{owner}: row {row} is all zeros, which is no direction.")
+            raise RequestError(f"{owner}: row {row} is all zeros and has no direction.")
         # By the largest number first: squares of 1e300 or 1e-300 would be infinite or zero.
         block = block / largest
         out[start : start + _BLOCK] = block / np.linalg.norm(block, axis=1, keepdims=True)
@@ -152,7 +152,7 @@ def _check_shape(shape: tuple[int, ...], name: str, dim: int | None, owner: str)
 
 
 def _check_size(shape: Sequence[int], name: str) -> tuple[int, int]:
-    """(n, dim) of an array whose header says `shape`, before its values are read."""
+    """(n, dim) of an array whose header has `shape`, before its values are read."""
     if len(shape) not in (1, 2):
         raise RequestError(
             f"embedding file {name} holds an array of shape {tuple(shape)}; one vector (dim,) or several (n, dim) "
@@ -200,7 +200,7 @@ def _array(stream: BinaryIO, size: int, name: str) -> np.ndarray:
     rows, dim = _check_size(shape, name)
     wanted = rows * dim * dtype.itemsize
     if size - stream.tell() < wanted:
-        raise RequestError(f"embedding file {name} is cut off: its header says {shape}, the values are missing.")
+        raise RequestError(f"embedding file {name} is truncated: it has fewer values than its header states ({shape}).")
     flat = np.frombuffer(stream.read(wanted), dtype)
     return flat.reshape(dim, rows).T if fortran else flat.reshape(rows, dim)
 

@@ -60,7 +60,7 @@ class Kind:
     lock: str
     """Name of the lock file."""
     request: str
-    """Name of the file in `partial` that says what was asked."""
+    """Name of the file in `partial` that holds the configuration of the run."""
     finished: Callable[[Path], Mapping[str, Any] | None]
     """Of the folder of outputs: {"configuration": ..., "outputs": names} of the finished run there, None if none."""
     unfinished_text: str = "{partial} holds an unfinished run"
@@ -114,7 +114,7 @@ class Workspace:
             self._lock = None
 
     def begin(self, configuration: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Start or continue the run of a configuration; None when its finished outputs are there already.
+        """Start or resume the run of a configuration; None when its finished outputs already exist.
 
         Parameters
         ----------

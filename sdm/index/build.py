@@ -147,13 +147,13 @@ def _fill(space: Workspace, job: IndexJob, execution: Execution, reuse: Index | 
 
 
 def _notes(space: Workspace, job: IndexJob, tiles: Sequence[Tile]) -> dict[str, Any]:
-    """What an index says of itself beside its identity. Raises RequestError where it would hold no pixel."""
+    """The notes stored in an index besides its identity. Raises RequestError where it would hold no pixel."""
     records = [read_record(record_path(space.tiles, tile.index)) for tile in tiles]
     pixels = sum(int(r["value_pixels"][0]) for r in records)
     if not pixels:
         raise RequestError(
-            f"no pixel of the box can be held with --mask {job.storage.mask}: nothing of it lies there, in the "
-            "latitudes of the model and on all layers; choose another mask or box."
+            f"--mask {job.storage.mask} leaves no pixel to store: none lies within the mask, the model's latitudes and "
+            "all layers; choose another mask or box."
         )
     compared = sum(int(r["value_compared"][0]) for r in records)
     total = sum(float(r["value_error_sum"][0]) for r in records)

@@ -26,7 +26,7 @@ CACHE_BYTES = 1 << 30
 
 
 class StoredPixels:
-    """The pixels of a region index, and what it says of itself.
+    """The pixels and header of a region index.
 
     Thread-safe, read-only. A copy sent to another process opens the index again there.
     """
@@ -94,9 +94,9 @@ class StoredPixels:
         """Raise RegionIndexError when a map with this mask needs pixels that the index does not hold."""
         if self.mask not in ("none", mask):
             raise RegionIndexError(
-                f"region index {self.url!r} holds {self.mask} only, and {what} is mapped on "
-                f"{'land and sea' if mask == 'none' else mask}; give --mask {self.mask} to map it there alone, or "
-                "build an index with --mask none."
+                f"region index {self.url!r} contains only {self.mask}, but {what} is mapped on "
+                f"{'land and sea' if mask == 'none' else mask}; use --mask {self.mask} for that part, or build an "
+                "index with --mask none."
             )
 
     # Embeddings ----------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def _reopen(
         if key not in _opened:
             index = kind.open(url, storage_options, cache_bytes=cache_bytes)
             if index.digest != digest:
-                raise RegionIndexError(f"region index {url!r} is not the one it was; it has been replaced meanwhile.")
+                raise RegionIndexError(f"region index {url!r} was replaced while it was open; open it again.")
             _opened.clear()
             _opened[key] = index
         return _opened[key]

@@ -107,13 +107,10 @@ def plan_build(request: IndexRequest, device: str = "auto") -> IndexJob:
     places = open_places(default_model(request.model.model), grid, request.sampling, device)
     model = places.model
     if not model.calibrated:
-        raise RequestError(
-            f"model {model.name!r} is not calibrated, and the error of an index is measured in probability; only "
-            "models of this project's own format can be indexed yet."
-        )
+        raise RequestError(f"model {model.name!r} is not calibrated; region indexes support calibrated models only.")
     if grid.tile_size**2 * model.dim * DTYPES[storage.encoding].itemsize > store.MAX_CHUNK:
         raise RequestError(
-            f"tile size {grid.tile_size} makes chunks of more than {store.MAX_CHUNK >> 20} MB; choose less."
+            f"tile size {grid.tile_size} makes chunks of more than {store.MAX_CHUNK >> 20} MB; choose a smaller one."
         )
     sampling = places.sampling
     layers = layer_fingerprints(model, places.modalities, sampling.environment, sampling.satellite)

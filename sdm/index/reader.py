@@ -78,8 +78,8 @@ class Index(StoredPixels):
             layer = name.removesuffix("_own")
             if given is None or given.startswith("own:"):
                 raise RegionIndexError(
-                    f"region index {self.url!r} was not made with the {layer} rasters given; leave --{layer} out, or "
-                    "build the index again with them."
+                    f"region index {self.url!r} was made with other {layer} rasters than those given; omit --{layer}, "
+                    "or build the index again with them."
                 )
             raise RegionIndexError(
                 f"region index {self.url!r} was made with another bundled {layer} layer than this version of "
@@ -169,7 +169,7 @@ class Index(StoredPixels):
                 if (parse_crs(stated) if field.name == "crs" else stated) != was:
                     raise RequestError(
                         f"--{field.name.replace('_', '-')} is given, but region index {self.url!r} was built with "
-                        f"{_in_words(field.name, was)}; leave it out, or build another index."
+                        f"{_in_words(field.name, was)}; omit it, or build another index."
                     )
 
     # Maps ----------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ class Index(StoredPixels):
         return resolution.taxon.name, named_target(model, resolution, self.modalities, mask)
 
     def info(self) -> dict[str, Any]:
-        """What `sdm index info` tells."""
+        """The content of `sdm index info`."""
         rows, cols = self.grid.shape
         return {
             "url": self.url,
@@ -286,7 +286,7 @@ class IndexSource:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """The entry of the index in a report."""
         index = self.index
         return {"url": index.url, "digest": index.digest, "encoding": index.encoding, **index.notes}
 

@@ -1,4 +1,4 @@
-"""Pixels of another index, taken over instead of being encoded again.
+"""Pixels of another index, copied instead of being encoded again.
 
 Lattices are common to all maps of one CRS and resolution, so these are the pixels that would be computed, to
 the bit: an index grows without encoding any place twice.
@@ -37,11 +37,11 @@ def check_reusable(index: Index, job: IndexJob) -> None:
         del new["each"], old["each"]
     if differing := differences(old, new):
         raise RegionIndexError(
-            f"the pixels of region index {index.url!r} cannot be taken over: it was made with {differing}."
+            f"the pixels of region index {index.url!r} cannot be reused: it was made with {differing}."
         )
     if max(abs(offset - round(offset)) for offset in _offset(index.grid, job.grid)) > 1e-6:
         raise RegionIndexError(
-            f"the pixels of region index {index.url!r} cannot be taken over: they lie between these."
+            f"the pixels of region index {index.url!r} cannot be reused: the two grids are not aligned."
         )
 
 

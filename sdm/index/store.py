@@ -55,7 +55,7 @@ MAX_SIDE = 1 << 24
 
 @dataclass(frozen=True)
 class Header:
-    """What an index says of itself: the content of its attribute `region_index`, checked."""
+    """The header of an index: the content of its attribute `region_index`, checked."""
 
     identity: Mapping[str, Any]
     """All that the bytes depend on; see `identity`."""
@@ -204,7 +204,7 @@ def compressor(encoding: str) -> Blosc:
 
 
 def open_store(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Header, zarr.Group]:
-    """Open an index by path or fsspec URL and check what it says. Raises RegionIndexError."""
+    """Open an index by path or fsspec URL and check its header. Raises RegionIndexError."""
     if "://" not in url and not Path(url).exists() and Path(f"{url}.partial").exists():
         raise RegionIndexError(f"region index {url!r} is still being built; `sdm index build` continues it.")
     try:
@@ -253,7 +253,7 @@ def _read_bounded(store: Store, url: str) -> dict[str, Any]:
 
 
 class _Bounded(WrapperStore):
-    """A store whose chunks are no larger than the index says, neither as they are nor unpacked."""
+    """A store that refuses chunks larger than the header of the index allows, compressed or not."""
 
     def __init__(self, store: Store, header: Header) -> None:
         super().__init__(store)
@@ -269,7 +269,7 @@ class _Bounded(WrapperStore):
             # A Blosc header: version, codec, flags, type size, then the unpacked length in four bytes.
             start = bytes(content.as_numpy_array()[:8])
             if len(start) < 8 or int.from_bytes(start[4:8], "little") > self._limit:
-                raise ValueError(f"chunk {key!r} is not of the size that the index says")
+                raise ValueError(f"chunk {key!r} has the wrong size")
         return content
 
 
@@ -356,4 +356,4 @@ def _check_arrays(group: zarr.Group, header: Header, url: str) -> None:
             and len(array.compressors) == 1
         )
         if not good:
-            raise RegionIndexError(f"region index {url!r} is damaged: its array {name!r} is not what it must be.")
+            raise RegionIndexError(f"region index {url!r} is damaged: array {name!r} has the wrong shape or type.")

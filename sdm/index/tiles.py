@@ -75,7 +75,7 @@ def build_tile(tile: Tile, task: TileTask) -> None:
         arrays |= _arrays(tile, part, modality)
     surface = np.where(land.ravel(), store.LAND, store.WATER).astype(np.uint8)
     surface[~known] = store.NOT_HELD
-    # Last: for a reader it says that the others are there.
+    # Last: its presence tells a reader that the others are complete.
     arrays["surface"] = surface.reshape(tile.shape)
     device = places.here.partition(":")[0]
     values = _error(job, summed) | {"pixels": np.array([known.sum()]), "device": np.array([device])}

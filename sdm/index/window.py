@@ -98,7 +98,7 @@ def locate(grid: Grid, area: Area, name: str) -> tuple[Grid, tuple[int, int]]:
         col = next((c for c in around if 0 <= c <= width - cols), col)
     if row < 0 or col < 0 or row + rows > height or col + cols > width:
         raise BoxError(
-            f"the box {_text(asked.bbox)} reaches out of region index {name!r}, which covers {_text(grid.bbox)} "
+            f"the box {_text(asked.bbox)} extends beyond region index {name!r}, which covers {_text(grid.bbox)} "
             "(west south east north); choose a box inside, or build a larger index."
         )
     return Grid(grid.geobox[row : row + rows, col : col + cols], grid.tile_size, region, asked.bbox), (row, col)

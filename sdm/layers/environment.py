@@ -192,9 +192,9 @@ def _override(given: str, wanted: set[str]) -> dict[str, tuple[RasterLayer, int]
                 bands[name] = source
     if not bands:
         raise LayerError(
-            f"environment raster {given!r} has no band this model reads (found: {', '.join(names) or 'no named bands'}"
-            "); name bands bio1..bio19, elevation, relief or landcover in their descriptions, or name the file so, as "
-            "WorldClim does (wc2.1_5m_bio_1.tif)."
+            f"environment raster {given!r} has no band that this model reads (found: "
+            f"{', '.join(names) or 'no named bands'}); describe the bands as bio1..bio19, elevation, relief or "
+            "landcover, or use WorldClim's file names (wc2.1_5m_bio_1.tif)."
         )
     return bands
 

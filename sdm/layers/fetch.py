@@ -222,8 +222,8 @@ def _attempt(request: _Request[T], host: _Host) -> _Response[T]:
     if status in BUSY:
         if wait > LONGEST_WAIT:
             raise LayerError(
-                f"{url}: the server asks to wait {wait:.0f} seconds (HTTP status {status}); "
-                "try again later, what was fetched so far is kept."
+                f"{url}: the server asks to wait {wait:.0f} s (HTTP status {status}); "
+                "try again later (files fetched so far are kept)."
             )
         host.pause(wait)
         raise _TryAgain(f"HTTP status {status}")

@@ -115,7 +115,7 @@ class Mosaic:
         if len(self.rasters) > 1:
             text += " (first by name wins, the next fill its gaps)"
         if first.scale:
-            text += f", values {first.scale[0]:g} to {first.scale[1]:g} shown as 0 to 255"
+            text += f", values {first.scale[0]:g} to {first.scale[1]:g} scaled to 0 to 255"
         return text
 
     def fingerprint(self) -> str:

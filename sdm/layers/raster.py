@@ -97,7 +97,7 @@ class RasterLayer:
     def require_overlap(self, what: str, lon: np.ndarray, lat: np.ndarray) -> None:
         """Raise LayerError unless one of the positions (N,), (N,) degrees lies on the layer.
 
-        `what` says what the raster holds: "satellite", "environment".
+        `what`: the kind of raster, for the message, such as "satellite" or "environment".
         """
         if not self.overlaps(lon, lat):
             west, south, east, north = self.bounds

@@ -77,8 +77,8 @@ class Environment20:
         """Raise LayerError unless one of the places (N,), (N,) degrees is known, if there are any."""
         if np.size(lon) and not self.sample(lon, lat)[1].any():
             raise LayerError(
-                "the environment of the published model covers land only, and the map has none that is known; "
-                "leave the modality out."
+                "the environment of the published model covers land only, and this map has no land with data; "
+                "omit environment."
             )
 
     def describe(self) -> str:

@@ -19,7 +19,7 @@ LONGEST_LABEL = 120
 
 
 def combine(model: Model, name: Resolution | None, query: Query) -> tuple[Resolution, np.ndarray]:
-    """What a name (or none) and other evidence stand for together: unit vectors added, and made unit again.
+    """The query of a name (or none) and other evidence: the normalised sum of their unit vectors.
 
     Returns a resolution for the whole, and its unit vector (dim,) float32. Raises ModelError for evidence that the
     model cannot encode, RequestError where the vectors cancel out.
@@ -32,7 +32,7 @@ def combine(model: Model, name: Resolution | None, query: Query) -> tuple[Resolu
     total = np.sum(vectors, axis=0)
     length = float(np.linalg.norm(total))
     if not length > 1e-6:
-        raise RequestError("the vectors given cancel each other out; leave one of them out.")
+        raise RequestError("the given vectors cancel out; omit one of them.")
     label = " + ".join(([taxon.name] if taxon else []) + list(query.evidence))
     shortened = label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
     whole = Taxon("query", shortened, taxon.lineage if taxon else (), group=taxon.group if taxon else "")

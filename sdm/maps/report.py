@@ -1,4 +1,4 @@
-"""What the outputs of a map say about it: description, tags, and the report beside it."""
+"""The description, tags and report of a map."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def describe(job: Job, k: int, command: str = "") -> MapMetadata:
 
 
 def season_phrase(places: Places) -> str:
-    """ " in May", " at any time of the year", or "" where the model does not tell months apart."""
+    """ " in May", " at any time of the year", or "" for a model that is not seasonal."""
     return f" {when(places.month)}" if places.model.seasonal else ""
 
 
@@ -132,7 +132,7 @@ def report(job: Job, k: int, device: str, command: str, **measured: Any) -> dict
 
 
 def provenance(job: Job, device: str, command: str) -> dict[str, Any]:
-    """What all maps of a job come from: request, model, layers, grid, device, versions."""
+    """The provenance of all maps of a job: request, model, layers, grid, device, versions."""
     p, request = job.plan, job.request
     return {
         "request": request,

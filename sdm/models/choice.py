@@ -24,8 +24,8 @@ def choose(queries: Sequence[str]) -> tuple[BundledModel, list[Resolution]]:
     """
     if not queries and (folders := bundled_folders()):
         return BundledModel.open(next(iter(folders))), []
-    if sure := _listing_all(queries):
-        return sure
+    if exact := _listing_all(queries):
+        return exact
     tables = _tables()
     meanings = [resolve_among(tables, query) for query in queries]
     for name in tables:
@@ -33,14 +33,14 @@ def choose(queries: Sequence[str]) -> tuple[BundledModel, list[Resolution]]:
             return BundledModel.open(name), [options[name] for options in meanings]
     homes = ", ".join(f"{quoted(q)} ({' or '.join(options)})" for q, options in zip(queries, meanings, strict=True))
     raise RequestError(
-        f"the names belong to different models, and a call has one: {homes}; map them in separate calls."
+        f"one call uses one model, but the names belong to several: {homes}; map them in separate calls."
     )
 
 
 def choose_for_most(queries: Sequence[str]) -> tuple[BundledModel, list[Outcome]]:
     """The bundled model that knows most of some names, and the taxon of each in it, or why it is not mapped."""
-    if sure := _listing_all(queries):
-        return sure[0], list(sure[1])
+    if exact := _listing_all(queries):
+        return exact[0], list(exact[1])
     tables = _tables()
     meanings: list[dict[str, Resolution] | SpeciesNameError] = []
     for query in queries:
@@ -57,7 +57,7 @@ def choose_for_most(queries: Sequence[str]) -> tuple[BundledModel, list[Outcome]
     return BundledModel.open(chosen), [_outcome(q, m, chosen) for q, m in zip(queries, meanings, strict=True)]
 
 
-def refuse_stranger(model: Model, query: str, outcome: Outcome) -> Outcome:
+def refuse_name_of_other_model(model: Model, query: str, outcome: Outcome) -> Outcome:
     """The outcome of a name in the model that the user chose.
 
     An error where that is a bundled model which does not list the name, and another bundled one does.
@@ -68,7 +68,7 @@ def refuse_stranger(model: Model, query: str, outcome: Outcome) -> Outcome:
     if name is None or model.folder not in folders.values():
         return outcome
     others = [other for other, folder in folders.items() if folder != model.folder and listed(folder, [name])]
-    return _elsewhere(query, name, others, model.name) if others else outcome
+    return _other_model_error(query, name, others, model.name) if others else outcome
 
 
 def _listing_all(queries: Sequence[str]) -> tuple[BundledModel, list[Resolution]] | None:
@@ -104,11 +104,11 @@ def _outcome(query: str, meaning: dict[str, Resolution] | SpeciesNameError, chos
     if chosen in meaning:
         return meaning[chosen]
     other = next(iter(meaning))
-    return _elsewhere(query, meaning[other].taxon.label, list(meaning), chosen)
+    return _other_model_error(query, meaning[other].taxon.label, list(meaning), chosen)
 
 
-def _elsewhere(query: str, label: str, others: Sequence[str], chosen: str) -> SpeciesNameError:
+def _other_model_error(query: str, label: str, others: Sequence[str], chosen: str) -> SpeciesNameError:
     return SpeciesNameError(
-        f"{quoted(query)} belongs to model {' or '.join(others)} ({label}), and this run maps with {chosen}; map it in "
-        f"a run of its own, with --model {others[0]}."
+        f"{quoted(query)} is known to model {' or '.join(others)} ({label}), but this run uses {chosen}; map it "
+        f"separately with --model {others[0]}."
     )

@@ -106,12 +106,12 @@ class Model(Protocol):
 
     @property
     def seasonal(self) -> bool:
-        """Whether it tells one month from another."""
+        """Whether its maps depend on the month."""
         ...
 
     @property
     def ranges(self) -> str:
-        """What it was trained to regard as the range of a species, as a clause; "" if it does not say."""
+        """A clause that states which ranges it was trained on; "" if unknown."""
         ...
 
     @property

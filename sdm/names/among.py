@@ -102,8 +102,8 @@ def _agreeing(query: str, answers: dict[str, Resolution], meant: list[tuple[Taxo
         return answers
     names = _labels(meant[:MAX_LISTED]) + (", …" if len(meant) > MAX_LISTED else "")
     raise AmbiguousNameError(
-        f"{quoted(clean(query))} may mean several: {names}. Give the scientific name of the one you mean, or choose a "
-        "model with --model.",
+        f"{quoted(clean(query))} is ambiguous: {names}; give the scientific name you mean, or choose a model with "
+        "--model.",
         [taxon for taxon, _ in meant],
     )
 

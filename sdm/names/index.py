@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 
 from sdm.errors import SpeciesNameError
 from sdm.names.taxa import RANKS, Taxon
-from sdm.names.text import clean, common_key, fold
+from sdm.names.text import clean, common_key, fold, stem
 
 LIKENESS = 72
 """Least likeness (0 to 100, see `likeness`) of names that are listed as near: below it, many are alike by chance."""
@@ -98,10 +98,11 @@ class NameIndex:
         except SpeciesNameError:
             return []
 
-    def nearest(self, text: str, n: int = 5) -> list[Taxon]:
+    def nearest(self, text: str, n: int = 5, classes: Collection[str] | None = None) -> list[Taxon]:
         """Return up to `n` taxa near the cleaned `text`, best first: what a user may have meant.
 
-        Species whose common names end in the text ('fox', 'red oak'); without any, names that are spelled like it.
+        Species whose common names end in the text ('fox', 'red oak'); without any, names a typing error away from it.
+        `classes`: only taxa of these classes; None: of all.
         """
         words = _plain(text)
         single = words.removesuffix("s") if len(words) > 3 else words
@@ -110,15 +111,21 @@ class NameIndex:
             if not main and name.endswith(f" {single}"):
                 kinds[taxon] = None
         widest = sorted(kinds, key=lambda t: (-(t.cells or 0), t.name))
-        return (widest or self._near(words, n))[: max(n, 0)]
+        near = widest or self._near(words, len(self._entries), strict=True)
+        return [t for t in near if classes is None or t.class_ in classes][: max(n, 0)]
 
-    def _near(self, words: str, n: int) -> list[Taxon]:
-        """Return taxa with a name that is spelled like the folded `words`, best first."""
+    def _near(self, words: str, n: int, *, strict: bool = False) -> list[Taxon]:
+        """Return taxa with a name that is spelled like the folded `words`, best first.
+
+        `strict`: only those that `words` may be a typing error for.
+        """
         from rapidfuzz import fuzz, process
 
         scores: dict[Taxon, float] = {}
         matches = process.extract(words, self._folded_names, scorer=fuzz.ratio, score_cutoff=LIKENESS, limit=None)
-        for _, score, at in matches:
+        for name, score, at in matches:
+            if strict and not is_typing_error(words, name):
+                continue
             taxon = self._entries[at][2]
             scores[taxon] = max(score, scores.get(taxon, 0.0))
         return sorted(scores, key=lambda t: (-scores[t], t.name))[: max(n, 0)]
@@ -166,6 +173,18 @@ class NameIndex:
         for taxon in (*self._species, *self._groups.values()):
             for synonym in taxon.synonyms:
                 index[fold(synonym)].append(taxon)
+        return dict(index)
+
+    @cached_property
+    def stem_index(self) -> dict[str, list[Taxon]]:
+        """Species by genus and stem of the epithet, of their names and older names: 'leopardus colocol'."""
+        index: dict[str, list[Taxon]] = defaultdict(list)
+        for taxon in self._species:
+            for name in (taxon.name, *taxon.synonyms):
+                genus, _, epithet = fold(name).partition(" ")
+                key = f"{genus} {stem(epithet)}"
+                if taxon not in index[key]:
+                    index[key].append(taxon)
         return dict(index)
 
     @cached_property
@@ -227,6 +246,25 @@ def likeness(a: str, b: str) -> float:
     from rapidfuzz import fuzz
 
     return fuzz.ratio(a, b)
+
+
+def is_typing_error(typed: str, name: str) -> bool:
+    """Whether a folded text may be meant for a folded name: one letter off, and one more for every seven letters.
+
+    Each word must be as near: 'Bitis arietans' is no slip for 'Batis orientalis'.
+    """
+    from rapidfuzz.distance import OSA
+
+    distance = OSA.distance(typed, name)
+    words, own = typed.split(), name.split()
+    pairs = zip(words, own, strict=True) if len(words) == len(own) else [(typed, name)]
+    return distance <= 1 or (
+        distance <= _slips(typed, name) and all(OSA.distance(a, b) <= _slips(a, b) for a, b in pairs)
+    )
+
+
+def _slips(a: str, b: str) -> int:
+    return 1 + min(len(a), len(b)) // 7
 
 
 def _plain(name: str) -> str:

@@ -182,10 +182,10 @@ def _column(header: list[str], asked: str | None, path: Path, *, single_is_data:
     listed = ", ".join(quoted(name.strip(), 40) for name in header[:20])
     if asked is not None:
         exact = [i for i, name in enumerate(header) if name.strip() == asked.strip()]
-        found = exact or [i for i, key in enumerate(keys) if key == _key(asked)]
-        if not found:
+        matching = exact or [i for i, key in enumerate(keys) if key == _key(asked)]
+        if not matching:
             raise RequestError(f"species list {quoted(str(path), 120)} has no column {quoted(asked)}; it has {listed}.")
-        at = found[0]
+        at = matching[0]
     else:
         usual = [keys.index(name) for name in COLUMNS if name in keys]
         if usual:

@@ -103,10 +103,8 @@ def find(table: NameIndex, query: str) -> Resolution:
         raise SpeciesNameError(
             f"{quoted(text)} is a cross of two species; give the name of one of them, or the hybrid's own name."
         )
-    found = _scientific(table, text, rest, notes) or _common(table, text, tokens, notes)
-    if found is None:
-        found = _fallback(table, text, lineage, rest, notes)
-    taxon, known, how = found
+    match = _scientific(table, text, rest, notes) or _common(table, text, tokens, notes)
+    taxon, known, how = match or _fallback(table, text, lineage, rest, notes)
     _reject_bracketed(table, text, taxon)
     notes += _contradictions(table, lineage, taxon)
     return Resolution(text, taxon, known, how, tuple(dict.fromkeys(notes)))
@@ -156,12 +154,13 @@ def _scientific(table: NameIndex, text: str, words: list[str], notes: list[str])
     if len(words) == 1:
         return _group(table, text, first, notes)
     pair = _pair(words[0], words[1])
-    taxon = table.by_name.get(pair)
-    found = (taxon, "scientific name") if taxon else _other_spelling(table, text, words, notes)
-    if found is None:
+    valid = table.by_name.get(pair)
+    match = (valid, "scientific name") if valid else _other_spelling(table, text, words, notes)
+    if match is None:
         return None
-    _tail(table, text, found[0], words[2:], notes)
-    return found[0], True, found[1]
+    taxon, how = match
+    _tail(table, text, taxon, words[2:], notes)
+    return taxon, True, how
 
 
 def _other_spelling(table: NameIndex, text: str, words: list[str], notes: list[str]) -> tuple[Taxon, str] | None:
@@ -170,13 +169,13 @@ def _other_spelling(table: NameIndex, text: str, words: list[str], notes: list[s
     given = f"{genus.capitalize()} {epithet}"
     hits = table.synonym_index.get(f"{genus} {epithet}", [])
     if hits:
-        taxon = _only(text, hits, "is an older name of several species")
+        taxon = _only(text, hits, "an older name of several species")
         notes.append(f"{quoted(given)} is another name of {taxon.name}; the map shows {taxon.name}.")
         return taxon, "synonym"
     if re.fullmatch(r"[a-z]\.?", genus) and len(epithet) > 2:
         hits = [t for t in table if t.name[0].lower() == genus[0] and t.name.split(" ")[1] == epithet]
         if hits:
-            taxon = _only(text, hits, "fits several species")
+            taxon = _only(text, hits, "an abbreviation of several species")
             notes.append(f"{quoted(' '.join(words[:2]))} was read as {taxon.name}.")
             return taxon, "scientific name"
     same = [
@@ -196,7 +195,7 @@ def _group(table: NameIndex, text: str, name: str, notes: list[str]) -> tuple[Ta
     """Match one word that names a genus, family, order or class."""
     hits = table.group_index.get(name, [])
     if hits:
-        taxon = _only(text, hits, "names several groups")
+        taxon = _only(text, hits, "the name of several groups")
         species = [t for t in table.common_index.get(common_key(name), []) if t.rank == "species"]
         members = table.members(taxon)
         if len(species) == 1 and taxon.rank == "genus" and members == (species[0],):
@@ -211,7 +210,7 @@ def _group(table: NameIndex, text: str, name: str, notes: list[str]) -> tuple[Ta
         return taxon, True, taxon.rank
     hits = table.synonym_index.get(name, [])
     if hits:
-        taxon = _only(text, hits, "is an older name of several groups")
+        taxon = _only(text, hits, "an older name of several groups")
         notes.append(
             f"{quoted(text)} is another name of, or lies within, the {taxon.rank} {taxon.name}; the map "
             f"shows the {taxon.rank} {taxon.name}."
@@ -241,7 +240,7 @@ def _common(table: NameIndex, text: str, tokens: list[str], notes: list[str]) ->
             else:
                 # Several species, or several groups: one group that holds them all is still an answer.
                 around = [g for g in groups if all(t.lineage[: len(g.lineage)] == g.lineage for t in hits)]
-                taxon = around[0] if around else _only(text, species or groups, "is a common name of several")
+                taxon = around[0] if around else _only(text, species or groups, "a common name of several taxa")
             notes += _others_of_the_kind(table, text, key, taxon)
             return taxon, True, "common name"
     return None
@@ -261,7 +260,7 @@ def _others_of_the_kind(table: NameIndex, text: str, key: str, taxon: Taxon) -> 
     if not others or (species and common_key(taxon.common[0]) == key):
         return []
     if len(others) >= ((KIND if own else 3) if species else own + 2):
-        _only(text, [taxon, *others], "is the name of a kind")
+        _only(text, [taxon, *others], "part of the names of several species")
     listed = ", ".join(t.label for t in others[:MAX_LISTED])
     return [f"{quoted(text)} is also used for {listed}."] if species else []
 
@@ -284,7 +283,7 @@ def _fallback(
         raise unknown
     genera = [g for g in table.group_index.get(fold(words[0]), []) if g.rank == "genus"]
     if genera and len(words) > 1:
-        genus = _only(text, genera, "names several genera")
+        genus = _only(text, genera, "the name of several genera")
         return _in_genus(table, text, lineage, words, genus, notes)
     answer = _in_place(table, text, lineage, words, notes) or _in_lineage(table, lineage, words, notes)
     if answer is None:
@@ -366,15 +365,15 @@ def _homonyms(table: NameIndex, genus: Taxon) -> list[str]:
     return [f"{genus.name} is also a genus of {', '.join(others)}; the map shows that of {genus.family}."]
 
 
-def _reject_homonym(table: NameIndex, text: str, place: tuple[str, ...], given: list[str], shown_as: Taxon) -> None:
+def _reject_homonym(table: NameIndex, text: str, place: tuple[str, ...], given: list[str], group: Taxon) -> None:
     """Raise for an unknown species of a genus whose name other groups have too, unless the ranks given say which."""
     family, genus = place[-2:]
     others = table.homonyms.get(genus.lower())
     if others and not {name.lower() for name in place} & set(map(fold, given)):
         raise HomonymError(
-            f"Unknown species {quoted(text)}: {genus} is a genus of {family}, which this model knows, and of "
-            f"{', '.join(others)}. Ask for '{shown_as.rank} {shown_as.name}' if the first is meant.",
-            shown_as,
+            f"{quoted(text)} is ambiguous: {genus} is a genus of {family} (in this model) and of {', '.join(others)}; "
+            f"for the first, ask for '{group.rank} {group.name}'.",
+            group,
         )
 
 
@@ -415,7 +414,7 @@ def _same_epithet(table: NameIndex, place: tuple[str, ...], epithet: str) -> lis
     ]
     if not moved:
         return []
-    return [f"The family {place[4]} has {', '.join(moved[:MAX_LISTED])}: if that is meant, ask for that name."]
+    return [f"The family {place[4]} has {', '.join(moved[:MAX_LISTED])}; if you mean that species, ask for that name."]
 
 
 def _tail(table: NameIndex, text: str, taxon: Taxon, tail: list[str], notes: list[str]) -> None:
@@ -431,11 +430,9 @@ def _tail(table: NameIndex, text: str, taxon: Taxon, tail: list[str], notes: lis
         if first.islower() and text != text.lower():
             infraspecific = fold(first)
         elif text in {text.lower(), text.upper()}:
-            notes.append(
-                f"What follows '{taxon.name}' ({quoted(' '.join(tail))}) was ignored; the map shows the whole species."
-            )
+            notes.append(f"{quoted(' '.join(tail))} after {taxon.name} was ignored; the map shows the whole species.")
     elif not infraspecific and (_bare(first) in _OPEN or first.startswith("'")):
-        notes.append(f"What follows '{taxon.name}' was ignored; the map shows the whole species.")
+        notes.append(f"{quoted(' '.join(tail))} after {taxon.name} was ignored; the map shows the whole species.")
     if infraspecific:
         notes.append(
             f"{quoted(infraspecific)} names a subspecies, variety or form; the map shows the whole species "
@@ -479,7 +476,9 @@ def _only(text: str, hits: list[Taxon], rule: str) -> Taxon:
     if len(hits) == 1:
         return hits[0]
     listed = ", ".join(t.label for t in hits[:MAX_LISTED]) + (", …" if len(hits) > MAX_LISTED else "")
-    raise AmbiguousNameError(f"{quoted(text)} {rule}: {listed}. Give the scientific name of the one you mean.", hits)
+    raise AmbiguousNameError(
+        f"{quoted(text)} is ambiguous ({rule}): {listed}; give the scientific name you mean.", hits
+    )
 
 
 def _unknown(table: NameIndex, text: str, near: list[Taxon]) -> UnknownNameError:

@@ -92,5 +92,5 @@ def common_keys(name: str) -> Iterator[str]:
 
 
 def stem(epithet: str) -> str:
-    """Return an epithet without what grammar changes: 'niger', 'nigra', 'nigrum'; '-ii' for '-i'."""
-    return re.sub(r"(us|um|a|is|e)$", "", re.sub(r"er$", "r", re.sub(r"ii$", "i", epithet)))
+    """Return an epithet without what grammar changes: 'niger', 'nigra', 'nigrum'; '-o' for '-a'; '-ii' for '-i'."""
+    return re.sub(r"(us|um|a|o|is|e)$", "", re.sub(r"er$", "r", re.sub(r"ii$", "i", epithet)))

@@ -106,7 +106,7 @@ class Audit:
     lat: np.ndarray
     """(N,) float64 degrees as used; NaN where dropped."""
     unknown_uncertainty: int = 0
-    """Kept records that do not say how exact their coordinates are."""
+    """Kept records without a coordinate uncertainty."""
     other_species: int = 0
     """Rows of the file that belong to other species, or to none; they are not among the N."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -136,7 +136,7 @@ class Audit:
         }
 
     def sentences(self) -> list[str]:
-        """What a person should be told, one sentence each."""
+        """Sentences for the user."""
         counts = self.counts()
         kinds = f"{counts['presences']:,} presences"
         if counts["absences"]:

@@ -50,7 +50,7 @@ def read_dwca(archive: Archive, meta: str, options: ReadOptions, species: str | 
             collector.add(batch if events is None else events.joined(batch, event), row)
     finally:
         stream.close()
-    citations, doi = citations_of(archive, folder, described.metadata_filename)
+    citations, doi = read_citations(archive, folder, described.metadata_filename)
     return collector.finish([], citations, doi)
 
 
@@ -84,7 +84,7 @@ def _layout(table: Any, archive: Archive) -> tuple[Layout, str | None]:
     indices = [f["index"] for f in table.fields if f["index"] is not None]
     own = [i for i in (table.id_index, table.coreid_index) if i is not None]
     if any(not 0 <= i < 10_000 for i in (*indices, *own)):
-        raise RecordsError(f"{archive.source}: its description numbers a column beyond 10,000.")
+        raise RecordsError(f"{archive.source}: its metadata refer to a column beyond 10,000.")
     if len(table.fields_terminated_by) != 1 or len(table.fields_enclosed_by) > 1:
         raise RecordsError(
             f"{archive.source}: fields end with {quoted(table.fields_terminated_by)}; only one character can be read."
@@ -149,7 +149,7 @@ class _Events:
         self.ids = self.table.column("event").combine_chunks()
 
     def joined(self, batch: dict[str, pa.Array], event: pa.Array) -> dict[str, pa.Array]:
-        """Some occurrences with what their events say, where they do not say it themselves."""
+        """Some occurrences, their missing values taken from their events."""
         at = pc.index_in(texts(event), value_set=self.ids)
         result = {role: texts(column) for role, column in batch.items()}
         for role in self.header:
@@ -161,7 +161,7 @@ class _Events:
 _PLACE = (("lon", "decimallongitude"), ("lat", "decimallatitude"))
 
 
-def citations_of(archive: Archive, folder: str, metadata: str | None) -> tuple[list[str], list[str]]:
+def read_citations(archive: Archive, folder: str, metadata: str | None) -> tuple[list[str], list[str]]:
     """(Citations as they are worded, DOIs) of an archive. Raises RecordsError for a hostile file."""
     lines: list[str] = []
     for name in ("citations.txt", "rights.txt"):

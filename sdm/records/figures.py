@@ -34,7 +34,7 @@ _FOLDS = ("#24527a", "#d0772c", "#4c9a63", "#a6508a", "#c9a227", "#5aa7c7", "#8c
 _INK, _SOFT, _LAND, _SEA = "#1d2530", "#5b6673", "#eceae2", "#f7f9fb"
 
 _STYLE = {
-    "svg.fonttype": "none",  # the reader's own fonts: any script can be shown, and text can be searched
+    "svg.fonttype": "none",  # the reader's own fonts: any script can be displayed, and text can be searched
     "text.parse_math": False,  # names from outside are no formulas
     "font.size": 9.0,
     "axes.labelcolor": _SOFT,
@@ -66,7 +66,7 @@ class Figure:
     svg: str
     text: str
     width: float
-    """In inches: how wide it is at most to be shown, at 110 pixels an inch."""
+    """Largest width on the page, in inches of 110 pixels."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ class View:
         return 0.0, width, mercator(self.south), mercator(self.north)
 
 
-def view_of(lon: npt.ArrayLike, lat: npt.ArrayLike) -> View:
+def fit_view(lon: npt.ArrayLike, lat: npt.ArrayLike) -> View:
     """The view that holds all positions (degrees) with a margin, whichever side of 180 degrees they are."""
     lat, around = np.asarray(lat, float), np.sort(np.asarray(lon, float) % 360.0)
     gaps = np.diff(around, append=around[0] + 360.0)
@@ -333,7 +333,7 @@ def folds_map(folds: Folds, lon: npt.ArrayLike, lat: npt.ArrayLike, present: npt
     """Presences and other places in the colours of their folds."""
     is_present = np.asarray(present, bool)
     lon, lat = np.asarray(lon, float), np.asarray(lat, float)
-    view = view_of(lon[is_present], lat[is_present])
+    view = fit_view(lon[is_present], lat[is_present])
     x, y = view.xy(lon, lat)
     left, right, bottom, top = view.extent
     near = (x >= left) & (x <= right) & (y >= bottom) & (y <= top)

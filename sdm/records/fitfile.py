@@ -130,7 +130,7 @@ class _Reader:
         )
 
     def array(self, name: str, *shape: int | None, dtype: type = np.float32, finite: bool = True) -> np.ndarray:
-        """An array of a shape, None for any length; its numbers are finite unless told otherwise."""
+        """An array of a shape, None for any length; by default its numbers must be finite."""
         if name not in self.arrays:
             raise RecordsError(f"array {quoted(name)} is missing.")
         value = self.arrays[name]

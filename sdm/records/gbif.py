@@ -55,7 +55,7 @@ class Service:
 
     api: str = API
     cache: Path | None = None
-    """Folder for its answers; they are used again, and say when they were given. None: nothing is kept."""
+    """Folder in which responses are cached with their dates. None: no cache."""
     offline: bool = False
     """Use the cache only."""
     patience: float = 0.5
@@ -177,7 +177,7 @@ class _Client:
             # After an error the pages that are left are not asked for.
             pool.shutdown(cancel_futures=True)
         if not pages[-1]["endOfRecords"]:
-            raise RecordsError(f"GBIF has more records of {quoted(match.name)} than it says; try again.")
+            raise RecordsError(f"GBIF returned more records of {quoted(match.name)} than it announced; try again.")
         # New records move others to the next page, where they come a second time.
         unique = {
             record.get("key", (i, j)): record

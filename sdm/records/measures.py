@@ -1,4 +1,4 @@
-"""Measures of how well scores tell presences from other places.
+"""Measures of how well scores discriminate presences from other places.
 
 Every function takes the scores of the presences and of the other places ("background": random places, places
 of a target group, or real absences) as two arrays of shape (n,) and (m,). Background places can have weights,

@@ -10,11 +10,11 @@ import numpy as np
 
 from sdm.errors import RecordsError, quoted
 from sdm.records.columns import find_columns
-from sdm.records.dwca import citations_of, read_dwca
+from sdm.records.dwca import read_citations, read_dwca
 from sdm.records.guard import Archive, TextStream, first_bytes, open_text, regular_file
 from sdm.records.kml import read_kml
 from sdm.records.raw import RawRecords
-from sdm.records.text import layout_of, read_table
+from sdm.records.text import detect_layout, read_table
 from sdm.records.vector import MAX_IN_MEMORY, read_parquet, read_vector
 from sdm.request.records import ReadOptions
 
@@ -71,7 +71,7 @@ def _read(path: Path, source: str, options: ReadOptions, species: str | None) ->
         return _in_degrees(raw, options.records_crs or crs)
     stream = open_text(path, source)
     try:
-        return _in_degrees(read_table(stream, layout_of(stream), source, options, species), options.records_crs)
+        return _in_degrees(read_table(stream, detect_layout(stream), source, options, species), options.records_crs)
     finally:
         stream.close()
 
@@ -145,10 +145,10 @@ def _read_member(archive: Archive, options: ReadOptions, species: str | None) ->
         tables = fitting
     with_closing = archive.text(tables[0])
     try:
-        raw = read_table(with_closing, layout_of(with_closing), archive.source, options, species)
+        raw = read_table(with_closing, detect_layout(with_closing), archive.source, options, species)
     finally:
         with_closing.close()
-    citations, doi = citations_of(archive, tables[0].rpartition("/")[0], None)
+    citations, doi = read_citations(archive, tables[0].rpartition("/")[0], None)
     return replace(raw, citations=tuple(citations), doi=tuple(doi))
 
 
@@ -156,7 +156,7 @@ def _has_coordinates(archive: Archive, name: str, options: ReadOptions) -> bool:
     stream: TextStream | None = None
     try:
         stream = archive.text(name)
-        find_columns(layout_of(stream).names, options, name)
+        find_columns(detect_layout(stream).names, options, name)
     except RecordsError:
         return False
     finally:

@@ -1,4 +1,4 @@
-"""Occurrence records of one species, cleaned: what a fit needs, and what must be told of them."""
+"""Cleaned occurrence records of one species: positions for a fit, and their audit."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class _Reader(Protocol):
     def __iter__(self) -> Iterator[list[str]]: ...
 
 
-def layout_of(stream: TextStream) -> Layout:
+def detect_layout(stream: TextStream) -> Layout:
     """The layout of a table whose first line names the columns. Raises RecordsError."""
     head = stream.peek(MAX_HEADER).decode("utf-8", "replace")
     text = head.lstrip("\r\n")

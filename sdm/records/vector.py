@@ -147,8 +147,8 @@ def read_parquet(path: Path, source: str, options: ReadOptions, species: str | N
             if {"lon", "lat"} <= set(columns):
                 geometry = crs = None
             header = {role: names[i] for role, i in columns.items()}
-            shown = header if geometry is None else header | {"lon": geometry, "lat": geometry}
-            collector = Collector(source, shown, species)
+            sources = header if geometry is None else header | {"lon": geometry, "lat": geometry}
+            collector = Collector(source, sources, species)
             needed = list(dict.fromkeys([*header.values(), *([geometry] if geometry else [])]))
             _refuse_large(file, needed, source)
         # Dictionaries stay dictionaries: one long text, repeated in every row, must not be written out.

@@ -68,7 +68,7 @@ class RecordsSource(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions(Options):
-    """The columns, layer and CRS of a file of records, where its names do not tell."""
+    """The columns, layer and CRS of a file of records that cannot be recognised."""
 
     species_column: Annotated[
         str | None, Option("Column with the scientific names.", panel=_READ, flags=("--records-species-column",))

@@ -278,7 +278,7 @@ class Handler(RequestHandler):
         elif status_code == 503:
             self.set_header("Retry-After", "2")
         elif status_code >= 500 and not isinstance(error, HTTPError):
-            message = f"unexpected failure: {type(error).__name__}; the server's terminal says more."
+            message = f"unexpected failure: {type(error).__name__}; see the server's terminal."
         self.set_status(status_code)
         self.send({"error": message or self._reason})
 
@@ -407,7 +407,7 @@ class Download(Handler):
             self.finish()
             return
         if self.server.downloads >= MAX_DOWNLOADS:
-            raise HTTPError(503, f"{MAX_DOWNLOADS} downloads are under way; try again when one is done.")
+            raise HTTPError(503, f"{MAX_DOWNLOADS} downloads are in progress; try again when one is done.")
         self.server.downloads += 1
         try:
             with tempfile.TemporaryDirectory(dir=self.server.folder) as folder:

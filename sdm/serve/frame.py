@@ -96,7 +96,7 @@ class Detail:
     """Zooms at which tiles show more than an overview image."""
 
     zoom: float
-    """Zoom of the map from which tiles are shown: a pixel of the image then covers two of the screen."""
+    """Zoom of the map from which tiles are displayed: a pixel of the image then covers two of the screen."""
     first: int
     last: int
     """Zooms of the tiles: at the last, pixels of the screen are no larger than those of the grid."""

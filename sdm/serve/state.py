@@ -145,8 +145,8 @@ class Explorer:
         notes: tuple[str, ...] = ()
         if held not in ("none", mask):
             if mask != "none":
-                raise RequestError(f"{resolution.taxon.name} is mapped on {mask}, and this index holds {held} only.")
-            mask, notes = held, (f"This index holds {held} only; the map covers nothing else.",)
+                raise RequestError(f"{resolution.taxon.name} is mapped on {mask}, but this index contains only {held}.")
+            mask, notes = held, (f"This index contains only {held}, so the map covers nothing else.",)
         request = MapRequest.of(species=name, index=self.index, mask=mask, max_pixels=self.grid.pixels)
         job = plan_resolved(request, self.model, [resolution], "cpu")
         return replace(job, notes=((*notes, *job.notes[0]),))

@@ -32,7 +32,7 @@ def test_a_map_from_start_to_end(run, tmp_path):
         ((*BEAR, "--device", "tpu"), 2, ["'tpu'", "cuda:N"]),
         ((*BEAR, "--crs", "EPSG:99999"), 2, ["EPSG:99999"]),
         ((*BEAR, "brown bear"), 2, ["same taxon"]),
-        ((*BEAR, "--satellite", "x.tif", "--modalities", "location"), 2, ["--satellite", "leave it out"]),
+        ((*BEAR, "--satellite", "x.tif", "--modalities", "location"), 2, ["--satellite", "omit --satellite"]),
         (("Ursus arctoss", *BEAR[1:]), 3, ["Ursus arctoss", "Ursus arctos", "--search"]),
         (("elk", *BEAR[1:]), 3, ["Alces alces", "Cervus canadensis"]),
         ((*BEAR, "--environment", "none.tif"), 4, ["none.tif", "does not exist"]),

@@ -296,7 +296,7 @@ def test_rasters_are_checked_before_any_work(write_raster):
     imagery = write_raster(np.zeros((3, 10, 10), np.uint8), "rgb.tif", west=0.0, north=50.0)
     with pytest.raises(LayerError, match="does not overlap"):
         sdm.plan("Puma concolor", bbox=ROCKIES, satellite=imagery)
-    with pytest.raises(RequestError, match="leave it out"):
+    with pytest.raises(RequestError, match="satellite is not among the modalities"):
         sdm.plan("Puma concolor", bbox=ROCKIES, satellite=imagery, modalities="location")
 
 

@@ -107,7 +107,7 @@ def test_shared_arguments_are_not_looked_into_by_dask():
         ({"workers": 1.5}, ["workers 1.5", "whole number"]),
         ({"threads": True}, ["threads True", "whole number"]),
         ({"workers": 1024}, ["workers 1024", "GB of memory each", "at most"]),
-        ({"workers": 2, "scheduler_address": "tcp://127.0.0.1:1"}, ["without workers"]),
+        ({"workers": 2, "scheduler_address": "tcp://127.0.0.1:1"}, ["omit workers"]),
         ({"threads": 2, "scheduler_address": "tcp://127.0.0.1:1"}, ["omit workers and threads"]),
         ({"scheduler_address": "http://127.0.0.1:8787"}, ["'http://127.0.0.1:8787'", "tcp://HOST:PORT"]),
         ({"scheduler_address": "somewhere"}, ["'somewhere'", "scheduler file"]),

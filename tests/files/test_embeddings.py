@@ -335,7 +335,7 @@ def test_random_damage_never_escapes(tmp_path, vectors, ending):
             ),
             "lacks a number",
         ),
-        (lambda p: (p / "x.csv").write_text("1,2"), "endings"),
+        (lambda p: (p / "x.csv").write_text("1,2"), "must end in one of"),
         (lambda p: (p / "x.npy").mkdir(), "does not exist or is not a file"),
     ],
 )

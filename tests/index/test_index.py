@@ -288,7 +288,7 @@ def test_index_across_the_antimeridian_answers_from_either_side(tmp_path):
     assert np.isfinite(whole).sum() > 50
     assert np.array_equal(east, whole[5:25, 40:60], equal_nan=True)
     assert np.array_equal(west, whole[5:25, 10:40], equal_nan=True)
-    with pytest.raises(BoxError, match="reaches out"):
+    with pytest.raises(BoxError, match="extends beyond"):
         index.query("Pteropus tonganus", (-180, -18, -177, -16))
 
 
@@ -300,12 +300,16 @@ def test_index_across_the_antimeridian_answers_from_either_side(tmp_path):
         ({"modalities": "location"}, RequestError, "--modalities is given, .* location,satellite,environment"),
         ({"step": 1}, RequestError, "--step is given, .* built with none"),
         ({"satellite_step": 2}, RequestError, "--satellite-step is given, .* built with none"),
-        ({"month": 5}, RequestError, "month May is given, but model 'mammals-trees' does not tell"),
-        ({"bbox": (-125, 46.5, -122, 48)}, BoxError, "-125 46.5 -122 48 reaches .* -124.6 46.3 -121.1 48.5"),
-        ({"bbox": (10, 40, 12, 42)}, BoxError, "10 40 12 42 reaches .* -124.6 46.3 -121.1 48.5"),
-        ({"species": "Eschrichtius robustus"}, RegionIndexError, "holds land only, and Eschrichtius .* mapped on sea"),
+        ({"month": 5}, RequestError, "model 'mammals-trees' is not seasonal; omit the month May"),
+        ({"bbox": (-125, 46.5, -122, 48)}, BoxError, "-125 46.5 -122 48 extends .* -124.6 46.3 -121.1 48.5"),
+        ({"bbox": (10, 40, 12, 42)}, BoxError, "10 40 12 42 extends .* -124.6 46.3 -121.1 48.5"),
+        (
+            {"species": "Eschrichtius robustus"},
+            RegionIndexError,
+            "contains only land, but Eschrichtius .* mapped on sea",
+        ),
         ({"species": "Ursus maritimus"}, RegionIndexError, "mapped on land and sea; .* --mask none"),
-        ({"mask": "sea"}, RegionIndexError, "holds land only"),
+        ({"mask": "sea"}, RegionIndexError, "contains only land"),
         ({"max_pixels": 100}, TooLargeError, "--max-pixels"),
         ({"index": "nowhere.zarr"}, RegionIndexError, "nowhere.zarr"),
     ],
@@ -370,11 +374,13 @@ def test_the_user_s_own_layers_belong_to_the_index(land, tmp_path, write_raster)
     shutil.copy(cold, copy)
     for rasters in ((), (cold,), (copy,)):
         index.check(index.model, Sampling(environment=rasters))
-    with pytest.raises(RegionIndexError, match="not made with the environment rasters given"):
+    with pytest.raises(RegionIndexError, match="made with other environment rasters than those given"):
         index.check(index.model, Sampling(environment=[warm]))
-    with pytest.raises(RegionIndexError, match="not made with the environment rasters given; leave --environment out"):
+    with pytest.raises(
+        RegionIndexError, match="made with other environment rasters than those given; omit --environment"
+    ):
         plan("Puma concolor", index=land, environment=[cold])
-    with pytest.raises(RegionIndexError, match="not made with the satellite rasters given"):
+    with pytest.raises(RegionIndexError, match="made with other satellite rasters than those given"):
         plan("Puma concolor", index=land, satellite=cold)
     with pytest.raises(RegionIndexError, match="not bundled"):
         index.places(index.model)
@@ -477,7 +483,7 @@ def test_only_its_own_folders_are_replaced(tmp_path):
     assert content(tmp_path) == {"a.zarr/thesis.txt": b"mine", "b.zarr.partial/thesis.txt": b"mine"}
     with pytest.raises(OutputError, match="not a local folder"):
         build_("s3://bucket/a.zarr", box)
-    with pytest.raises(RequestError, match="no pixel of the box can be held with --mask land"):
+    with pytest.raises(RequestError, match="--mask land leaves no pixel to store"):
         build_(tmp_path / "c.zarr", (-160, 20, -159, 21))
 
 
@@ -492,7 +498,7 @@ def test_a_larger_index_takes_over_the_pixels_of_a_smaller_one(land, tmp_path, m
     new = fresh.notes["pixels_held"] - Index.open(land).notes["pixels_held"]
     assert new <= sum(counted) <= new + 0.02 * fresh.notes["pixels_held"]
     for options in ({"resolution": 0.1}, {"encoding": "float16"}, {"modalities": "location"}, {"each": True}):
-        with pytest.raises(RegionIndexError, match="cannot be taken over"):
+        with pytest.raises(RegionIndexError, match="cannot be reused"):
             build_(tmp_path / "no.zarr", larger, reuse=land, **options)
     # A mask that needs more encodes what is missing.
     all_ = build_(tmp_path / "all.zarr", COAST, reuse=land, mask="none")
@@ -656,7 +662,7 @@ def test_an_index_replaced_meanwhile_is_noticed(tmp_path):
     index = build_(tmp_path / "a.zarr", (-122, 47, -121.5, 47.5))
     travelling = pickle.dumps(index)
     build_(tmp_path / "a.zarr", (-122, 47, -121.5, 47.6), overwrite=True)
-    with pytest.raises(RegionIndexError, match="replaced meanwhile"):
+    with pytest.raises(RegionIndexError, match="was replaced while it was open"):
         pickle.loads(travelling)
 
 
@@ -766,8 +772,8 @@ def test_commands(tmp_path):
         (["index", "info", "b.zarr"], 4, "b.zarr"),
         (["index", "build", *where, "--out", "a.zarr", "--mask", "sea"], 6, "exists already"),
         (["index", "build", *where, "--out", "b.zarr", "--encoding", "int4"], 2, "int4"),
-        (["map", "Puma concolor", "--index", "a.zarr", "--bbox", "0", "0", "1", "1"], 2, "reaches out"),
-        (["map", "Orcinus orca", "--index", "a.zarr"], 4, "holds land only"),
+        (["map", "Puma concolor", "--index", "a.zarr", "--bbox", "0", "0", "1", "1"], 2, "extends beyond"),
+        (["map", "Orcinus orca", "--index", "a.zarr"], 4, "contains only land"),
     ):
         failed = command(*arguments, cwd=tmp_path)
         assert failed.returncode == code and says in failed.stderr and failed.stderr.startswith("error: "), failed

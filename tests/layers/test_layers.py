@@ -494,7 +494,7 @@ def test_variables_are_recognised(write_raster, file, descriptions, finds):
     path = write_raster(flat(7.0), file, cell=10.0, descriptions=descriptions)
     inputs = [Input("bio1"), Input("bio12"), Input("elevation")]
     if finds is None:
-        with pytest.raises(LayerError, match="no band this model reads"):
+        with pytest.raises(LayerError, match="no band that this model reads"):
             Environment(inputs, [path])
         return
     environment = Environment(inputs, [path])

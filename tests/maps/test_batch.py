@@ -247,9 +247,9 @@ def test_with_an_index_nothing_is_encoded(tmp_path, monkeypatch, index):
     assert b.species.values.tolist() == ["Ursus arctos", "Picea engelmannii"] and a.shape == b.shape
     assert np.array_equal(np.isnan(a), np.isnan(b)) and np.array_equal(a.x, b.x) and np.array_equal(a.y, b.y)
     assert 0 < np.nanmean(np.abs(a.values - b.values)) < 0.003
-    assert "holds land only" in read.summary[1]["error"] and read.summary[1]["species"] == ""
+    assert "contains only land" in read.summary[1]["error"] and read.summary[1]["species"] == ""
     assert read.report["configuration"]["index"]
-    with pytest.raises(SpeciesNameError, match=r"row 2.*holds land only"):
+    with pytest.raises(SpeciesNameError, match=r"row 2.*contains only land"):
         plan_batch(listed, BOX, index=index, strict=True)
     with pytest.raises(OutputError, match="index nothing, not"):
         map_batch(listed, BOX, out=tmp_path / "a", index=index, tile_size=24)

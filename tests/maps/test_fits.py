@@ -169,7 +169,7 @@ def test_several_species_of_one_file(tmp_path, points):
         ({"records": "a.csv", "fitted": "b.fit"}, RequestError, "only one source of records"),
         ({"background": "a.csv", "species": "Ursus arctos"}, RequestError, "without records"),
         ({"records": "nowhere.csv"}, RecordsError, "nowhere.csv"),
-        ({"records": "a.csv", "text": "a swamp"}, RequestError, "leave the other evidence out"),
+        ({"records": "a.csv", "text": "a swamp"}, RequestError, "cannot be combined with other evidence"),
         ({"records": "a.csv", "prevalence": 1.5}, RequestError, "prevalence"),
     ],
 )

@@ -154,13 +154,13 @@ def test_the_sample_of_the_world_s_land_is_kept_by_month(birds, tmp_path, monkey
 
 def test_a_month_of_a_model_without_seasons_is_refused(run, tmp_path, birds):
     code, _, err = run("Ursus arctos", "--bbox", 5, 45, 6, 46, "--month", 5)
-    assert code == 2 and "'mammals-trees' does not tell one month from another" in err and "leave it out" in err
+    assert code == 2 and "'mammals-trees' is not seasonal; omit the month May" in err
     code, _, err = run(SWALLOW, "--bbox", 5, 45, 6, 46, "--month", "Mayo", "--model", birds)
     assert code == 2 and "'Mayo'" in err and "1 to 12" in err
     code, _, err = run(SWALLOW, "--bbox", 5, 45, 6, 46, "--month", 5, "--model", birds, "--modalities", "environment")
-    assert code == 2 and "only location knows the season" in err
+    assert code == 2 and "month May needs the modality location" in err
     code, _, err = run("index", "build", "--bbox", 5, 45, 6, 46, "--month", 5, "--out", "a.zarr", entry=cli.main_sdm)
-    assert code == 2 and "does not tell" in err
+    assert code == 2 and "is not seasonal" in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -281,7 +281,7 @@ def test_an_index_is_of_one_month(indexes, birds):
 
 @pytest.mark.parametrize(("built", "asked", "says"), [(5, 6, "built with May"), (0, 5, "built with whole year")])
 def test_an_index_of_another_month_refuses(indexes, birds, built, asked, says):
-    with pytest.raises(RequestError, match=f"--month is given, but region index .* was {says}; leave it out"):
+    with pytest.raises(RequestError, match=f"--month is given, but region index .* was {says}; omit it"):
         sdm.plan(SWALLOW, index=indexes[built], model=birds, month=asked)
 
 
@@ -374,4 +374,4 @@ def test_embed_and_classify_at_a_month(run, tmp_path, birds):
     code, _, err = run(
         "embed", "--places", "p.csv", "--model", birds, "--modalities", "environment", "--month", 5, entry=cli.main_sdm
     )
-    assert code == 2 and "only location knows the season" in err
+    assert code == 2 and "month May needs the modality location" in err

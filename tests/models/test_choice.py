@@ -81,7 +81,7 @@ def test_a_name_finds_its_model(query, model, name):
     ],
 )
 def test_a_name_of_several_models_asks(query, words):
-    with pytest.raises(SpeciesNameError, match="Give the scientific name of the one you mean") as caught:
+    with pytest.raises(SpeciesNameError, match="give the scientific name you mean") as caught:
         choose([query])
     assert all(word in str(caught.value) for word in words) and "--model" in str(caught.value)
 
@@ -148,7 +148,7 @@ def test_a_model_that_was_named_is_kept_to():
     with pytest.raises(SpeciesNameError, match="'barn owl'"):
         sdm.plan("barn owl", model="mammals-trees", **SMALL)
     for query in ("Hirundo rustica", "Morus bassanus"):  # of the second it has the genus, but of mulberries
-        with pytest.raises(SpeciesNameError, match=f"'{query}' belongs to model birds .*--model birds"):
+        with pytest.raises(SpeciesNameError, match=f"'{query}' is known to model birds .*--model birds"):
             sdm.plan(query, model="mammals-trees", **SMALL)
 
 
@@ -166,12 +166,12 @@ def test_a_mixed_list_has_one_model_and_names_the_other():
         "Morus bassanus",
     ]
     errors = {row.asked.query: row.error for row in batch.failed}
-    assert "'Ursus arctos' belongs to model mammals-trees (Ursus arctos (brown bear))" in errors["Ursus arctos"]
-    assert "this run maps with birds" in errors["Ursus arctos"] and "--model mammals-trees" in errors["Ursus arctos"]
+    assert "'Ursus arctos' is known to model mammals-trees (Ursus arctos (brown bear))" in errors["Ursus arctos"]
+    assert "this run uses birds" in errors["Ursus arctos"] and "--model mammals-trees" in errors["Ursus arctos"]
     assert "mammals-trees or trees" in errors["Morus alba"]  # and not the map of the gannets' genus
-    assert "may mean several" in errors["robin"] and "Unknown species" in errors["Crotalus atrox"]
+    assert "is ambiguous" in errors["robin"] and "Unknown species" in errors["Crotalus atrox"]
     named = plan_batch(["Ursus arctos", "Hirundo rustica"], SMALL["bbox"], resolution=0.5, model="mammals-trees")
-    assert "belongs to model birds" in named.failed[0].error
+    assert "is known to model birds" in named.failed[0].error
 
 
 def test_a_list_of_one_model_is_mapped_by_it():
@@ -200,7 +200,7 @@ def test_a_map_by_common_name_says_model_and_licence(run, tmp_path):
     assert "Model birds: licence CC BY-NC-SA 4.0 (non-commercial)" in err.splitlines()
     assert (tmp_path / "maps" / "hirundo-rustica-month-05.tif").is_file()
     code, _, err = run("grizzly", "--bbox", -4, 52, -3, 53, "--month", 5)
-    assert code == 2 and "'mammals-trees' does not tell one month from another" in err
+    assert code == 2 and "'mammals-trees' is not seasonal" in err
 
 
 def test_an_index_takes_the_usual_model():

@@ -59,7 +59,7 @@ def test_maps_are_nodata_outside(write_model, tmp_path):
     assert np.isfinite(expected[inside]).mean() > 0.9 and np.isfinite(expected[~inside]).mean() > 0.5
     np.testing.assert_array_equal(part.values, np.where(inside, expected, np.nan))
     told = [plan("Ursus arctos", model=tmp_path / name, **BOX).notes[0] for name in ("all", "part")]
-    assert ["nothing to learn from" in " ".join(notes) for notes in told] == [False, True]
+    assert ["no reliable training data" in " ".join(notes) for notes in told] == [False, True]
     assert everywhere.attrs["model_hash"] != part.attrs["model_hash"]
     with pytest.raises(ModelError, match="coverage"):
         mapped("bad", coverage={"degrees": 1.0, "cells": "?"})

@@ -136,7 +136,7 @@ def test_worldclim_channels_have_a_fingerprint_and_imagery_needs_a_source():
     assert list(prints) == ["landmask", "environment"] and len(prints["environment"]) == len("bundled:") + 16
     with pytest.raises(LayerError, match="needs imagery at 10 m"):
         open_inputs(model, ("satellite",))
-    with pytest.raises(LayerError, match="2 environments are given"):
+    with pytest.raises(LayerError, match="--environment is given 2 times"):
         open_inputs(model, ("environment",), ["one", "other"])
 
 

@@ -217,7 +217,7 @@ def test_names_of_birds(table, query, name):
     ],
 )
 def test_a_kind_that_many_birds_belong_to_asks(table, query, meant):
-    with pytest.raises(SpeciesNameError, match="is the name of a kind") as error:
+    with pytest.raises(SpeciesNameError, match="part of the names of several species") as error:
         table.resolve(query)
     assert all(name in str([t.label for t in error.value.taxa]) for name in meant)
 

@@ -238,7 +238,7 @@ def test_a_server_that_recovers(serve, failures):
         ((200, {}, '{"count": 5, "results": [1]}'), "not what the interface of GBIF promises"),
         ((400, {}, ""), "HTTP status 400"),
         ((404, {}, ""), "404"),
-        ((429, {"Retry-After": "9999"}, ""), "asks to wait 9999 seconds"),
+        ((429, {"Retry-After": "9999"}, ""), "asks to wait 9999 s "),
     ],
 )
 def test_a_server_that_does_not(serve, failure, message):
@@ -270,7 +270,7 @@ def test_a_count_that_is_too_small(serve):
     gbif, api = serve(450)
     status, headers, body = gbif.answer(SEARCH, {"hasCoordinate": "true", "offset": "0", "limit": "300"})
     gbif.failures[SEARCH, "0"] = [(status, headers, json.dumps(json.loads(body) | {"count": 300}))]
-    with pytest.raises(RecordsError, match="more records of 'Ursus arctos' than it says"):
+    with pytest.raises(RecordsError, match="more records of 'Ursus arctos' than it announced"):
         fetch("Ursus arctos", service=Service(api))
 
 

@@ -383,7 +383,7 @@ def test_occurrences_of_events(tmp_path):
         ({"meta.xml": meta(FIELDS, location="/etc/passwd")}, "lacks '/etc/passwd'"),
         ({"meta.xml": "<archive"}, "not valid XML"),
         ({"meta.xml": "<archive/>"}, "does not describe an archive"),
-        ({"meta.xml": meta([("x", "species"), (99_999_999, "decimalLatitude")])}, "column beyond 10,000"),
+        ({"meta.xml": meta([("x", "species"), (99_999_999, "decimalLatitude")])}, "refer to a column beyond 10,000"),
         ({"meta.xml": meta(FIELDS, row_type=f"{DWC}Taxon")}, "no occurrences, only 'Taxon'"),
         (
             {"meta.xml": meta(FIELDS).replace("?>", '?><!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>', 1)},

@@ -14,7 +14,7 @@ from sdm.errors import OutputError
 from sdm.records.baselines import distance_to_records, fixed_scores
 from sdm.records.evaluate import EvaluateOptions, Places, cross_validate, evaluate
 from sdm.records.explain import importance, responses
-from sdm.records.figures import Line, View, omission, roc, view_of
+from sdm.records.figures import Line, View, fit_view, omission, roc
 from sdm.records.folds import random_folds, spatial_folds
 from sdm.records.odmap import AUTHOR, COLUMNS, OPTIONAL, PROGRAM, Protocol, elements, write_odmap
 from sdm.records.report import MapPicture, Report, limits, report_dict, write_json, write_report
@@ -209,7 +209,7 @@ def test_hostile_texts_stay_texts(browser, tmp_path):
 def test_maps_across_180_degrees_are_drawn_in_one_piece(tmp_path, west):
     report = made(west)
     write_report(tmp_path / "a.html", report)
-    view = view_of(report.records.lon, report.records.lat)
+    view = fit_view(report.records.lon, report.records.lat)
     assert view.east - view.west < 20
     x, _ = view.xy(report.records.lon, report.records.lat)
     left, right, _, _ = view.extent

@@ -361,11 +361,11 @@ def test_names(explorer):
 def test_an_index_of_land_says_what_it_leaves_out(tmp_path):
     job = plan_index(COAST, resolution=0.25, mask="land", each=True)
     explorer = Explorer(build_index(job, tmp_path / "land.zarr", threads=1))
-    with pytest.raises(RequestError, match="Orcinus orca is mapped on sea, and this index holds land only"):
+    with pytest.raises(RequestError, match="Orcinus orca is mapped on sea, but this index contains only land"):
         explorer.picture("Orcinus orca")
     seal = explorer.describe("Phoca vitulina")
     assert seal["mask"] == "land"
-    assert "holds land only" in seal["notes"][0]
+    assert "contains only land" in seal["notes"][0]
     assert explorer.describe("Ursus arctos")["notes"] == []
     # Each modality is held here: taken from the index, not encoded again.
     explorer.places._layers = {}
@@ -463,7 +463,7 @@ def test_download_is_a_cog_of_the_query(server, index, explorer, tmp_path):
 def test_downloads_are_bounded(server, monkeypatch):
     monkeypatch.setattr(server, "downloads", MAX_DOWNLOADS)
     status, answer = get(server, "download", name="brown bear")
-    assert (status, "downloads are under way" in answer["error"]) == (503, True)
+    assert (status, "downloads are in progress" in answer["error"]) == (503, True)
     monkeypatch.undo()
     assert request(server, "/api/download?name=brown+bear", "HEAD")[0] == 200
     assert get(server, "download", name="nothing like it")[0] == 404

@@ -1,7 +1,7 @@
 """Maps of a list of species in one pass: each tile is encoded once and compared with all of them.
 
 `plan_batch` resolves the list and decides everything, `write_batch` computes; `map_batch` does both. A run may
-be cut off at any moment: the same call goes on with the tiles that are missing and ends with the same bytes
+be interrupted at any moment: the same call computes the missing tiles and produces the same bytes
 (`sdm.files.workspace`). A tile's embeddings are compared with some species at a time, and what is left of
 them is written, so memory depends neither on the number of species nor on the region.
 

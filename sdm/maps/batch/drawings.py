@@ -49,7 +49,7 @@ def write_richness(suffix: str, work: Work, highest: float) -> dict[str, Any]:
         write_qml(work.new / f"{RICHNESS}.qml", meta)
     else:
         links = {"GeoTIFF": f"{RICHNESS}.tif", "all species": PAGE, "report": workspace.REPORT}
-        write_html(part, layer, meta, _countries_of(work), links, geobox=geobox)
+        write_html(part, layer, meta, _country_outlines(work), links, geobox=geobox)
     part.replace(work.new / part.name)
     # A sum weighted by area is no area here.
     return {k: v for k, v in statistics.items() if k not in ("expected_area_km2", "histogram", "histogram_range")}
@@ -97,7 +97,7 @@ def write_species(k: int, work: Work, suffixes: Sequence[str]) -> None:
             write_qml(part, meta)
         else:
             links = {"GeoTIFF": f"{stem}.tif"} if "tif" in suffixes else {}
-            write_html(part, layer, meta, _countries_of(work), links, geobox=work.plan.grid.geobox)
+            write_html(part, layer, meta, _country_outlines(work), links, geobox=work.plan.grid.geobox)
         flush(part)  # a later run takes what has its name for complete
         part.replace(folder / part.name)
 
@@ -105,7 +105,7 @@ def write_species(k: int, work: Work, suffixes: Sequence[str]) -> None:
 _outlines: dict[Path, Any] = {}
 
 
-def _countries_of(work: Work) -> Any:
+def _country_outlines(work: Work) -> Any:
     """Country outlines of a batch, read once per process."""
     if work.store not in _outlines:
         _outlines.clear()

@@ -142,8 +142,8 @@ def plan_list(
     model, rows = _resolve(asked, opened.model)
     if not model.calibrated:
         raise RequestError(
-            f"model {model.name!r} is not calibrated, and a batch holds probabilities; map its species by name, up to "
-            f"{MAX_SPECIES} at a time."
+            f"model {model.name!r} is not calibrated; lists of species support calibrated models only, so map its "
+            f"species by name, up to {MAX_SPECIES} at a time."
         )
     if opened.index is not None:
         rows = tuple(_held(row, opened.index, request.query.mask) for row in rows)

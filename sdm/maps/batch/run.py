@@ -1,4 +1,4 @@
-"""A batch from its plan to its published outputs, going on where an earlier run was cut off."""
+"""A batch from its plan to its published outputs; an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def write_batch(
 
     Written are `probability.zarr` with all maps, the map of their sum (`richness.tif`, `.qml`, `.html`), `summary.csv`,
     `index.html` with its pictures, and `batch.json`. They appear when all are complete; until then they lie in
-    `batch.partial` within the folder, from where the same call goes on after an interruption. A folder that holds the
-    same batch already is left as it is.
+    `batch.partial` within the folder, from which the same call resumes after an interruption. A folder that already
+    holds the same batch is left as it is.
 
     Parameters
     ----------
@@ -206,7 +206,8 @@ def _collected(work: Work, tiles: Sequence[Tile]) -> tuple[dict[str, np.ndarray]
             totals[name] = combine(totals[name], values) if name in totals else values
     if len(devices) > 1:
         warnings.warn(
-            f"tiles were computed on {' and '.join(sorted(devices))}, which round differently; give --device.",
+            f"tiles were computed on {' and '.join(sorted(devices))}, which round differently; set --device for "
+            "reproducible results.",
             ClusterWarning,
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""What a batch tells in one table, one page and one report."""
+"""The summary table, web page and report of a batch."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def _cards(batch: Batch, rows: Sequence[Mapping[str, Any]], suffixes: Sequence[s
 
 
 def _paragraphs(work: Work, mapped: int, step: int) -> tuple[str, ...]:
-    """What the page says of all maps; `step`: pixels between those its pictures show."""
+    """The introduction of the page; `step`: pixels between those in its pictures."""
     grid, model = work.plan.grid, work.plan.model
     west, south, east, north = grid.bbox
     sampled = f" Pictures show one pixel in {step} in each direction." if step > 1 else ""

@@ -1,4 +1,4 @@
-"""What the outputs of a batch say about themselves."""
+"""Metadata and labels of the outputs of a batch."""
 
 from __future__ import annotations
 
@@ -79,18 +79,21 @@ def labels(batch: Batch) -> dict[str, tuple[list[Any], str]]:
     taxa = [r.taxon for r in resolutions]
     return {
         "species": ([t.name for t in taxa], "scientific name of what is mapped"),
-        "query": ([row.asked.query for row in rows], "name that was asked for"),
+        "query": ([row.asked.query for row in rows], "name as given in the list"),
         "rank": ([t.rank for t in taxa], "rank of what is mapped"),
         "common_name": ([t.common[0] if t.common else "" for t in taxa], "common name"),
         "family": ([t.at("family") or "" for t in taxa], "family"),
         "resolved_by": ([r.how for r in resolutions], "how the name was resolved"),
-        "known": ([np.int8(r.known) for r in resolutions], "1: learned by the model, 0: a group stands in"),
-        "mask": ([t.mask for t in targets], "where it may be shown: land, sea or everywhere (none)"),
+        "known": (
+            [np.int8(r.known) for r in resolutions],
+            "1: the model was trained on this taxon; 0: mapped as its group",
+        ),
+        "mask": ([t.mask for t in targets], "mask: land, sea or none"),
     }
 
 
 def confidence(resolution: Resolution) -> str:
-    """What stands behind a map: "species" or "group" the model has learned, or the group that stands in."""
+    """The basis of a map: "species" or "group" where the model was trained on it, else the group used instead."""
     if resolution.known:
         return "species" if resolution.taxon.rank == "species" else "group"
     return f"stand-in: {resolution.taxon.rank}"

@@ -31,7 +31,7 @@ PICTURED = 512
 
 @dataclass(frozen=True)
 class Work:
-    """What the tasks of a batch need; small, and the same for all."""
+    """The arguments that all tasks of a batch share; small."""
 
     plan: Plan
     batch: Batch
@@ -50,7 +50,7 @@ class Work:
 
     @property
     def mask(self) -> str:
-        """What all species have in common: pixels of the other kind need no embedding."""
+        """The mask that all species share, else none: pixels outside it need no embedding."""
         masks = {target.mask for target in self.plan.targets}
         return masks.pop() if len(masks) == 1 else "none"
 
@@ -77,16 +77,16 @@ def map_tile(tile: Tile, work: Work) -> str:
     plan = work.plan
     device = plan.here
     codes, scales, pixels = stored_tile(plan, tile, work.mask)
-    habitats, of = _habitats(work, tile, pixels)
-    statistics = _Statistics(habitats, of, work.batch.threshold)
-    chunks, pictures = _Chunks(work, tile, habitats, of), _Pictures(work, tile, habitats, of)
+    habitats, index = _habitats(work, tile, pixels)
+    statistics = _Statistics(habitats, index, work.batch.threshold)
+    chunks, pictures = _Chunks(work, tile, habitats, index), _Pictures(work, tile, habitats, index)
     environment = _environment(plan, tile, pixels)
     scored: Iterable[tuple[int, np.ndarray | None]] = ()
     if pixels.size:
         scored = score_embeddings(codes, plan.targets, device, cube.STEP / 2, scales, environment)
     for k, row in scored:
-        # Most species are absent from most tiles, and None: all that is theirs is there before the loop.
-        if row is not None and habitats[of[k]].place(row, chunks.layer(k)):
+        # None: absent from the tile, as most species are from most tiles; the initial values are already right.
+        if row is not None and habitats[index[k]].place(row, chunks.layer(k)):
             statistics.add(k)
             pictures.add(k, chunks.layer(k))
             chunks.present(k)
@@ -106,20 +106,20 @@ def map_tile(tile: Tile, work: Work) -> str:
 
 
 class _Habitat:
-    """The pixels of a tile where some of the species may be shown, and their true areas.
+    """The pixels of a tile where the species of one mask and extent are mapped, and their true areas.
 
-    `pixels`: flat indices into the tile of all embeddings (N,); `shown`: boolean (N,); `area`: km2 (N,).
+    `pixels`: flat indices into the tile of all embeddings (N,); `mapped`: boolean (N,); `area`: km2 (N,).
     """
 
-    def __init__(self, pixels: np.ndarray, shown: np.ndarray, area: np.ndarray, shape: tuple[int, int]) -> None:
-        self.kept = None if shown.all() else np.flatnonzero(shown)
-        self.pixels, self.area = pixels[shown], area[shown]
+    def __init__(self, pixels: np.ndarray, mapped: np.ndarray, area: np.ndarray, shape: tuple[int, int]) -> None:
+        self.kept = None if mapped.all() else np.flatnonzero(mapped)
+        self.pixels, self.area = pixels[mapped], area[mapped]
         self.size = self.pixels.size
         self.total = np.zeros(self.size)  # float64: sums of multiples of 1/8192 are exact
         self.absent = np.full(shape, np.nan, dtype=np.float32)
         """The layer of a species that is 0 everywhere."""
         self.absent.ravel()[self.pixels] = 0.0
-        # Where in a row, with a NaN added at its end, the value of each pixel of the tile is found.
+        # Position of each pixel's value in a row that ends with an additional NaN.
         self.source = np.full(shape, self.size)
         self.source.ravel()[self.pixels] = np.arange(self.size)
         self.row = np.full(self.size + 1, np.nan, dtype=np.float32)
@@ -142,19 +142,22 @@ class _Habitat:
 
 
 class _Statistics:
-    """Of each species over a tile: `values`, arrays with an entry per species; areas in km2."""
+    """Of each species over a tile: `values`, arrays with an entry per species; areas in km2.
 
-    def __init__(self, habitats: Sequence[_Habitat], of: Sequence[int], threshold: float) -> None:
-        self.habitats, self.of, self.threshold = habitats, of, np.float32(threshold)
-        size = np.array([habitat.size for habitat in habitats])[of]
-        area = np.array([habitat.area.sum() for habitat in habitats])[of]
+    `index`: the position in `habitats` of each species' habitat.
+    """
+
+    def __init__(self, habitats: Sequence[_Habitat], index: Sequence[int], threshold: float) -> None:
+        self.habitats, self.index, self.threshold = habitats, index, np.float32(threshold)
+        size = np.array([habitat.size for habitat in habitats])[index]
+        area = np.array([habitat.area.sum() for habitat in habitats])[index]
         self.values = {"count": size.astype(np.float64), "modelled": area}
-        self.values |= {name: np.zeros(len(of)) for name in ("sum", "expected", "above", "hit")}
+        self.values |= {name: np.zeros(len(index)) for name in ("sum", "expected", "above", "hit")}
         self.values |= {"min": np.where(size > 0, 0.0, np.inf), "max": np.where(size > 0, 0.0, -np.inf)}
 
     def add(self, k: int) -> None:
-        """Put in species k, whose values its habitat holds, and add them to the habitat's total."""
-        values, habitat = self.values, self.habitats[self.of[k]]
+        """Set the statistics of species k from the row of its habitat, and add the row to the habitat's total."""
+        values, habitat = self.values, self.habitats[self.index[k]]
         row = habitat.row[:-1]
         wide = row.astype(np.float64)
         habitat.total += wide
@@ -166,16 +169,16 @@ class _Statistics:
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
-    # Not `@`: its library starts threads of its own, which spin while the tiles' threads need the processors.
+    # Not `@`: BLAS starts threads of its own, which compete with those of the tiles.
     return float(np.einsum("i,i->", a, b))
 
 
 class _Chunks:
     """The layers of a tile, written as chunks of `cube.SPECIES` species each; `files` lists what was written."""
 
-    def __init__(self, work: Work, tile: Tile, habitats: Sequence[_Habitat], of: Sequence[int]) -> None:
-        self.work, self.tile, self.habitats, self.of = work, tile, habitats, of
-        self.count = min(cube.SPECIES, len(of))
+    def __init__(self, work: Work, tile: Tile, habitats: Sequence[_Habitat], index: Sequence[int]) -> None:
+        self.work, self.tile, self.habitats, self.index = work, tile, habitats, index
+        self.count = min(cube.SPECIES, len(index))
         self.block = np.empty((self.count, *tile.shape), dtype=np.float32)
         self.here = np.zeros(self.count, dtype=bool)
         grid = work.plan.grid
@@ -184,7 +187,7 @@ class _Chunks:
         self.files: list[tuple[str, int, int]] = []
 
     def layer(self, k: int) -> np.ndarray:
-        """Where the layer of species k goes."""
+        """The buffer for the layer of species k."""
         return self.block[k % self.count]
 
     def present(self, k: int) -> None:
@@ -194,9 +197,9 @@ class _Chunks:
     def passed(self, k: int) -> None:
         """All of species k is known: write its chunk, if it is the last one in it."""
         last = k % self.count
-        if last < self.count - 1 and k < len(self.of) - 1:
+        if last < self.count - 1 and k < len(self.index) - 1:
             return
-        kinds, any_here = tuple(self.of[k - last : k + 1]), self.here.any()
+        kinds, any_here = tuple(self.index[k - last : k + 1]), self.here.any()
         if any(self.habitats[h].size for h in kinds):
             encoded = None if any_here else self.empty.get(kinds)
             if encoded is None:
@@ -220,8 +223,8 @@ class _Chunks:
 class _Pictures:
     """A tile's part of the pictures: every n-th pixel of each species' layer; `encoded`, in groups of species."""
 
-    def __init__(self, work: Work, tile: Tile, habitats: Sequence[_Habitat], of: Sequence[int]) -> None:
-        self.step, self.range, self.of = gallery.stride(work.plan.grid.shape), work.metadata.valid_range, of
+    def __init__(self, work: Work, tile: Tile, habitats: Sequence[_Habitat], index: Sequence[int]) -> None:
+        self.step, self.range, self.index = gallery.stride(work.plan.grid.shape), work.metadata.valid_range, index
         # Counted from the first pixel of the map: the pictures do not depend on the tiles.
         self.rows, self.cols = (slice(-part.start % self.step, None, self.step) for part in (tile.rows, tile.cols))
         self.absent = np.stack([self._picture(habitat.absent) for habitat in habitats])
@@ -234,7 +237,7 @@ class _Pictures:
 
     def passed(self, k: int) -> None:
         """All of species k is known: pack its group, if it is the last one in it."""
-        if k % PICTURED < PICTURED - 1 and k < len(self.of) - 1:
+        if k % PICTURED < PICTURED - 1 and k < len(self.index) - 1:
             return
         if self.group.size:  # else no n-th pixel lies in the tile
             packed = cube.codec().encode(self.group)
@@ -242,7 +245,7 @@ class _Pictures:
         self._begin(k + 1)
 
     def _begin(self, k: int) -> None:
-        self.group = self.absent[self.of[k : k + PICTURED]]
+        self.group = self.absent[self.index[k : k + PICTURED]]
 
     def _picture(self, layer: np.ndarray) -> np.ndarray:
         return levels(layer[self.rows, self.cols], self.range)
@@ -251,15 +254,15 @@ class _Pictures:
 def _habitats(work: Work, tile: Tile, pixels: np.ndarray) -> tuple[list[_Habitat], list[int]]:
     """The different habitats of the targets within a tile, and which one each target has."""
     plan = work.plan
-    different, of = plan.habitats
+    different, index = plan.habitats
     lon, lat = plan.lonlat(*plan.pixels(tile))
     places = mappable(plan, tile, different, lon, lat).reshape(len(different), -1)[:, pixels]
     area = np.broadcast_to(_areas(plan.grid.geobox).block(tile.rows, tile.cols) / 1e6, tile.shape).ravel()[pixels]
-    return [_Habitat(pixels, p, area, tile.shape) for p in places], of
+    return [_Habitat(pixels, p, area, tile.shape) for p in places], index
 
 
 def _environment(plan: Plan, tile: Tile, pixels: np.ndarray) -> np.ndarray | None:
-    """What the model reads of the environment at pixels (N,) of a tile, where a target needs it: (N, D)."""
+    """The environment (N, D) at pixels (N,) of a tile, for the targets that need it; None: none does."""
     if not pixels.size or all(target.fit is None for target in plan.targets):
         return None
     lon, lat = (a.ravel()[pixels] for a in plan.lonlat(*plan.pixels(tile)))

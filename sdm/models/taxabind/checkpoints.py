@@ -33,7 +33,7 @@ class Checkpoints:
     present: tuple[PartFiles, ...]
     """Those of the parts that have weights here."""
     problems: tuple[tuple[str, str], ...]
-    """Of parts whose weights are there but not usable: key of the part and a sentence."""
+    """(key of the part, message) of parts whose weights are on disk but not usable."""
     by_hand: bool
     """Whether the user named the folder, rather than the Hugging Face cache being searched."""
 
@@ -60,7 +60,7 @@ class Checkpoints:
 
     @classmethod
     def below(cls, root: Path, parts: tuple[Part, ...], by_hand: bool) -> Checkpoints:
-        """What is there of some parts, which may be nothing."""
+        """The files of some parts that are on disk, possibly none."""
         present, problems = [], []
         for part in parts:
             try:
@@ -74,7 +74,7 @@ class Checkpoints:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those whose weights are there, in the order of `MODALITIES`."""
+        """The modalities whose weights are on disk, in the order of `MODALITIES`."""
         present = {m for files in self.present for m in files.part.modalities}
         return tuple(m for m in MODALITIES if m in present)
 

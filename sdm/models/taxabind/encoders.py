@@ -46,7 +46,7 @@ class PublishedEncoders:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those whose weights are there."""
+        """The modalities whose weights are on disk."""
         return self.checkpoints.modalities
 
     def encode(self, modality: str, values: Any) -> Tensor:
@@ -150,7 +150,7 @@ class PublishedEncoders:
         for clip in clips:
             clip = np.asarray(clip, np.float32)
             if clip.ndim != 1 or not len(clip) or not np.isfinite(clip).all():
-                raise RequestError(f"a sound of the shape {clip.shape} is not mono, is empty, or has a gap in it.")
+                raise RequestError(f"a sound of shape {clip.shape} is not mono, is empty, or has missing samples.")
             features, longer = self._helpers["audio"](clip)
             read.append((features.to(self.device), longer.to(self.device)))
         if tower.training and read:  # the statistics of its batches are part of what it learns

@@ -191,8 +191,7 @@ def _fetch_file(
         raise ModelError(f"{what} could not be fetched: {error}; run the command again.") from error
     except ModelError as error:
         raise ModelError(
-            f"{what} could not be fetched: {error}; run the command again to go on where it stopped, "
-            f"or {_by_hand(repository)}."
+            f"{what} could not be fetched: {error}; run the command again to resume, or {_by_hand(repository)}."
         ) from error
     except OSError as error:
         raise ModelError(f"{what} cannot be stored in {str(how.cache)!r}: {error}.") from error
@@ -253,7 +252,7 @@ def _find_remote(repository: str, name: str, revision: str, what: str, patient: 
 
 
 def _ask_again(ask: Callable[[], Any]) -> Any:
-    """The answer of the hub, asked up to four times unless it says that there is no such file."""
+    """The response of the hub, requested up to four times unless it reports that there is no such file."""
     from huggingface_hub import errors
 
     final = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError)

@@ -94,7 +94,7 @@ def find_files(root: Path, part: Part) -> PartFiles | None:
             if part.config_required:
                 raise ModelError(
                     f"{str(weights)!r} is there, but {part.config} of {part.repository} is missing beside it; "
-                    "without it the architecture is open. Download it too."
+                    "without it the architecture is unknown; download it too."
                 )
             return PartFiles(part, weights, None)
     return None

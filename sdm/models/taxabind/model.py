@@ -77,7 +77,7 @@ class PublishedModel:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """All whose weights are there: location, satellite, environment, image, text, audio."""
+        """Modalities whose weights are on disk, of location, satellite, environment, image, text, audio."""
         order = (*LAYERS, "image", "text", "audio")
         return tuple(m for m in order if m in self.checkpoints.modalities)
 
@@ -111,7 +111,7 @@ class PublishedModel:
         return None
 
     def extent(self, group: str) -> None:
-        """Nothing limits where a species may be shown."""
+        """No limits: a species may be mapped anywhere."""
         return
 
     def calibration(self, modalities: tuple[str, ...]) -> tuple[float, float]:

@@ -64,7 +64,7 @@ def _blocks(file):
 
 
 def _check(file, name: str) -> None:
-    """Refuse what the header already says is no usable recording."""
+    """Refuse a recording whose header shows that it cannot be used."""
     if file.format not in FORMATS:
         raise RequestError(f"recording {name!r} is {file.format}; give one of {', '.join(FORMATS)}.")
     if not RATES[0] <= file.samplerate <= RATES[1]:

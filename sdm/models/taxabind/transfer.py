@@ -41,7 +41,7 @@ def resume(
     etag: str,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> None:
-    """Fill `partial` until it has `size` bytes (None: until the server says it is complete), and check it.
+    """Fill `partial` until it has `size` bytes (None: until the server reports the end), and check it.
 
     Parameters
     ----------

@@ -160,7 +160,7 @@ class WeightFile:
                 raise ModelError(f"{str(self.path)!r} is compressed, which PyTorch files are not; it was not loaded.")
 
     def check(self, blueprint: Blueprint) -> None:
-        """Raise ModelError unless the file holds what the blueprint says, by name, shape and type."""
+        """Raise ModelError unless the tensors of the file match the blueprint in name, shape and type."""
         expected = blueprint.expected()
         missing = sorted(expected.keys() - self.shapes.keys())
         unknown = sorted(self.shapes.keys() - expected.keys() - blueprint.tolerated)

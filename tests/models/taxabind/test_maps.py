@@ -202,7 +202,7 @@ def test_command(folder, photo, tmp_path, monkeypatch, capsys):
     code, _, err = run("--photo", photo, "--bbox", *BOX, "--resolution", 0.25, "--out", out)
     assert code == 5 and "--model taxabind" in err
     code, _, err = run("Ursus arctos", "Puma concolor", "--photo", photo, "--bbox", *BOX, "--model", folder)
-    assert code == 2 and "one name at most" in err
+    assert code == 2 and "one name only" in err
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
     code, _, err = run("Ursus arctos", "--bbox", *BOX, "--model", "taxabind")
     assert code == 5 and "sdm models fetch taxabind" in err

@@ -16,11 +16,10 @@ from sdm.grid import BBox, Tile, make_grid
 from sdm.index import build_index, plan_index
 from sdm.models.registry import list_models
 from sdm.outputs.metadata import Band
-from sdm.records.bands import FittedTrust
 from sdm.records.features import ModelFeatures
 from sdm.records.fit import fit
 from sdm.records.table import Records
-from sdm.records.target import FittedScore
+from sdm.records.target import FittedScore, FittedTrust
 from sdm.request import Area, Sampling
 from sdm.request.records import FitOptions
 
@@ -65,7 +64,7 @@ def targets(fitted):
     score = Probability(*MODEL.calibration(MODEL.place_modalities))
     none = np.zeros(MODEL.dim, dtype=np.float32)
     return (
-        Target(none, FittedScore.of(fitted), "land", fit=fitted, trust=FittedTrust.of(fitted)),
+        Target(none, FittedScore.of(fitted), "land", fit=fitted, trust=FittedTrust(fitted)),
         Target(vector, score, "land"),
         Target(vector, score, trust=Warmth()),
     )

@@ -38,7 +38,10 @@ class EvaluateMap(Options):
     species: Annotated[str | None, Option("Which species of the file, where it has several.", metavar="NAME")] = None
     background: Annotated[
         str | None,
-        Option("Records of other species of the group, to compare the presences with as well.", metavar="FILE"),
+        Option(
+            "Records of other species of the group, to compare with as well. Default: those in the same file.",
+            metavar="FILE",
+        ),
     ] = None
     within_km: Annotated[
         float, Option("Places compared with lie within this distance of a presence.", metavar="KM")
@@ -89,7 +92,8 @@ def evaluate_command(options: EvaluateMap, read: ReadOptions, clean: CleanOption
     if not options.json_output:
         for line in records.audit.sentences():
             say(line)
-    evaluation = evaluate(sampler, records, _evaluate_options(options, records.species, read, clean))
+    others = records.audit.other_species > 0
+    evaluation = evaluate(sampler, records, _evaluate_options(options, records.species, others, read, clean))
     report = _report(evaluation, records, sampler)
     files = []
     if options.out:
@@ -104,14 +108,18 @@ def evaluate_command(options: EvaluateMap, read: ReadOptions, clean: CleanOption
         print(printable(f"  {path}"))
 
 
-def _evaluate_options(options: EvaluateMap, species: str, read: ReadOptions, clean: CleanOptions) -> EvaluateOptions:
+def _evaluate_options(
+    options: EvaluateMap, species: str, others: bool, read: ReadOptions, clean: CleanOptions
+) -> EvaluateOptions:
     from sdm.records.evaluate import EvaluateOptions
 
     group = None
-    if options.background is not None:
+    # Without a file of the group, the other species of the same file show where observers went.
+    background = options.background or (options.records if others else None)
+    if background is not None:
         from sdm.records.group import read_group
 
-        positions = read_group(options.background, species, options=read, clean=clean)
+        positions = read_group(background, species, options=read, clean=clean)
         group = (positions.lon, positions.lat)
     return EvaluateOptions(
         within_km=options.within_km,

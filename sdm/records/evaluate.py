@@ -214,24 +214,15 @@ def evaluate(
     """
     options = options or EvaluateOptions()
     sampler = source if isinstance(source, MapSampler) else open_sampler(source, options.band)
-    if isinstance(records, str | Path):
-        from sdm.records.table import Records
-
-        records = Records.read(records)
+    records = _opened(records)
     pixel = sampler.pixels(records.lon[records.present], records.lat[records.present])
     value = sampler.values(pixel)
     known = np.isfinite(value)
     used, first = np.unique(pixel[known], return_index=True)
     if not used.size:
         raise RecordsError(f"none of the {pixel.size} presences lies on {sampler.name} where it has a value.")
-    values: dict[str, Floats] = {PRESENCE: value[known][first]}
     notes: list[str] = []
-    for name, lon, lat in _comparisons(sampler, records, options):
-        compared = _compared(sampler, lon, lat, used, name)
-        if compared.size:
-            values[name] = compared
-        else:
-            notes.append(f"There is no comparison with {CONTRASTS[name]}: none lies where the map has a value.")
+    values = {PRESENCE: value[known][first]} | _all_compared(sampler, records, options, used, notes)
     if len(values) == 1:
         raise RecordsError(f"there is nothing to compare the presences on {sampler.name} with; give absences.")
     probability = _is_probability(sampler, options, values, notes)
@@ -254,6 +245,28 @@ def evaluate(
         within_km=options.within_km,
         notes=tuple(notes),
     )
+
+
+def _opened(records: Records | str | Path) -> Records:
+    if not isinstance(records, str | Path):
+        return records
+    from sdm.records.table import Records as Table
+
+    return Table.read(records)
+
+
+def _all_compared(
+    sampler: MapSampler, records: Records, options: EvaluateOptions, used: npt.NDArray[np.int64], notes: list[str]
+) -> dict[str, Floats]:
+    """Values of the map at the places of each comparison; a note for one without any."""
+    values = {}
+    for name, lon, lat in _comparisons(sampler, records, options):
+        compared = _compared(sampler, lon, lat, used, name)
+        if compared.size:
+            values[name] = compared
+        else:
+            notes.append(f"There is no comparison with {CONTRASTS[name]}: none lies where the map has a value.")
+    return values
 
 
 def _compared(

@@ -96,7 +96,11 @@ def review(
     group : records of other species of its group.
     elapid : also cross-validate elapid's Maxent, where it is installed; it takes up to half a minute a fold.
     """
-    case = Case(records, fitted, training, source, prior, options, group)
+    return review_case(Case(records, fitted, training, source, prior, options, group), elapid=elapid)
+
+
+def review_case(case: Case, *, elapid: bool = False) -> Review:
+    """See `review`."""
     validated = cross_validate_fit(case, elapid=elapid)
     return Review(
         case=case,

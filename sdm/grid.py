@@ -1,4 +1,4 @@
-"""Where the pixels of a map are: region, pixel grid, tiles, and pixel centres on the globe.
+"""The geometry of a map: region, pixel grid, tiles, and pixel centres on the globe.
 
 Coordinate order: a box is `(west, south, east, north)` in degrees, WGS84. Functions that return
 positions return `(lon, lat)` in degrees, longitude wrapped into [-180, 180). Arrays of a grid are

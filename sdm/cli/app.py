@@ -1,4 +1,4 @@
-"""What the commands share: the two programs, errors and exit codes, progress, printing.
+"""Shared code of the commands: the two programs, errors and exit codes, progress, printing.
 
 Only the standard library and typer are imported at the top of every module here, so that `--help`
 answers at once.
@@ -37,7 +37,7 @@ _STAGES = {
     "pictures": "drawing pictures",
     "writing": "writing maps",
 }
-"""How the progress bar names the stages of a run."""
+"""Labels of the stages of a run in the progress bar."""
 
 
 def program(help: str | None = None, *, no_args_is_help: bool = True) -> typer.Typer:
@@ -56,7 +56,7 @@ sdm_app = program("Train and inspect species-distribution models, and map with t
 
 @dataclass(frozen=True, kw_only=True)
 class Reporting(Options):
-    """What a command prints."""
+    """Options for the output of a command to the terminal."""
 
     dry_run: Annotated[bool, Option("Report tiles, pixels, bytes and device without computing.", panel="Output")] = (
         False

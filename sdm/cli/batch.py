@@ -26,9 +26,14 @@ def map_list(
 ) -> None:
     """Map all species of a file, or print the estimate of a dry run."""
     from sdm.maps.batch.plan import plan_list
+
+    map_batch(plan_list(Path(path), request, listing, execution.device), delivery, execution, reporting)
+
+
+def map_batch(batch: Batch, delivery: Delivery, execution: Execution, reporting: Reporting) -> None:
+    """Map a planned batch, or print the estimate of a dry run."""
     from sdm.maps.batch.run import write_list
 
-    batch = plan_list(Path(path), request, listing, execution.device)
     if not reporting.quiet:
         _say_names(batch)
         say_licence(batch.job.plan.model)

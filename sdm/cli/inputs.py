@@ -1,4 +1,4 @@
-"""What `embed` and `classify` share: sorting of files into photos and recordings, opening and use of a model."""
+"""Shared code of `embed` and `classify`: sorting of files into photos and recordings, opening and use of a model."""
 
 from __future__ import annotations
 

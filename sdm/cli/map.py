@@ -100,8 +100,12 @@ def map_command(
         from sdm.cli.batch import map_list
 
         map_list(options.species_file, request, listing, delivery, execution, options)
+    elif request.source.given and not request.query.species:
+        _map_records(request, delivery, execution, listing, options)
     else:
-        _map(request, delivery, execution, options)
+        from sdm.maps.plan import plan_map
+
+        _map(plan_map(request, execution.device), delivery, execution, options)
 
 
 def _check_species(request: MapRequest, species_file: str | None) -> None:
@@ -116,12 +120,24 @@ def _check_species(request: MapRequest, species_file: str | None) -> None:
         raise RequestError('no species given; name one, for example "Ursus arctos", or look one up with --search.')
 
 
-def _map(request: MapRequest, delivery: Delivery, execution: Execution, options: MapOptions) -> None:
-    # After the cheap errors: this import brings numpy, GDAL and PROJ.
-    from sdm.maps.plan import plan_map
+def _map_records(
+    request: MapRequest, delivery: Delivery, execution: Execution, listing: ListOptions, options: MapOptions
+) -> None:
+    """Map the species of a file of records: one as a map by itself, several as a batch."""
+    from sdm.maps.batch.records import plan_records
+
+    batch = plan_records(request, listing, execution.device)
+    if len(batch.rows) == 1:
+        _map(batch.job, delivery, execution, options)
+        return
+    from sdm.cli.batch import map_batch
+
+    map_batch(batch, delivery, execution, options)
+
+
+def _map(job: Job, delivery: Delivery, execution: Execution, options: MapOptions) -> None:
     from sdm.maps.write import write
 
-    job = plan_map(request, execution.device)
     if not options.quiet:
         _say_names(job)
     if options.dry_run:

@@ -52,16 +52,16 @@ def embed_positions(
 
 
 class Batch(NamedTuple):
-    """Some places, encoded together."""
+    """A batch of places, encoded together."""
 
     part: slice
-    """Which of the places."""
+    """Positions among all places."""
     total: torch.Tensor
     """(batch, dim) sum of their unit embeddings; rows beyond the places are padding. The caller may change it."""
     known: np.ndarray
     """(places,) bool: covered by all layers."""
     values: dict[str, np.ndarray]
-    """What was read for each modality: (batch, ...) with padding."""
+    """The values read for each modality: (batch, ...) with padding."""
 
 
 def embed_batches(

@@ -47,7 +47,7 @@ class OpenLayer:
     fingerprint: Callable[[], str] = str
     """16 hex digits of its content; "" for a bundled layer, whose files are hashed in `layer_fingerprints`."""
     sentence: str = ""
-    """What a user of the map should know about it."""
+    """Note for the user of the map."""
     attribution: str = ""
     """Its source, where that is not one of the bundled layers' (`sdm.layers.ATTRIBUTION`)."""
 
@@ -66,7 +66,7 @@ class Inputs:
 
     @property
     def sentences(self) -> list[str]:
-        """What a user of the map should know about the layers."""
+        """Notes on the layers for the user of the map."""
         ordered = [self.layers[m] for m in sorted(self.layers)]
         return [layer.sentence for layer in ordered if layer.sentence]
 

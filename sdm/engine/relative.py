@@ -24,7 +24,7 @@ from sdm.request import Sampling
 SAMPLE = 20_000
 """Places: a share is exact to a third of a per cent."""
 SAMPLE_IMAGERY = 2_000
-"""Where imagery must be read and encoded for each, which takes a second per place on a CPU: exact to one per cent."""
+"""Sample size with imagery, which takes a second per place on a CPU; exact to one per cent."""
 FEWEST = 500
 """Places of the sample that the layers must cover."""
 

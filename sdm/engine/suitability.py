@@ -1,4 +1,4 @@
-"""What a cosine means: the number a map holds, as a monotone function of the cosine.
+"""Scores: the values of a map, monotone functions of the cosine.
 
 A model that was calibrated on ranges gives a `Probability`. A space that was not, such as the published
 TaxaBind checkpoints, gives a `Relative` suitability, or the `Cosine` itself.
@@ -14,11 +14,11 @@ import numpy as np
 
 
 class Suitability(Protocol):
-    """What a map shows: a monotone function of what is measured of a place, with its meaning."""
+    """The score of a map: a monotone function of a measure of a place, with its explanation."""
 
     @property
     def name(self) -> str:
-        """Of the variable: probability, relative_suitability, cosine."""
+        """Name of the variable: probability, relative_suitability, cosine."""
         ...
 
     @property
@@ -33,12 +33,12 @@ class Suitability(Protocol):
 
     @property
     def explanation(self) -> str:
-        """What a value is, for people; begins after "for each pixel"."""
+        """Definition of a value for readers; continues "for each pixel"."""
         ...
 
     @property
     def report(self) -> dict[str, object]:
-        """How a value was computed, for machines."""
+        """How a value was computed, as JSON values."""
         ...
 
     @property
@@ -62,14 +62,14 @@ class Probability:
     scale: float
     bias: float
     ranges: str = "ranges come from maps with cells of about 96 km"
-    """What the model takes for the range, for people."""
+    """The ranges the model was trained on, as a clause."""
     name: ClassVar[str] = "probability"
     valid_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     phrase: ClassVar[str] = "Probability that the place lies in the range of {}"
 
     @property
     def explanation(self) -> str:
-        """What a value is, for people; begins after "for each pixel"."""
+        """Definition of a value for readers; continues "for each pixel"."""
         return (
             f"the probability that it lies in the range, sigmoid({self.scale:.3f} * cosine {self.bias:+.3f}). Not an "
             f"abundance, not a habitat quality; {self.ranges}."
@@ -77,7 +77,7 @@ class Probability:
 
     @property
     def report(self) -> dict[str, object]:
-        """How a value was computed, for machines."""
+        """How a value was computed, as JSON values."""
         return {"score": self.name, "scale": self.scale, "bias": self.bias}
 
     @property

@@ -1,4 +1,4 @@
-"""What a resolved name is mapped as: its vector, its mask and what a cosine with it means."""
+"""The targets of a map: vector, mask and score of each resolved name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def probability(model: Model, modalities: tuple[str, ...]) -> Probability:
-    """What a cosine of these modalities means in a calibrated model. Raises RequestError for one that is not."""
+    """The probability of a cosine of these modalities. Raises RequestError for a model that is not calibrated."""
     if not model.calibrated:
         raise RequestError(
             f"model {model.name!r} is not calibrated, so its maps show relative suitability or cosine similarity, not "
@@ -30,7 +30,7 @@ def probability(model: Model, modalities: tuple[str, ...]) -> Probability:
 
 
 def scorer(places: Places, kind: str = "auto") -> Callable[[np.ndarray], Suitability]:
-    """What a cosine with a vector (dim,) means at these places; `kind` is one of `SCORES`. Raises RequestError."""
+    """The score of a vector (dim,) at these places; `kind` is one of `SCORES`. Raises RequestError."""
     if kind == "auto":
         kind = "probability" if places.model.calibrated else "relative"
     if kind == "cosine":
@@ -45,7 +45,7 @@ def scorer(places: Places, kind: str = "auto") -> Callable[[np.ndarray], Suitabi
 
 
 def named_target(model: Model, resolution: Resolution, modalities: tuple[str, ...], mask: str = "auto") -> Target:
-    """What a resolved name is mapped as in a calibrated model; `mask` as of `make_target`."""
+    """The target of a resolved name in a calibrated model; `mask` as of `make_target`."""
     vector = model.species_embedding(resolution)
     return make_target(model, resolution, vector, probability(model, modalities), mask)
 
@@ -53,14 +53,14 @@ def named_target(model: Model, resolution: Resolution, modalities: tuple[str, ..
 def make_target(
     model: Model, resolution: Resolution, vector: np.ndarray, score: Suitability, mask: str = "auto"
 ) -> Target:
-    """What a resolved name and other evidence are mapped as.
+    """The target of a resolved name and other evidence.
 
     Parameters
     ----------
     model : the model in whose space they are.
     resolution : what the name stands for.
     vector : (dim,) float32 unit vector.
-    score : what a cosine with it means.
+    score : the score of a cosine with it.
     mask : land, sea, none, or auto: by the habitat of the taxon.
     """
     taxon = resolution.taxon

@@ -253,7 +253,7 @@ def _leave_all(client: Client, run: str, futures: list[Any]) -> None:
 
 
 class _Run:
-    """What a worker process keeps of one `run_tasks`: the function, its arguments, how many tasks are running."""
+    """State of one `run_tasks` in a worker process: the function, its arguments, how many tasks are running."""
 
     def __init__(self, common: bytes) -> None:
         version, marker, content = pickle.loads(common)

@@ -32,10 +32,10 @@ from sdm.errors import OutputError
 from sdm.files.locks import Lock, LockedError
 
 PREFIX = ".sdm-staging-"
-"""How the names of staging folders begin."""
+"""Prefix of the names of staging folders."""
 
 _COMPANIONS = (".aux.xml", ".ovr", ".msk")
-"""What GIS programs put beside a .tif; left behind, it would describe the map that was replaced."""
+"""Extensions that GIS programs add to a .tif; left behind, such files would describe the map that was replaced."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NEARLY_FULL = 1 << 20  # bytes left on a disk that counts as full: GDAL does not pass on the reason
@@ -136,7 +136,7 @@ class Staging:
         return self
 
     def path(self, name: str) -> Path:
-        """Where to write the output `name` until it is published."""
+        """The path to write the output `name` to until it is published."""
         if self._root is None:
             raise RuntimeError("Staging.path is only for use inside its with block")
         if name not in self.names:

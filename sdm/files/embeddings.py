@@ -47,7 +47,7 @@ class Embeddings:
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """The other columns of a Parquet file: text and numbers only, None where missing."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Of a Parquet file written by `sdm embed`: model, digest, dim."""
+    """Metadata of a Parquet file written by `sdm embed`: model, digest, dim."""
 
     def __len__(self) -> int:
         return len(self.vectors)

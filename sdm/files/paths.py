@@ -1,4 +1,4 @@
-"""Where files are: the bundled `models`, `recipes` and `data` folders, and the user's cache."""
+"""Paths: the bundled `models`, `recipes` and `data` folders, and the user's cache."""
 
 import os
 import uuid

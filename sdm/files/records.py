@@ -29,7 +29,7 @@ Record = dict[str, npt.NDArray]
 
 
 def record_path(folder: Path, index: tuple[int, int]) -> Path:
-    """Where the record of a tile lies, by the tile's (row, column)."""
+    """The path of the record of a tile, by the tile's (row, column)."""
     return folder / f"{index[0]}.{index[1]}.npz"
 
 

@@ -53,7 +53,7 @@ def read_report(folder: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Kind:
-    """What differs between kinds of runs. Texts may contain {output} and {partial}, which are paths."""
+    """Properties of a kind of run. Texts may contain {output} and {partial}, which are paths."""
 
     partial: str
     """Name of the folder that holds everything until the run is finished."""
@@ -62,7 +62,7 @@ class Kind:
     request: str
     """Name of the file in `partial` that holds the configuration of the run."""
     finished: Callable[[Path], Mapping[str, Any] | None]
-    """Of the folder of outputs: {"configuration": ..., "outputs": names} of the finished run there, None if none."""
+    """Function of the output folder: {"configuration": ..., "outputs": names} of its finished run, or None."""
     unfinished_text: str = "{partial} holds an unfinished run"
     """Begins the sentence that refuses to continue another run."""
     finished_text: str = "{output} holds a finished run"
@@ -70,7 +70,7 @@ class Kind:
     foreign_text: str = "was not made by a batch run"
     """Says of an output path that it is never replaced."""
     replaceable: Callable[[Path], bool] | None = None
-    """Of an existing output: it may be replaced; None: any file, and folders of the finished run."""
+    """Function of an existing output: whether it may be replaced; None: any file, and folders of the finished run."""
     last: str | None = None
     """The output that is removed first and appears last: without it nothing counts as a finished run."""
     output: str | None = None
@@ -161,7 +161,7 @@ class Workspace:
     def finished(
         self, tiles: Iterable[tuple[int, int]], store: Path, tell: Callable[[int], None] = lambda done: None
     ) -> set[tuple[int, int]]:
-        """Which of the tiles are finished, with every file as it was written; the records of others are removed.
+        """The finished tiles, whose files are all as they were written; the records of others are removed.
 
         Parameters
         ----------
@@ -228,7 +228,7 @@ class Workspace:
         return f".{self.kind.partial.removesuffix('.partial')}.discarded-{number}"
 
     def _started(self) -> dict[str, Any] | None:
-        """What an unfinished run was asked, {"configuration": ..., "notes": ...}; None where there is none."""
+        """The request of an unfinished run, {"configuration": ..., "notes": ...}; None where there is none."""
         if not os.path.lexists(self.partial):
             return None
         if self.partial.is_symlink() or not self.partial.is_dir():
@@ -273,7 +273,7 @@ class Workspace:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What two configurations differ in, as a phrase with both values: "resolution 0.1, not 0.05"; or ""."""
+    """The differences of two configurations, as a phrase with both values: "resolution 0.1, not 0.05"; or ""."""
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     phrases = [f"{key} {_short(before.get(key))}, not {_short(now.get(key))}" for key in keys]
     return "; ".join(phrases[:3]) + (f"; and {len(phrases) - 3} more" if len(phrases) > 3 else "")

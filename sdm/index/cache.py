@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Key = tuple[str | None, tuple[int, int]]
-"""Of a tile: (modality or None, (row, column))."""
+"""Key of a tile: (modality or None, (row, column))."""
 
 
 @dataclass(frozen=True)

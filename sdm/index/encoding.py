@@ -9,7 +9,7 @@ import numpy as np
 from sdm.engine.encode import one_torch_thread
 
 DTYPES: dict[str, np.dtype[Any]] = {"int8": np.dtype("int8"), "float16": np.dtype("float16")}
-"""How the numbers of an embedding can be stored."""
+"""Number formats of stored embeddings."""
 
 BLOCK = 4096
 """Embeddings unpacked at a time: with 256 numbers each, 4 MB as float32, which a processor's cache holds."""

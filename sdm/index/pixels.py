@@ -77,7 +77,7 @@ class StoredPixels:
 
     @property
     def mask(self) -> str:
-        """Which pixels are held: land, sea, or none for both."""
+        """The mask of the pixels held: land, sea, or none for both."""
         return self.identity["mask"]
 
     @property
@@ -124,7 +124,7 @@ class StoredPixels:
     def encoded(
         self, rows: slice, cols: slice, modality: str | None = None, *, keep: bool = True
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What is stored of a window: codes (N, dim), scales (N,), pixels (N,), flat indices into the window.
+        """The stored values of a window: codes (N, dim), scales (N,), pixels (N,), flat indices into the window.
 
         `keep`: a tile that is the whole window may stay in memory, as the others may.
         """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import shapely
 
 MAX_PIXELS = 1_000_000_000
-"""Of an index, unless stated otherwise."""
+"""Default limit of pixels of an index."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class IndexJob:
         return store.digest(self.identity)
 
     def estimate(self) -> dict[str, Any]:
-        """What a build would do: pixels, tiles, bytes on disk at most."""
+        """The estimate of a build: pixels, tiles, bytes on disk at most."""
         rows, cols = self.grid.shape
         embeddings = 1 + (len(self.places.modalities) if self.storage.each else 0)
         per_pixel = embeddings * (self.places.model.dim * DTYPES[self.storage.encoding].itemsize + 4) + 1

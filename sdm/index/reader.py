@@ -272,11 +272,11 @@ class IndexSource:
     index: Index
     row: int
     col: int
-    """Of the map's first pixel in the index."""
+    """Row and column of the map's first pixel in the index."""
 
     @property
     def note(self) -> str:
-        """What a user of the map should know."""
+        """Note for the user of the map."""
         error = self.index.notes["error_of_probability"]
         return (
             f"Read from the region index {self.index.digest}, where embeddings are stored as {self.index.encoding}: "

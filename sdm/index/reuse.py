@@ -22,7 +22,7 @@ from sdm.request.months import month_name
 
 @dataclass(frozen=True)
 class Overlap:
-    """Where a tile of a grid overlaps an index."""
+    """The overlap of a tile of a grid with an index."""
 
     window: Window
     """(rows, columns) of the index."""
@@ -59,7 +59,7 @@ def overlap(index: Index, grid: Grid, tile: Tile) -> Overlap | None:
 
 
 def _pixel_identity(identity: Any) -> dict[str, Any]:
-    """What the bytes of one pixel depend on, wherever the index begins and whatever else it holds."""
+    """The part of an identity that the bytes of one pixel depend on."""
     kept = {key: value for key, value in identity.items() if key not in ("grid", "mask", "region")}
     grid = identity["grid"]
     return kept | {

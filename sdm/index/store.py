@@ -58,9 +58,9 @@ class Header:
     """The header of an index: the content of its attribute `region_index`, checked."""
 
     identity: Mapping[str, Any]
-    """All that the bytes depend on; see `identity`."""
+    """Everything that the bytes depend on; see `identity`."""
     notes: Mapping[str, Any]
-    """What they do not depend on: error measured, pixels held, software."""
+    """Facts that they do not depend on: measured error, pixels held, software."""
 
     @property
     def digest(self) -> str:
@@ -77,7 +77,7 @@ class Header:
 def identity(
     model: Model, layers: Mapping[str, str], grid: Grid, sampling: Sampling, storage: Storage
 ) -> dict[str, Any]:
-    """All that the bytes of an index depend on, as JSON values.
+    """Everything that the bytes of an index depend on, as JSON values.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def open_store(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Hea
 
 
 def brief(error: Exception) -> str:
-    """What went wrong, in a few words."""
+    """A short text of an error."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text[:200].rstrip(".")
 

@@ -35,7 +35,7 @@ SPECIES = 512
 
 @dataclass(frozen=True)
 class TileTask:
-    """What the tiles of an index need to be built."""
+    """The arguments that all tiles of an index share."""
 
     job: IndexJob
     store: Path
@@ -130,7 +130,7 @@ def _encode(task: TileTask, places: Places, tile: Tile, held: np.ndarray, modali
 
 
 def _error(job: IndexJob, encoded: _Encoded) -> dict[str, np.ndarray]:
-    """What storing did to the probability of the model's species at the sampled places."""
+    """The error of stored embeddings in the probability of the model's species at sampled places."""
     if not len(encoded.sample_vectors):
         return {"compared": np.zeros(1, np.int64), "error_sum": np.zeros(1), "error_max": np.zeros(1)}
     species = sample_of_species(job.places.model)

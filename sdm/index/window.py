@@ -37,7 +37,7 @@ def overlapping(grid: Grid, rows: slice, cols: slice) -> list[Tile]:
 
 
 def crop(tile: Tile, pixels: np.ndarray, rows: slice, cols: slice) -> tuple[Any, np.ndarray]:
-    """Which of some pixels of a tile lie in a window, and where.
+    """The pixels of a tile that lie in a window, and their positions in it.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 ABSENT = frozenset({204, 404, 410})
 CACHE_BYTES = 2_000_000_000
 ABSENT_SECONDS = 7 * 86400.0
-"""How long the answer that a file does not exist stays in the cache."""
+"""Time for which the response that a file does not exist stays in the cache."""
 
 _SECRET = ("key", "token", "sig", "pass", "secret", "auth", "credential")
 
@@ -62,7 +62,7 @@ class _TryAgain(Exception):
 
 @dataclass(frozen=True)
 class _Request(Generic[T]):
-    """What is requested, and how the response is checked; see `Fetcher.get`."""
+    """A request and the checks of its response; see `Fetcher.get`."""
 
     url: str
     parse: Callable[[bytes, str], T]

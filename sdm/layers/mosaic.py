@@ -194,7 +194,7 @@ class Raster:
         return self._format
 
     def options(self) -> str:
-        """How the raster is read, for the fingerprint."""
+        """The reading options of the raster, for the fingerprint."""
         return f"bands {self.bands} scale {self.scale}"
 
     def footprint(self) -> list[shapely.Polygon]:

@@ -1,4 +1,4 @@
-"""What is asked with beside a name: photos, recordings, words and vectors, as vectors of a model's space."""
+"""Evidence besides a name: photos, recordings, text and vectors, in the embedding space of a model."""
 
 from __future__ import annotations
 

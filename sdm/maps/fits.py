@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from sdm.engine.places import Target
 from sdm.errors import ModelError, RecordsError, SpeciesNameError
+from sdm.files.fingerprint import of_parts
 from sdm.grid import Grid
 from sdm.layers.environment import names_known_variables
 from sdm.models.choice import choose_for_most, refuse_name_of_other_model
@@ -44,7 +46,7 @@ class FittedSpecies:
     resolution: Resolution
     fitted: Fitted
     case: Case | None = None
-    """What it was made of; None where it is from a file."""
+    """The records it was fitted to; None for a saved fit."""
 
     @property
     def records(self) -> Records | None:
@@ -67,6 +69,12 @@ class FittedSpecies:
             fit=self.fitted,
             trust=FittedTrust(self.fitted) if trust else None,
         )
+
+    @property
+    def identity(self) -> str:
+        """What its values depend on: 16 hex digits."""
+        scores = self.fitted.ensemble, self.fitted.calibration
+        return of_parts([self.resolution.taxon.name, pickle.dumps(scores, protocol=5).hex()])
 
     def report(self) -> dict[str, Any]:
         """The entry of the fit in the report of a map, as JSON values."""
@@ -94,7 +102,13 @@ class FittedSpecies:
         return (*lines, *([info.gate] if info.gate else []), *info.notes, *(f"Cite: {c}" for c in info.citations))
 
 
-def fit_species(request: MapRequest, grid: Grid, device: str = "auto") -> tuple[Model, list[FittedSpecies]]:
+Failures = dict[str, str]
+"""Why species could not be fitted, by name."""
+
+
+def fit_species(
+    request: MapRequest, grid: Grid, device: str = "auto", failures: Failures | None = None
+) -> tuple[Model, list[FittedSpecies]]:
     """The species of a request fitted to their records, and the model that describes places.
 
     Parameters
@@ -102,6 +116,7 @@ def fit_species(request: MapRequest, grid: Grid, device: str = "auto") -> tuple[
     request : with `source.given`, its region and index opened.
     grid : of the map.
     device : auto, cpu, cuda or cuda:N.
+    failures : receives the species whose records are of no use; without it the first of them is an error.
 
     Raises
     ------
@@ -122,7 +137,13 @@ def fit_species(request: MapRequest, grid: Grid, device: str = "auto") -> tuple[
     for (name, part), resolution in zip(named.items(), resolutions, strict=True):
         records = _cleaned(part, request.cleaning, resolution, grid, model.dim == 0)
         records = replace(records, species=resolution.taxon.name if resolution else name)
-        case = _fit(records, model, request, _others(named, name, group), device)
+        try:
+            case = _fit(records, model, request, _others(named, name, group), device)
+        except RecordsError as error:
+            if failures is None:
+                raise
+            failures[name] = str(error)
+            continue
         fits.append(FittedSpecies(resolution or _unknown(name), case.fitted, case))
     return model, fits
 
@@ -138,7 +159,7 @@ def _fit(records: Records, model: Model, request: MapRequest, group: Positions |
 
 
 def _source(model: Model, request: MapRequest, device: str) -> ModelFeatures | RasterFeatures:
-    """Where features of places come from."""
+    """The source of features of places."""
     if model.dim == 0:
         return RasterFeatures(request.sampling.environment, request.fitting.categorical)
     return ModelFeatures(model, request.sampling, device)
@@ -188,7 +209,7 @@ def _resolve(names: list[str], ref: ModelRef) -> tuple[Model, list[Resolution | 
     model: Model
     if ref.model is None:
         try:
-            model, outcomes = choose_for_most(names)
+            model, outcomes = choose_for_most(names, as_group=True)
         except SpeciesNameError:
             return default_model(None), [None] * len(names)
     else:
@@ -222,7 +243,7 @@ def _cleaned(
 
 
 def _group(request: MapRequest) -> Positions | None:
-    """Where other species were recorded, by the file --background."""
+    """Positions of other species, from the file --background."""
     if request.source.background is None:
         return None
     parts = Records.read_all(request.source.background, options=request.reading, clean=request.cleaning).values()

@@ -15,7 +15,7 @@ from sdm.engine.targets import make_target, scorer
 from sdm.errors import RequestError, SpeciesNameError
 from sdm.grid import Grid, region_of
 from sdm.maps.evidence import combine
-from sdm.models.choice import Outcome, choose, refuse_name_of_other_model
+from sdm.models.choice import Outcome, choose, refuse_group, refuse_name_of_other_model
 from sdm.models.device import local_device
 from sdm.models.registry import open_model
 from sdm.names import Resolution, slug
@@ -61,7 +61,7 @@ class Job:
 
     @property
     def request(self) -> dict[str, Any]:
-        """What was asked for, as JSON values; what was left to us is filled in."""
+        """The request as JSON values, with defaults resolved."""
         asked = {k: v for k, v in self.asked.to_dict().items() if k not in NOT_REPORTED}
         if not self.asked.source.given:
             unused = (self.asked.source, self.asked.reading, self.asked.cleaning, self.asked.fitting)
@@ -74,7 +74,7 @@ class Job:
         }
 
     def estimate(self, formats: Sequence[str] = FORMATS) -> dict[str, Any]:
-        """What a run would do: pixels, tiles, bytes on disk at most, device."""
+        """The estimate of a run: pixels, tiles, bytes on disk at most, device."""
         rows, cols = self.grid.shape
         per_species = self.grid.pixels * 4 * sum({"cog": 1.4, "zarr": 1.0, "html": 0.3}[f] for f in formats)
         return {
@@ -118,6 +118,7 @@ def plan(
     month : 1 to 12 or an English name, of a model that tells months apart; by default the whole year.
     step, satellite_step : encode every n-th pixel in all modalities (1: every pixel), or in imagery alone; by default
         each modality at the model's own pitch.
+    as_group : map a species that the model does not know as its genus or family; by default it is refused.
     mask : land, sea, none, or auto: by the habitat of the species.
     photo, audio, text, embedding : other evidence, one or several files, words, or a file of vectors. Each kind is
         averaged; all are added to one another and to the name, if one is given.
@@ -143,7 +144,12 @@ def plan_map(request: MapRequest, device: str = "auto") -> Job:
     parse_device(device)
     names, evidence = request.query.species, request.query.evidence
     if request.source.given:
-        return _plan_fits(request, device)
+        job = plan_fits(request, device)
+        if len(job.fits) > MAX_SPECIES:
+            raise RequestError(
+                f"the records are of {len(job.fits)} species; one call maps at most {MAX_SPECIES}: name those to map."
+            )
+        return job
     if not names and not evidence:
         raise SpeciesNameError("no species given; name at least one, for example 'Ursus arctos'.")
     if evidence and len(names) > 1:
@@ -157,13 +163,13 @@ def plan_map(request: MapRequest, device: str = "auto") -> Job:
         )
     # Cheap checks first: a wrong region is reported before anything heavy is opened.
     opened = with_opened_files(request)
-    model, resolutions = _resolve(names, opened.model)
+    model, resolutions = _resolve(names, opened.model, request.query.as_group)
     _refuse_duplicates(resolutions)
     return replace(plan_resolved(opened, model, resolutions, device), asked=request)
 
 
-def _plan_fits(request: MapRequest, device: str) -> Job:
-    """As `plan_map`, of species that are fitted to records."""
+def plan_fits(request: MapRequest, device: str = "auto", failures: dict[str, str] | None = None) -> Job:
+    """As `plan_map`, of any number of species that are fitted to records; `failures` as of `fits.fit_species`."""
     from sdm.maps.fits import fit_species
 
     if request.query.evidence:
@@ -176,11 +182,7 @@ def _plan_fits(request: MapRequest, device: str) -> Job:
     if index is not None:
         opened = replace(opened, model=replace(request.model, model=index.find_model(request.model.model)))
     grid = open_grid(area) if index is None else index.grid
-    model, fits = fit_species(opened, grid, device)
-    if len(fits) > MAX_SPECIES:
-        raise RequestError(
-            f"the records are of {len(fits)} species, and one call maps at most {MAX_SPECIES}; name those to map."
-        )
+    model, fits = fit_species(opened, grid, device, failures)
     if index is None:
         sampling = replace(request.sampling, environment=()) if model.dim == 0 else request.sampling
         places = open_places(model, grid, sampling, device)
@@ -259,18 +261,12 @@ def open_index(index: Index | str | Path) -> Index:
     return Index.open(index, cache_bytes=256 << 20)
 
 
-def _resolve(names: Sequence[str], ref: ModelRef) -> tuple[Model, list[Resolution]]:
+def _resolve(names: Sequence[str], ref: ModelRef, as_group: bool) -> tuple[Model, list[Resolution]]:
     """The model to use and what each name means in it; without a model named, see `sdm.models.choice`."""
     if ref.model is None:
-        return choose(names)
+        return choose(names, as_group=as_group)
     model = open_ref(ref)
-    resolutions = []
-    for name in names:
-        outcome = resolve_in(model, name)
-        if isinstance(outcome, SpeciesNameError):
-            raise outcome
-        resolutions.append(outcome)
-    return model, resolutions
+    return model, [resolved(resolve_in(model, name, as_group)) for name in names]
 
 
 def open_ref(ref: ModelRef) -> Model:
@@ -290,7 +286,7 @@ def resolve_in(model: Model, name: str) -> Outcome:
 def _vectors(
     model: Model, resolutions: Sequence[Resolution], query: Query
 ) -> tuple[Sequence[Resolution], list[np.ndarray]]:
-    """What is mapped and its unit vectors (dim,): names, or one name and other evidence together."""
+    """The resolutions to map and their unit vectors (dim,): of names, or of one name and other evidence combined."""
     if not query.evidence:
         return resolutions, [model.species_embedding(r) for r in resolutions]
     resolution, vector = combine(model, resolutions[0] if resolutions else None, query)
@@ -308,7 +304,7 @@ def _refuse_duplicates(resolutions: Sequence[Resolution]) -> None:
 
 
 def _device_name(device: str) -> str:
-    """What a device is in this process, or its name where only the workers of a cluster can have it."""
+    """The device in this process, or its name where only the workers of a cluster have it."""
     try:
         return local_device(device)
     except RequestError:

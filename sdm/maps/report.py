@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sdm.outputs.metadata import MapMetadata
 
 PACKAGES = ("numpy", "torch", "rasterio", "xarray", "zarr", "dask", "odc-geo")
-"""Whose versions a report states."""
+"""Packages whose versions a report states."""
 
 
 def describe(job: Job, k: int, command: str = "") -> MapMetadata:

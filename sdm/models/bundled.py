@@ -87,7 +87,7 @@ class BundledModel:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What it can encode. Species are known by their names alone."""
+        """The modalities that it can encode; species are known by name only."""
         return MODALITIES
 
     @property
@@ -107,7 +107,7 @@ class BundledModel:
 
     @cached_property
     def coverage(self) -> Coverage | None:
-        """Where it had training data; None: everywhere. Raises ModelError for a malformed entry."""
+        """The area with training data; None: everywhere. Raises ModelError for a malformed entry."""
         entry = self.config.get("coverage")
         if entry is None:
             return None
@@ -126,7 +126,7 @@ class BundledModel:
 
     @property
     def layers(self) -> Mapping[str, LayerSpec]:
-        """What is read for each modality: the bundled layers, as the model was trained with them."""
+        """The layer that is read for each modality: the bundled layers, as the model was trained with them."""
         satellite, environment = self.config["satellite"], self.config["environment"]
         return {
             "location": Position(),

@@ -1,4 +1,4 @@
-"""Which bundled model a name belongs to, where the user names no model.
+"""The choice of a bundled model by the names, where the user names no model.
 
 A request has one model. For scientific names the tables are only searched for the lines that list them, not read whole.
 """
@@ -11,14 +11,15 @@ from sdm.errors import RequestError, SpeciesNameError, quoted
 from sdm.models.bundled import BundledModel
 from sdm.models.folder import bundled_folders
 from sdm.models.protocol import Model
-from sdm.names import Resolution, TaxonTable, binomial, is_exact, listed, resolve_among
+from sdm.names import DomesticNameError, Resolution, TaxonTable, binomial, is_exact, listed, resolve_among
 
 Outcome = Resolution | SpeciesNameError
 
 
-def choose(queries: Sequence[str]) -> tuple[BundledModel, list[Resolution]]:
+def choose(queries: Sequence[str], *, as_group: bool = False) -> tuple[BundledModel, list[Resolution]]:
     """The bundled model that knows all of some names best, and the taxa they stand for in it.
 
+    `as_group`: an unknown species stands for its genus or family; otherwise it is an error.
     Raises SpeciesNameError for a name that none knows or two understand differently, RequestError for names that
     belong to different models.
     """
@@ -28,6 +29,10 @@ def choose(queries: Sequence[str]) -> tuple[BundledModel, list[Resolution]]:
         return exact
     tables = _tables()
     meanings = [resolve_among(tables, query) for query in queries]
+    if not as_group:
+        for options in meanings:
+            model, resolution = next(iter(options.items()))
+            resolved(refuse_group(resolution, model))
     for name in tables:
         if all(name in options for options in meanings):
             return BundledModel.open(name), [options[name] for options in meanings]
@@ -37,8 +42,11 @@ def choose(queries: Sequence[str]) -> tuple[BundledModel, list[Resolution]]:
     )
 
 
-def choose_for_most(queries: Sequence[str]) -> tuple[BundledModel, list[Outcome]]:
-    """The bundled model that knows most of some names, and the taxon of each in it, or why it is not mapped."""
+def choose_for_most(queries: Sequence[str], *, as_group: bool = False) -> tuple[BundledModel, list[Outcome]]:
+    """The bundled model that knows most of some names, and the taxon of each in it, or why it is not mapped.
+
+    `as_group`: an unknown species counts half, as it can be mapped as its genus or family; else it only breaks ties.
+    """
     if exact := _listing_all(queries):
         return exact[0], list(exact[1])
     tables = _tables()
@@ -49,12 +57,36 @@ def choose_for_most(queries: Sequence[str]) -> tuple[BundledModel, list[Outcome]
         except SpeciesNameError as error:
             meanings.append(error)
 
-    def known(name: str) -> int:
+    def weight(name: str) -> tuple[int, int]:
         options = [m[name] for m in meanings if isinstance(m, dict) and name in m]
-        return sum(2 if r.known else 1 for r in options)
+        species = sum(r.known for r in options)
+        groups = len(options) - species
+        return (2 * species + groups, 0) if as_group else (species, groups)
 
-    chosen = max(tables, key=known)
-    return BundledModel.open(chosen), [_outcome(q, m, chosen) for q, m in zip(queries, meanings, strict=True)]
+    chosen = max(tables, key=weight)
+    outcomes = [_outcome(q, m, chosen, as_group) for q, m in zip(queries, meanings, strict=True)]
+    return BundledModel.open(chosen), outcomes
+
+
+def resolved(outcome: Outcome) -> Resolution:
+    """The resolution of a name. Raises SpeciesNameError where it has none."""
+    if isinstance(outcome, SpeciesNameError):
+        raise outcome
+    return outcome
+
+
+def refuse_group(outcome: Outcome, model: str) -> Outcome:
+    """The outcome of a name in a model; an error where a genus or family would be mapped in place of the species."""
+    if isinstance(outcome, SpeciesNameError) or outcome.known:
+        return outcome
+    group = f"{outcome.taxon.rank} {outcome.taxon.name}"
+    # Without a map, what remains to be said is which names may have been meant.
+    hints = [note for note in outcome.notes if "the map shows" not in note]
+    refusal = (
+        f"{quoted(outcome.query)} is not in model {model}, and the map of its {group} instead may be wrong for the "
+        f"species; give --as-group to map the {group}, or records of the species with --records FILE."
+    )
+    return SpeciesNameError(" ".join([refusal, *hints]))
 
 
 def refuse_name_of_other_model(model: Model, query: str, outcome: Outcome) -> Outcome:
@@ -62,7 +94,7 @@ def refuse_name_of_other_model(model: Model, query: str, outcome: Outcome) -> Ou
 
     An error where that is a bundled model which does not list the name, and another bundled one does.
     """
-    if not isinstance(outcome, SpeciesNameError) and outcome.known:
+    if isinstance(outcome, DomesticNameError) or (isinstance(outcome, Resolution) and outcome.known):
         return outcome
     name, folders = binomial(query), bundled_folders()
     if name is None or model.folder not in folders.values():
@@ -98,12 +130,14 @@ def _tables() -> dict[str, TaxonTable]:
     return tables
 
 
-def _outcome(query: str, meaning: dict[str, Resolution] | SpeciesNameError, chosen: str) -> Outcome:
+def _outcome(query: str, meaning: dict[str, Resolution] | SpeciesNameError, chosen: str, as_group: bool) -> Outcome:
     if isinstance(meaning, SpeciesNameError):
         return meaning
     if chosen in meaning:
         return meaning[chosen]
     other = next(iter(meaning))
+    if not (as_group or meaning[other].known):
+        return refuse_group(meaning[other], other)
     return _other_model_error(query, meaning[other].taxon.label, list(meaning), chosen)
 
 

@@ -12,7 +12,7 @@ FORMAT = "taxabind-map/1"
 
 
 TRANSFORMS = ("identity", "log1p", "land_km", "sea_km", "symlog", "class")
-"""Of an environment input: see `sdm.layers.environment.Input`."""
+"""Transforms of an environment input: see `sdm.layers.environment.Input`."""
 
 
 def calibration_key(modalities: tuple[str, ...]) -> str:

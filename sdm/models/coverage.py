@@ -1,4 +1,4 @@
-"""Where a model had training data: elsewhere its maps are nodata, not a guess.
+"""The area with training data of a model: elsewhere its maps are nodata.
 
 Kept in a model's `config.json` as a grid of the globe, row 0 north, column 0 at 180 W: `{"degrees": size of a
 square cell, "cells": base64 of zlib of the packed bits, 1 = covered}`.
@@ -48,7 +48,7 @@ class Coverage:
         return {"degrees": self.degrees, "cells": base64.b64encode(packed).decode("ascii")}
 
     def keep(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-        """Which positions lie in covered cells: degrees of any one shape -> bool; none where not finite."""
+        """Whether positions lie in covered cells: degrees of one shape -> bool; False where not finite."""
         fine = np.isfinite(lon) & np.isfinite(lat)
         column = np.floor((np.where(fine, lon, 0.0) + 180.0) / self.degrees).astype(np.int64) % self.cells.shape[1]
         row = np.floor((90.0 - np.where(fine, lat, 0.0)) / self.degrees).astype(np.int64)

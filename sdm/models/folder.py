@@ -19,9 +19,9 @@ from sdm.models.config import FORMAT, check_config
 DEFAULT = "mammals-trees"
 """The bundled model for requests without a species, such as an index."""
 FILES = ("config.json", "model.safetensors", "vocabulary.txt", "taxa.csv")
-"""All of them must be there."""
+"""Files that a model folder must contain."""
 _DIGESTED = ("config.json", "model.safetensors", "vocabulary.txt")
-"""Those that change an embedding."""
+"""Files that an embedding depends on."""
 
 
 def bundled_folders() -> dict[str, Path]:

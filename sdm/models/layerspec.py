@@ -1,4 +1,4 @@
-"""What the encoders of a model read at a place, declared as data.
+"""Declarations of the layers that the encoders of a model read.
 
 A model names one specification per modality; `sdm.engine.inputs` opens the layers that they describe.
 """

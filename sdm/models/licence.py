@@ -1,4 +1,4 @@
-"""What the licence of a model requires of its users."""
+"""Notices that the licence of a model requires."""
 
 from __future__ import annotations
 

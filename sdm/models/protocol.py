@@ -1,4 +1,4 @@
-"""What the rest of the program needs of a model, whatever its files look like."""
+"""The interface of a model, independent of the format of its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Encoders(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where they compute."""
+        """The device they compute on."""
         ...
 
     def encode(self, modality: str, values: Any) -> torch.Tensor:
@@ -76,7 +76,7 @@ class Model(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where its files are."""
+        """The folder of its files."""
         ...
 
     @property
@@ -96,12 +96,12 @@ class Model(Protocol):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """All that it can encode."""
+        """The modalities that it can encode."""
         ...
 
     @property
     def place_modalities(self) -> tuple[str, ...]:
-        """Those of a place, in the order in which their embeddings are added."""
+        """The modalities of a place, in the order in which their embeddings are added."""
         ...
 
     @property
@@ -116,7 +116,7 @@ class Model(Protocol):
 
     @property
     def coverage(self) -> Coverage | None:
-        """Where it had training data; None: everywhere. Raises ModelError for a malformed entry."""
+        """The area with training data; None: everywhere. Raises ModelError for a malformed entry."""
         ...
 
     @property
@@ -126,7 +126,7 @@ class Model(Protocol):
 
     @property
     def layers(self) -> Mapping[str, LayerSpec]:
-        """What is read for each modality of a place."""
+        """The layer that is read for each modality of a place."""
         ...
 
     @property

@@ -8,12 +8,14 @@ which is small, when a name is not known.
 """
 
 from sdm.names.among import binomial, is_exact, listed, resolve_among
+from sdm.names.domestic import DomesticNameError
 from sdm.names.slug import slug
 from sdm.names.table import TaxonTable
 from sdm.names.taxa import RANKS, Resolution, Taxon, taxonomic_string
 
 __all__ = [
     "RANKS",
+    "DomesticNameError",
     "Resolution",
     "Taxon",
     "TaxonTable",

@@ -242,7 +242,7 @@ class NameIndex:
 
 
 def likeness(a: str, b: str) -> float:
-    """How alike two folded names are spelled, 0 to 100: letters in common, in their order, in both."""
+    """Similarity of the spelling of two folded names, 0 to 100: letters in common, in their order, in both."""
     from rapidfuzz import fuzz
 
     return fuzz.ratio(a, b)

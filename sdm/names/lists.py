@@ -47,7 +47,7 @@ class Asked:
     row: int
     """Line of the file (CSV: of its record's end, the first is 1), or row of the Parquet table, where it is first."""
     times: int = 1
-    """How often the list holds it."""
+    """Number of times it occurs in the list."""
 
 
 def read_names(path: str | Path, column: str | None = None) -> tuple[list[Asked], list[str]]:

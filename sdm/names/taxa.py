@@ -92,7 +92,7 @@ class Taxon:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What a query stands for.
+    """The taxon of a query.
 
     `known` is False where the model does not know the name and `taxon` is the nearest group that it knows.
     `how` says by which rule: 'scientific name', 'synonym', 'common name' or, for a group, its rank. `notes`

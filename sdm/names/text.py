@@ -1,4 +1,4 @@
-"""What a user typed, made safe and comparable: cleaning, folding, keys of common names."""
+"""Text typed by a user: cleaning, folding, keys of common names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of every row of a file of records: kept, repaired or dropped, and why."""
+"""The audit of a file of records: rows kept, repaired or dropped, and why."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ REPAIRS = (
     "sign of latitude changed",
     "360 subtracted from longitude",
 )
-"""What was done to coordinates that are in their country after it, and only then."""
+"""Repairs of coordinates, made only where they move a record into its country."""
 
 _COLUMNS = (
     "row",
@@ -110,7 +110,7 @@ class Audit:
     other_species: int = 0
     """Rows of the file that belong to other species, or to none; they are not among the N."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Which column of the file was read as what, e.g. {"lon": "decimalLongitude"}."""
+    """The column of the file for each role, e.g. {"lon": "decimalLongitude"}."""
     notes: tuple[str, ...] = ()
     """One sentence for each assumption made while reading."""
     citations: Citations = field(default_factory=Citations)

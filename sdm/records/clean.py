@@ -1,4 +1,4 @@
-"""Which rows are used: the checks that users of CoordinateCleaner expect, one reason for each dropped row."""
+"""Cleaning of records: the checks of CoordinateCleaner, with one reason for each dropped row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WATERS_KM = 400.0
 """So far from its country a record at sea counts as in its waters (200 nautical miles, and the border), unless the
 habitat is land."""
 _PIXEL_KM = 2.0
-"""Of the land mask."""
+"""Size of a pixel of the land mask."""
 _AT_ONCE = 10_000
 DECIMALS = 5
 """Places are the same where coordinates agree to so many decimals."""

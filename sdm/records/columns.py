@@ -1,4 +1,4 @@
-"""Which column of a file means what."""
+"""Recognition of the columns of a file of records."""
 
 from __future__ import annotations
 

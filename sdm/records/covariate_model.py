@@ -58,7 +58,7 @@ class CovariateModel:
 
     @cached_property
     def digest(self) -> str:
-        """Of the content of the rasters."""
+        """Hash of the content of the rasters."""
         return of_parts([of_files(expand(self.paths)), *self.categorical])
 
     @property

@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Service:
-    """Where GBIF is asked, and how."""
+    """Settings for requests to GBIF."""
 
     api: str = API
     cache: Path | None = None
@@ -64,7 +64,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Match:
-    """What GBIF takes a name for."""
+    """The species that GBIF matches to a name."""
 
     key: int
     name: str
@@ -131,7 +131,7 @@ class _Client:
         self.fetcher = Fetcher(service.cache, offline=service.offline, patience=service.patience)
 
     def match(self, name: str) -> Match:
-        """What GBIF takes a name for. Raises RecordsError where that is not one species."""
+        """The species that GBIF matches to a name. Raises RecordsError where that is not one species."""
         answer = self._ask(f"{self.api}/species/match?{urlencode({'name': name})}", _match)
         kind, rank = str(answer.get("matchType")), str(answer.get("rank", ""))
         if kind == "NONE" or not isinstance(answer.get("usageKey"), int):

@@ -67,7 +67,7 @@ class TextStream:
     ) -> None:
         self.binary, self.source, self.compressed = binary, source, compressed
         self.fallback_at: int | None = None
-        """Where the first byte is that is not UTF-8."""
+        """Position of the first byte that is not UTF-8."""
         self._buffer = bytearray()
         self._total = 0
         self._ended = False

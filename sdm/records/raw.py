@@ -1,4 +1,4 @@
-"""What was read of a file of records, before it is cleaned."""
+"""The records read from a file, before they are cleaned."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from sdm.records.fitted import Fitted
 
 @dataclass(frozen=True)
 class FittedScore:
-    """What the logit of a fit means, as a `sdm.engine.suitability.Suitability`."""
+    """The score of a fit, a function of its logit, as a `sdm.engine.suitability.Suitability`."""
 
     calibration: Calibration
     method: str
@@ -25,7 +25,7 @@ class FittedScore:
 
     @classmethod
     def of(cls, fitted: Fitted) -> FittedScore:
-        """Of a fit."""
+        """The score of a fit."""
         info = fitted.info
         return cls(fitted.calibration, info.method, info.counts.get("presences", 0), info.background)
 
@@ -35,7 +35,7 @@ class FittedScore:
 
     @property
     def name(self) -> str:
-        """Of the variable."""
+        """Name of the variable."""
         return "probability" if self._is_probability else "relative_suitability"
 
     @property
@@ -46,7 +46,7 @@ class FittedScore:
 
     @property
     def explanation(self) -> str:
-        """What a value is, for people; begins after "for each pixel"."""
+        """Definition of a value for readers; continues "for each pixel"."""
         fit = f"fitted to {self.presences:,} records by {self.method}, compared with {BACKGROUNDS[self.background]}"
         if self._is_probability:
             return (
@@ -60,7 +60,7 @@ class FittedScore:
 
     @property
     def report(self) -> dict[str, object]:
-        """How a value was computed, for machines."""
+        """How a value was computed, as JSON values."""
         return {
             "score": self.name,
             "method": self.method,

@@ -31,7 +31,7 @@ _DELIMITERS = ("\t", ";", ",", "|")
 
 @dataclass(frozen=True)
 class Layout:
-    """How a table is written."""
+    """The column names, delimiter and quoting of a text table."""
 
     names: list[str]
     delimiter: str

@@ -175,5 +175,5 @@ def species_name(text: str, scientific: bool) -> str:
 
 
 def same_name(name: str) -> str:
-    """What two spellings of a name have in common."""
+    """A key that is the same for spellings of a name that differ in case, spaces or underscores."""
     return " ".join(name.replace("_", " ").split()).casefold()

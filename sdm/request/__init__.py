@@ -1,4 +1,4 @@
-"""What a user asks for, checked once. Only the standard library is imported here.
+"""The options of a request, checked once. Only the standard library is imported here.
 
 `parts` has the options in groups, frozen dataclasses; `options` how an option is declared and what follows from it;
 `box` the box in degrees, `months` the month, `choices` the words that options may be.

@@ -10,13 +10,13 @@ MODALITIES = ("location", "satellite", "environment")
 """In the order in which their embeddings are added."""
 FORMATS = ("cog", "zarr", "html")
 MASKS = ("land", "sea", "none")
-"""Which pixels are kept: land without lakes, sea with lakes, or both."""
+"""Pixels that are kept: land without lakes, sea with lakes, or both."""
 MASKS_OF_A_MAP = (*MASKS, "auto")
 """auto: by the habitat of the species."""
 SCORES = ("auto", "probability", "relative", "cosine")
-"""What a map shows; auto: probability where the model is calibrated, else relative."""
+"""Scores of a map; auto: probability where the model is calibrated, else relative."""
 ENCODINGS = ("int8", "float16")
-"""How an index stores the numbers of an embedding."""
+"""Number formats of the embeddings in an index."""
 
 
 def parse_modalities(text: str | Sequence[str]) -> tuple[str, ...]:

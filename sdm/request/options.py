@@ -1,4 +1,4 @@
-"""How an option is declared: once, on a field of a frozen dataclass.
+"""Declaration of options: once each, on a field of a frozen dataclass.
 
 The field's annotation says what the option is, and how a command line shows it::
 
@@ -41,7 +41,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Some options that belong together; subclasses check their values when they are made."""
+    """A group of options; subclasses check their values when they are made."""
 
     def to_dict(self) -> dict[str, Any]:
         """The values by their names, as JSON values."""

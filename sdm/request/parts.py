@@ -39,7 +39,7 @@ MONTH = Option(
 
 @dataclass(frozen=True, kw_only=True)
 class Area(Options):
-    """Where, in which pixels."""
+    """The area of a map, its CRS, pixels and tiles."""
 
     bbox: Annotated[
         Any,
@@ -80,7 +80,7 @@ class Area(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Options):
-    """Which modalities of a place are encoded, how densely, and from which layers."""
+    """The modalities that are encoded, their spacing and their layers."""
 
     modalities: Annotated[
         Any, Option("Any of location, satellite, environment. Default: all.", panel="Model", kind=str)
@@ -126,7 +126,7 @@ class Sampling(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Query(Options):
-    """What is mapped, and which score its pixels have."""
+    """The species and other evidence, the mask and the score of a map."""
 
     species: Annotated[tuple[str, ...], Option("Scientific or common names, each in quotes.", argument=True)] = ()
     photo: Annotated[
@@ -152,6 +152,14 @@ class Query(Options):
             metavar="FILE",
         ),
     ] = None
+    as_group: Annotated[
+        bool,
+        Option(
+            "Map a species that the model does not know as its genus or family. Default: refuse it; in a list, leave "
+            "it out.",
+            panel="Model",
+        ),
+    ] = False
     mask: Annotated[str, Option("land, sea, none, or auto (by the species' habitat).", panel="Where")] = "auto"
     score: Annotated[
         str,
@@ -191,7 +199,7 @@ class Query(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRef(Options):
-    """Which model."""
+    """The model, its cache and whether it may be downloaded."""
 
     model: Annotated[
         Any,
@@ -240,7 +248,7 @@ class MapRequest(Composed):
 
 @dataclass(frozen=True, kw_only=True)
 class Execution(Options):
-    """Where tiles are computed."""
+    """The device, threads, workers or cluster that compute the tiles."""
 
     device: Annotated[str, Option("auto, cpu, cuda or cuda:N.", panel="Running")] = "auto"
     threads: Annotated[
@@ -286,7 +294,7 @@ class Execution(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery(Options):
-    """Where outputs go, and which."""
+    """The output folder and formats."""
 
     out: Annotated[str | Path, Option("Output folder.", panel="Output", metavar="DIR", kind=str)] = "maps"
     formats: Annotated[
@@ -345,7 +353,7 @@ class ListOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Storage(Options):
-    """What an index stores for each pixel."""
+    """The mask, number format and embeddings of an index."""
 
     mask: Annotated[
         str,

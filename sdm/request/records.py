@@ -86,7 +86,7 @@ class ReadOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CleanOptions(Options):
-    """Which checks are made, and their limits. None, 0 and False switch a check off."""
+    """The cleaning checks and their limits. None, 0 and False switch a check off."""
 
     drop_zero: Annotated[
         bool, Option("Drop coordinates at (0, 0), and equal longitude and latitude.", panel=_CLEAN)
@@ -156,7 +156,7 @@ _FIT = "Fit to records"
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions(Options):
-    """How a species is fitted to its records."""
+    """Settings of the fit of a species to its records."""
 
     background_kind: Annotated[
         str,

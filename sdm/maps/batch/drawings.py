@@ -19,7 +19,7 @@ from sdm.outputs.overlay import png
 
 
 def drawings(work: Work) -> list[int | str]:
-    """All that `draw` has to draw, what takes longest first."""
+    """The arguments of `draw`, the slowest first."""
     return ["tif", "html", *range(-(-len(work.batch.stems) // tiles.PICTURED))]
 
 

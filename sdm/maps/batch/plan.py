@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdm._version import __version__
 from sdm.errors import RegionIndexError, RequestError, SpeciesNameError
-from sdm.files.fingerprint import of_files
+from sdm.files.fingerprint import of_files, of_parts
 from sdm.maps.plan import MAX_SPECIES, Job, open_ref, plan_resolved, resolve_in, with_opened_files
-from sdm.models.choice import choose_for_most
+from sdm.models.choice import choose_for_most, refuse_group
 from sdm.names import Resolution
 from sdm.names.habitat import mask_for
 from sdm.names.lists import Asked, distinct, read_names
@@ -41,7 +41,7 @@ class Row:
     error: str = ""
     """Why it is not mapped."""
     target: int | None = None
-    """Which of the mapped taxa it is: several names may be one."""
+    """Index of the taxon among those mapped; several names may be one taxon."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Batch:
     rows: tuple[Row, ...]
     threshold: float
     notes: tuple[str, ...] = ()
-    """How the list was read: sentences for the user."""
+    """Notes for the user on how the list was read."""
 
     @cached_property
     def first_rows(self) -> tuple[Row, ...]:
-        """Of each mapped taxon the row that asked for it first."""
+        """The first row of the list for each mapped taxon."""
         first: dict[int, Row] = {}
         for row in self.rows:
             if row.target is not None:
@@ -80,7 +80,7 @@ class Batch:
         return tuple(stems)
 
     def estimate(self, formats: Sequence[str] = ()) -> dict[str, Any]:
-        """What a run would do: names, pixels, tiles, files, bytes at most, device."""
+        """The estimate of a run: names, pixels, tiles, files, bytes at most, device."""
         taxa, pixels = len(self.job.resolutions), self.job.grid.pixels
         job = self.job.estimate(())
         blocks = -(-taxa // SPECIES_PER_CHUNK)
@@ -105,8 +105,9 @@ def plan_batch(
 ) -> Batch:
     """Resolve a list of names and decide everything about their maps without computing a pixel.
 
-    A name that is unknown or ambiguous is left out and reported. Names of one taxon are mapped once. With `index` a
-    species of a habitat that the index does not hold is left out too.
+    A name that is unknown or ambiguous is left out and reported; with `as_group`, an unknown species is mapped as its
+    genus or family. Names of one taxon are mapped once. With `index` a species of a habitat that the index does not
+    hold is left out too.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ def plan_list(
             raise RequestError("a column is given, but the species are not a file; leave it out.")
         asked, notes = distinct(_texts(source)), []
     opened = with_opened_files(request)
-    model, rows = _resolve(asked, opened.model)
+    model, rows = _resolve(asked, opened.model, request.query.as_group)
     if not model.calibrated:
         raise RequestError(
             f"model {model.name!r} is not calibrated; lists of species support calibrated models only, so map its "
@@ -173,7 +174,7 @@ def _numbered(rows: Sequence[Row]) -> tuple[tuple[Row, ...], list[Resolution]]:
 
 
 def configuration(batch: Batch, formats: Sequence[str], device: str) -> dict[str, Any]:
-    """All that the bytes of the outputs depend on, by names a user understands."""
+    """Everything that the bytes of the outputs depend on, by names a user understands."""
     job, plan = batch.job, batch.job.plan
     grid = job.grid
     listed = [
@@ -205,6 +206,7 @@ def configuration(batch: Batch, formats: Sequence[str], device: str) -> dict[str
         **{name.replace("_", " "): value for name, value in sampling.items()},
         "tile size": grid.tile_size,
         "threshold": batch.threshold,
+        **({"fits": of_parts(fit.identity for fit in job.fits)} if job.fits else {}),
         "format": ",".join(["zarr", *formats]),
         "device": device,
     }
@@ -227,14 +229,16 @@ def _texts(species: Iterable[str]) -> Iterable[tuple[int, str]]:
         yield number, name
 
 
-def _resolve(asked: Sequence[Asked], ref: ModelRef) -> tuple[Model, tuple[Row, ...]]:
+def _resolve(asked: Sequence[Asked], ref: ModelRef, as_group: bool) -> tuple[Model, tuple[Row, ...]]:
     """The model, by default the one that knows most of the names, and what each is in it."""
     model: Model
     if ref.model is None:
-        model, outcomes = choose_for_most([one.query for one in asked])
+        model, outcomes = choose_for_most([one.query for one in asked], as_group=as_group)
     else:
         model = open_ref(ref)
         outcomes = [resolve_in(model, one.query) for one in asked]
+    if not as_group:
+        outcomes = [refuse_group(outcome, model.name) for outcome in outcomes]
     rows = [
         Row(one, error=str(outcome)) if isinstance(outcome, SpeciesNameError) else Row(one, outcome)
         for one, outcome in zip(asked, outcomes, strict=True)

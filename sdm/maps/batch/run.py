@@ -39,7 +39,7 @@ class BatchResult:
     summary: list[dict[str, Any]]
     """The rows of `summary.csv`."""
     report: dict[str, Any]
-    """What `batch.json` holds."""
+    """The content of `batch.json`."""
     computed: bool = True
     """False: it had been finished before, and nothing was done."""
 
@@ -179,7 +179,7 @@ class _Run:
         return next(filter(None, drawn))
 
     def timings(self) -> dict[str, Any]:
-        """What this run did, in seconds."""
+        """Timings of this run, in seconds."""
         return {
             "tiles_computed_last": self.computed,
             "tiles_s": round(self.encoded - self.started, 3),

@@ -51,7 +51,7 @@ COLUMNS = (
 
 
 FORMULA = tuple("=+-@\t\r")
-"""How a text must not begin in a table that a spreadsheet may open."""
+"""Characters with which a text must not begin, as a spreadsheet would take it for a formula."""
 
 
 def summary(batch: Batch, totals: Mapping[str, np.ndarray], suffixes: Sequence[str]) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ def summary(batch: Batch, totals: Mapping[str, np.ndarray], suffixes: Sequence[s
 
 
 def _names(batch: Batch, row: Row, resolution: Resolution, k: int, suffixes: Sequence[str]) -> dict[str, Any]:
-    """What is mapped for a row, and in which files."""
+    """The entries of a mapped row: its taxon and files."""
     taxon, first = resolution.taxon, batch.first_rows[k]
     return {
         "species": taxon.name,
@@ -165,7 +165,7 @@ def write_page(work: Work, rows: Sequence[Mapping[str, Any]], suffixes: Sequence
 
 
 def _cards(batch: Batch, rows: Sequence[Mapping[str, Any]], suffixes: Sequence[str]) -> list[gallery.Card]:
-    """What the page shows of each taxon."""
+    """The cards of the page, one per taxon."""
     queries: dict[int, list[str]] = {}
     for row in batch.rows:
         if row.target is not None:

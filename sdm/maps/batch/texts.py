@@ -14,7 +14,7 @@ from sdm.outputs.metadata import MapMetadata
 
 STORE = "probability.zarr"
 RICHNESS = "richness"
-"""Of the files of the richness map, before their suffixes."""
+"""Stem of the files of the richness map."""
 PICTURES = "gallery"
 """Folder of pictures, one per species."""
 SPECIES = "species"
@@ -28,7 +28,7 @@ ENCODING = (
 
 
 def cube_metadata(batch: Batch, command: str) -> MapMetadata:
-    """Of the variable (species, y, x)."""
+    """Metadata of the variable (species, y, x)."""
     job, plan = batch.job, batch.job.plan
     score = probability(plan.model, plan.modalities)
     return MapMetadata(
@@ -49,7 +49,7 @@ def cube_metadata(batch: Batch, command: str) -> MapMetadata:
 
 
 def richness_metadata(batch: Batch, command: str) -> MapMetadata:
-    """Of the sum over the species, (y, x)."""
+    """Metadata of the sum over the species, (y, x)."""
     count, plan = len(batch.job.resolutions), batch.job.plan
     return MapMetadata(
         title=f"Richness of {count:,} species{season_phrase(plan)}",

@@ -56,12 +56,12 @@ class Work:
 
     @property
     def metadata(self) -> MapMetadata:
-        """Of the variable (species, y, x)."""
+        """Metadata of the variable (species, y, x)."""
         return cube_metadata(self.batch, self.command)
 
     @property
     def richness(self) -> MapMetadata:
-        """Of the sum over the species."""
+        """Metadata of the sum over the species."""
         return richness_metadata(self.batch, self.command)
 
     def create_store(self) -> None:
@@ -142,7 +142,7 @@ class _Habitat:
 
 
 class _Statistics:
-    """Of each species over a tile: `values`, arrays with an entry per species; areas in km2.
+    """Statistics of each species over a tile: `values`, arrays with an entry per species; areas in km2.
 
     `index`: the position in `habitats` of each species' habitat.
     """

@@ -31,7 +31,7 @@ class Checkpoints:
     root: Path
     parts: tuple[Part, ...]
     present: tuple[PartFiles, ...]
-    """Those of the parts that have weights here."""
+    """The files of the parts that have weights here."""
     problems: tuple[tuple[str, str], ...]
     """(key of the part, message) of parts whose weights are on disk but not usable."""
     by_hand: bool

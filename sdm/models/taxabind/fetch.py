@@ -40,7 +40,7 @@ def silent(name: str, done: int, total: int | None) -> None:
 
 @dataclass(frozen=True)
 class _Download:
-    """How files are fetched."""
+    """Settings of a fetch."""
 
     cache: Path
     """The Hugging Face cache, or a folder of the same layout."""

@@ -1,4 +1,4 @@
-"""What the published TaxaBind model consists of: repositories, files, sizes, modalities.
+"""The published TaxaBind model: repositories, files, sizes, modalities.
 
 They belong to the Hugging Face organisation MVRL. A configuration repository names the others; its keys are those of
 the `rshf` package (which reads `sinr` where the published file says `env_encoder`).
@@ -39,7 +39,7 @@ class Part:
     revision: str = "main"
     """Branch, tag or commit. No commit is pinned: the authors of this program had no access to the repository."""
     sha256: str | None = None
-    """Of the published weights, where known; otherwise recorded on first use (`sdm.models.taxabind.hashes`)."""
+    """SHA-256 of the published weights, where known; otherwise recorded on first use (`sdm.models.taxabind.hashes`)."""
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ PREPROCESSING = {
     "audio_padding": "repeatpad",
     "audio_truncation": "fusion",
 }
-"""Of the published configuration; one with other values is refused."""
+"""Values of the published configuration; a model with other values is refused."""
 
 
 def find_part(modality: str, parts: tuple[Part, ...] = PARTS) -> Part:

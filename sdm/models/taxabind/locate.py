@@ -36,7 +36,7 @@ def hub_cache(cache_dir: str | Path | None = None) -> Path:
 
 
 def folders(root: Path, repository: str, revision: str = "main") -> Iterator[Path]:
-    """Where the files of a repository may be below a folder, the most explicit place first."""
+    """Possible paths of a repository's files below a folder, the most explicit first."""
     organisation, name = repository.split("/")
     yield root / name
     yield root / organisation / name

@@ -67,7 +67,7 @@ class PublishedModel:
 
     @property
     def folder(self) -> Path:
-        """Where the weights were found."""
+        """The folder of the weights."""
         return self.checkpoints.root
 
     @property
@@ -83,7 +83,7 @@ class PublishedModel:
 
     @property
     def place_modalities(self) -> tuple[str, ...]:
-        """Those of a place."""
+        """The modalities of a place."""
         return tuple(m for m in LAYERS if m in self.checkpoints.modalities)
 
     @property
@@ -93,7 +93,7 @@ class PublishedModel:
 
     @property
     def layers(self) -> Mapping[str, LayerSpec]:
-        """What is read for each modality of a place."""
+        """The layer that is read for each modality of a place."""
         return LAYERS
 
     @cached_property
@@ -107,7 +107,7 @@ class PublishedModel:
 
     @property
     def coverage(self) -> None:
-        """Where it had training data: not stated, so everywhere."""
+        """The area with training data: not stated, so everywhere."""
         return None
 
     def extent(self, group: str) -> None:

@@ -37,7 +37,7 @@ def verify(checkpoints: Checkpoints) -> list[Check]:
 
 
 def _structure(files: PartFiles) -> str:
-    """What is wrong with the weights of a part, as a sentence; "" if nothing."""
+    """The error in the weights of a part, as a sentence; "" if there is none."""
     try:
         file, plan = read_plan(files)
         file.check(plan)

@@ -24,7 +24,7 @@ _POINTER = b"version https://git-lfs"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a weight of a module is in a file: tensors to join along the first axis, or one to transpose."""
+    """The tensors of a file for a weight of a module: several to join along the first axis, or one to transpose."""
 
     keys: tuple[str, ...]
     transposed: bool = False
@@ -49,7 +49,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What a file must hold: towers (modules without memory, on the meta device), and nothing else."""
+    """The required content of a file: towers (modules without memory, on the meta device), and nothing else."""
 
     towers: Mapping[str, nn.Module]
     """By modality."""
@@ -71,7 +71,7 @@ class Blueprint:
 
 
 class Shapes(Protocol):
-    """What a blueprint asks of a weight file."""
+    """Names, shapes and types of the tensors in a weight file."""
 
     @property
     def path(self) -> Path:

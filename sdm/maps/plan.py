@@ -15,7 +15,7 @@ from sdm.engine.targets import make_target, scorer
 from sdm.errors import RequestError, SpeciesNameError
 from sdm.grid import Grid, region_of
 from sdm.maps.evidence import combine
-from sdm.models.choice import Outcome, choose, refuse_group, refuse_name_of_other_model
+from sdm.models.choice import Outcome, choose, refuse_group, refuse_name_of_other_model, resolved
 from sdm.models.device import local_device
 from sdm.models.registry import open_model
 from sdm.names import Resolution, slug
@@ -274,13 +274,14 @@ def open_ref(ref: ModelRef) -> Model:
     return open_model(ref.model, cache_dir=ref.cache_dir, offline=ref.offline)
 
 
-def resolve_in(model: Model, name: str) -> Outcome:
+def resolve_in(model: Model, name: str, as_group: bool) -> Outcome:
     """The resolution of a name in a model that the user chose, or the error."""
     try:
         outcome: Outcome = model.resolve(name)
     except SpeciesNameError as error:
         outcome = error
-    return refuse_name_of_other_model(model, name, outcome)
+    outcome = refuse_name_of_other_model(model, name, outcome)
+    return outcome if as_group else refuse_group(outcome, model.name)
 
 
 def _vectors(

@@ -133,11 +133,12 @@ def _tables() -> dict[str, TaxonTable]:
 def _outcome(query: str, meaning: dict[str, Resolution] | SpeciesNameError, chosen: str, as_group: bool) -> Outcome:
     if isinstance(meaning, SpeciesNameError):
         return meaning
-    if chosen in meaning:
-        return meaning[chosen]
     other = next(iter(meaning))
-    if not (as_group or meaning[other].known):
-        return refuse_group(meaning[other], other)
+    model = chosen if chosen in meaning else other
+    if not (as_group or meaning[model].known):
+        return refuse_group(meaning[model], model)
+    if model == chosen:
+        return meaning[model]
     return _other_model_error(query, meaning[other].taxon.label, list(meaning), chosen)
 
 

@@ -24,7 +24,7 @@ def binomial(query: str) -> str | None:
 
 
 def listed(folder: Path, names: Iterable[str]) -> set[str]:
-    """Which of some scientific names the `taxa.csv` of a model folder seems to list, without reading it as a table.
+    """Those of some scientific names that the `taxa.csv` of a model folder seems to list, without parsing it.
 
     It takes a few milliseconds, a table a tenth of a second.
     """
@@ -40,7 +40,7 @@ def is_exact(resolution: Resolution) -> bool:
 
 
 def resolve_among(tables: Mapping[str, TaxonTable], query: str) -> dict[str, Resolution]:
-    """What a query stands for, by the names of the tables that know it best, in their order.
+    """The resolutions of a query by the names of the tables that know it best, in their order.
 
     The exact scientific name comes first; then any other name that is known, if it means one taxon in all tables; last
     the genus or family of an unknown name. Raises SpeciesNameError as `TaxonTable.resolve` does, AmbiguousNameError
@@ -120,7 +120,7 @@ def _unknown(
         (taxon, name)
         for name, error in failed.items()
         if isinstance(error, UnknownNameError)
-        for taxon in (meant.get(name, ()) if meant else nearest(tables[name], query, error))
+        for taxon in (meant.get(name, ()) if meant else nearest(tables[name], query, error, tables.values()))
     ]
     near.sort(key=lambda pair: -_likeness(text, pair[0]))
     groups = Counter(taxon.group or "species" for table in tables.values() for taxon in table)
@@ -137,7 +137,7 @@ def _labels(taxa: list[tuple[Taxon, str]]) -> str:
 
 
 def _likeness(text: str, taxon: Taxon) -> float:
-    """How alike a query and any name of a taxon are, 0 to 100: a kind ("fox" in "red fox") counts as the same."""
+    """Similarity of a query and any name of a taxon, 0 to 100: a kind ("fox" in "red fox") counts as the same."""
     words, names = fold(text), [fold(name) for name in (taxon.name, *taxon.common, *taxon.synonyms)]
     if any(name.endswith(f" {words}") for name in names):
         return 100.0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import pairwise
 
 from sdm.errors import SpeciesNameError, quoted
+from sdm.names.classes import classes_named
+from sdm.names.domestic import reject_domestic
 from sdm.names.index import NameIndex, likeness
 from sdm.names.taxa import RANKS, Resolution, Taxon
 from sdm.names.text import clean, common_key, common_keys, fold, stem
@@ -88,9 +90,14 @@ def resolve(table: NameIndex, query: str) -> Resolution:
         raise _unknown(table, clean(query), list(error.near) or nearest(table, query, error)) from None
 
 
-def nearest(table: NameIndex, query: str, error: UnknownNameError) -> list[Taxon]:
-    """Return up to five taxa that an unknown name may have meant, best first."""
-    return table.nearest(error.words, 5) or table.nearest(clean(query), 5)
+def nearest(table: NameIndex, query: str, error: UnknownNameError, tables: Collection[NameIndex] = ()) -> list[Taxon]:
+    """Return up to five taxa that an unknown name may have meant, best first.
+
+    `tables`: others that may tell to which class the name belongs.
+    """
+    text = clean(query)
+    classes = classes_named(tables or [table], text)
+    return table.nearest(error.words, 5, classes) or table.nearest(text, 5, classes)
 
 
 def find(table: NameIndex, query: str) -> Resolution:
@@ -103,6 +110,7 @@ def find(table: NameIndex, query: str) -> Resolution:
         raise SpeciesNameError(
             f"{quoted(text)} is a cross of two species; give the name of one of them, or the hybrid's own name."
         )
+    reject_domestic(text, [word for word in rest if _bare(word) not in _INFRASPECIFIC], table.by_name)
     match = _scientific(table, text, rest, notes) or _common(table, text, tokens, notes)
     taxon, known, how = match or _fallback(table, text, lineage, rest, notes)
     _reject_bracketed(table, text, taxon)
@@ -178,17 +186,23 @@ def _other_spelling(table: NameIndex, text: str, words: list[str], notes: list[s
             taxon = _only(text, hits, "an abbreviation of several species")
             notes.append(f"{quoted(' '.join(words[:2]))} was read as {taxon.name}.")
             return taxon, "scientific name"
-    same = [
-        t
-        for g in table.group_index.get(genus, [])
-        if g.rank == "genus"
-        for t in table.members(g)
-        if stem(t.name.split(" ")[1]) == stem(epithet)
-    ]
-    if len(same) == 1 and len(stem(epithet)) > 2:
-        notes.append(f"{quoted(given)} was read as {same[0].name}, the spelling this model uses.")
-        return same[0], "scientific name"
-    return None
+    return _other_ending(table, genus, epithet, notes)
+
+
+def _other_ending(table: NameIndex, genus: str, epithet: str, notes: list[str]) -> tuple[Taxon, str] | None:
+    """Match a name or synonym of the genus that differs in the ending only ('colocola', 'colocolo'), if it is one."""
+    root = stem(epithet)
+    hits = table.stem_index.get(f"{genus} {root}", []) if len(root) > 2 else []
+    valid = [t for t in hits if t.genus.lower() == genus and stem(t.name.split(" ")[1]) == root]
+    same = valid or hits
+    if len(same) != 1:
+        return None
+    taxon, given = same[0], f"{genus.capitalize()} {epithet}"
+    if valid:
+        notes.append(f"{quoted(given)} was read as {taxon.name}, the spelling this model uses.")
+        return taxon, "scientific name"
+    notes.append(f"{quoted(given)} is a spelling of another name of {taxon.name}; the map shows {taxon.name}.")
+    return taxon, "synonym"
 
 
 def _group(table: NameIndex, text: str, name: str, notes: list[str]) -> tuple[Taxon, bool, str] | None:
@@ -399,7 +413,14 @@ def _one_edit(a: str, b: str) -> bool:
 
 def _reject_wrong_genus(table: NameIndex, text: str, genus: str, epithet: str) -> None:
     """Raise where a real genus is one typing error away from another that has this species."""
-    close = [t for t in table if t.name.split(" ")[1] == epithet and likeness(genus, t.genus.lower()) >= TYPING_ERROR]
+    classes = classes_named([table], genus)
+    close = [
+        t
+        for t in table
+        if t.name.split(" ")[1] == epithet
+        and likeness(genus, t.genus.lower()) >= TYPING_ERROR
+        and (classes is None or t.class_ in classes)
+    ]
     if close:
         raise UnknownNameError(f"Unknown species {quoted(text)}.", close[:5])
 

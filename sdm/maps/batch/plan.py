@@ -15,7 +15,7 @@ from sdm._version import __version__
 from sdm.errors import RegionIndexError, RequestError, SpeciesNameError
 from sdm.files.fingerprint import of_files, of_parts
 from sdm.maps.plan import MAX_SPECIES, Job, open_ref, plan_resolved, resolve_in, with_opened_files
-from sdm.models.choice import choose_for_most, refuse_group
+from sdm.models.choice import choose_for_most
 from sdm.names import Resolution
 from sdm.names.habitat import mask_for
 from sdm.names.lists import Asked, distinct, read_names
@@ -236,9 +236,7 @@ def _resolve(asked: Sequence[Asked], ref: ModelRef, as_group: bool) -> tuple[Mod
         model, outcomes = choose_for_most([one.query for one in asked], as_group=as_group)
     else:
         model = open_ref(ref)
-        outcomes = [resolve_in(model, one.query) for one in asked]
-    if not as_group:
-        outcomes = [refuse_group(outcome, model.name) for outcome in outcomes]
+        outcomes = [resolve_in(model, one.query, as_group) for one in asked]
     rows = [
         Row(one, error=str(outcome)) if isinstance(outcome, SpeciesNameError) else Row(one, outcome)
         for one, outcome in zip(asked, outcomes, strict=True)

@@ -6,7 +6,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from sdm.engine.cluster import ClusterWarning, on_cluster, open_client
 from sdm.engine.places import Plan
 from sdm.engine.tasks import run_tasks
-from sdm.engine.tile import score_tile
+from sdm.engine.tile import map_tile, score_tile
 from sdm.grid import Tile
 from sdm.maps.fit_files import fit_suffixes, write_fit_files
 from sdm.maps.memory import give_memory_back
@@ -28,11 +28,15 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from sdm.files.atomic import Staging
+    from sdm.outputs.metadata import MapMetadata
+    from sdm.outputs.statistics import Summary
 
 LINKS = {"tif": "GeoTIFF", "zarr": "Zarr", "json": "report"}
 """Labels of the files the web map links to."""
 SUFFIXES = {"cog": (".tif", ".qml"), "zarr": (".zarr",), "html": (".html",)}
 """Files of a format."""
+_ADJECTIVES = {"novelty": "novel", "uncertainty": "uncertain"}
+"""In a report, of the share of a map that is above the limit of a band."""
 
 Tell = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
@@ -126,7 +130,9 @@ class _Writer:
         # Absolute: a worker has its own working folder.
         self.scratch = staging.path(f"{job.slugs[0]}{kept[-1]}").parent.absolute()
         self.stores = [self.scratch / f"{stem}.zarr" for stem in job.slugs]
-        self.metadata = [describe(job, k, command) for k in range(len(job.slugs))]
+        self.metadata = [
+            replace(describe(job, k, command), bands=target.bands) for k, target in enumerate(job.plan.targets)
+        ]
         self.countries = None
         self.device, self.started, self.encoded = "", time.time(), 0.0
 
@@ -149,27 +155,29 @@ class _Writer:
         """Write the other files of the k-th map; returns its report."""
         from sdm.outputs import sidecar, zarr_store
         from sdm.outputs.cog import write_cog
-        from sdm.outputs.statistics import summarise
+        from sdm.outputs.statistics import summarise, summarise_band
         from sdm.outputs.style import write_qml
         from sdm.outputs.webmap import write_html
 
         stem, meta, geobox = self.job.slugs[k], self.metadata[k], self.job.grid.geobox
         array = zarr_store.open_map(self.stores[k], meta.variable)
+        bands = [zarr_store.open_map(self.stores[k], band.name) for band in meta.bands]
         if "cog" in self.formats:
-            summary = write_cog(self.staging.path(f"{stem}.tif"), array, geobox, meta)
+            summary = write_cog(self.staging.path(f"{stem}.tif"), array, geobox, meta, bands)
             write_qml(self.staging.path(f"{stem}.qml"), meta)
         else:
-            summary = summarise(array, geobox)
+            summaries = [summarise_band(layer, geobox, band) for layer, band in zip(bands, meta.bands, strict=True)]
+            summary = replace(summarise(array, geobox), bands=tuple(summaries))
         give_memory_back()
         files = {suffix[1:]: f"{stem}{suffix}" for suffix in self.kept}
         if "html" in self.formats:
             links = {LINKS[kind]: name for kind, name in files.items() if kind in LINKS}
-            write_html(self.staging.path(f"{stem}.html"), array, meta, self.countries, links)
+            write_html(self.staging.path(f"{stem}.html"), array, meta, self.countries, links, bands=bands)
         timings = {
             "tiles_s": round(self.encoded - self.started, 3),
             "written_s": round(time.time() - self.encoded, 3),
         }
-        measured = {"statistics": summary.to_dict(), "timings": timings, "files": files}
+        measured = {"statistics": summary.to_dict(), **_trust(meta, summary), "timings": timings, "files": files}
         content = report(self.job, k, self.device, self.command, **measured)
         sidecar.write_json(self.staging.path(f"{stem}.json"), content)
         write_fit_files(self.job, k, self.staging.path, array, files)
@@ -180,6 +188,22 @@ class _Writer:
         if "zarr" not in self.formats:
             for store in self.stores:
                 shutil.rmtree(store, ignore_errors=True)
+
+
+def _trust(metadata: MapMetadata, summary: Summary) -> dict[str, Any]:
+    """The entries of a report on the further bands of a map; {} where it has none."""
+    if not metadata.bands:
+        return {}
+    bands = [
+        {**asdict(band), "statistics": statistics.to_dict()}
+        for band, statistics in zip(metadata.bands, summary.bands, strict=True)
+    ]
+    shares = {
+        f"share_{_ADJECTIVES.get(band.name, band.name)}": statistics.share_above_limit
+        for band, statistics in zip(metadata.bands, summary.bands, strict=True)
+        if band.limit is not None
+    }
+    return {"bands": bands, "trust": shares}
 
 
 def run_tiles(
@@ -195,7 +219,7 @@ def run_tiles(
     Parameters
     ----------
     plan : what is computed.
-    stores, variables : of each species the Zarr store and the variable in it.
+    stores, variables : of each species the Zarr store and the variable in it; its bands have variables of their own.
     execution, client : where; on the workers of `client` if there is one.
     tell : progress.
 
@@ -225,12 +249,15 @@ def run_tiles(
 
 
 def write_tile_task(tile: Tile, plan: Plan, stores: Sequence[Path], variables: Sequence[str]) -> str:
-    """Score one tile and write it; returns the device it was computed on, nothing heavy."""
+    """Score one tile and write it, with its bands; returns the device it was computed on, nothing heavy."""
     from sdm.outputs.zarr_store import write_tile
 
-    values = score_tile(plan, tile)
-    for store, variable, layer in zip(stores, variables, values, strict=True):
-        # A chunk that is never written reads as not modelled.
-        if not np.isnan(layer).all():
-            write_tile(store, tile.rows, tile.cols, layer, variable)
+    nothing: tuple[Sequence[np.ndarray], ...] = ((),) * len(stores)
+    values, bands = map_tile(plan, tile) if plan.banded else (score_tile(plan, tile), nothing)
+    for k, (store, variable) in enumerate(zip(stores, variables, strict=True)):
+        names = (variable, *(band.name for band in plan.targets[k].bands))
+        for name, layer in zip(names, (values[k], *bands[k]), strict=True):
+            # A chunk that is never written reads as not modelled.
+            if not np.isnan(layer).all():
+                write_tile(store, tile.rows, tile.cols, layer, name)
     return plan.here

@@ -8,6 +8,8 @@ import contextlib
 import re
 import uuid
 import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +19,11 @@ from odc.geo.geobox import GeoBox
 from sdm.errors import OutputError
 from sdm.files.atomic import disk_errors
 from sdm.outputs.blocks import Source, iter_blocks
-from sdm.outputs.metadata import MapMetadata, one_line
-from sdm.outputs.statistics import Accumulator, Summary
+from sdm.outputs.metadata import Band, MapMetadata, one_line
+from sdm.outputs.statistics import Accumulator, BandAccumulator, BandSummary, Summary
 
 if TYPE_CHECKING:
-    from rasterio.io import DatasetReader
+    from rasterio.io import DatasetReader, DatasetWriter
 
 BLOCK = 512
 """Side of an internal tile in pixels; smaller maps have no overviews."""
@@ -42,11 +44,13 @@ _COG_OPTIONS = {
     "STATISTICS": "AUTO",
 }
 
-_Checks = dict[tuple[int, int, int, int], int]
-"""CRC-32 of the pixels of each window (column, row, width, height)."""
+_Checks = dict[tuple[int, tuple[int, int, int, int]], int]
+"""CRC-32 of the pixels of each band and window (column, row, width, height)."""
 
 
-def write_cog(path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata) -> Summary:
+def write_cog(
+    path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata, bands: Sequence[Source] = ()
+) -> Summary:
     """Write a map and return its exact statistics.
 
     The file has float32 values with nodata NaN, overviews of means over modelled pixels, DEFLATE with the
@@ -64,29 +68,35 @@ def write_cog(path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata)
         Its grid.
     metadata
         Its names, unit and provenance.
+    bands
+        The layers of `metadata.bands`, in order, of the same shape: band 2 and following.
 
     Returns
     -------
     Summary
-        Statistics over the modelled pixels.
+        Statistics over the modelled pixels, and those of the further bands.
 
     Raises
     ------
     OutputError
         If the file cannot be written or fails its check.
     ValueError
-        If the shapes of `source` and `geobox` differ.
+        If the shapes of `source`, `bands` and `geobox` differ, or there are more or fewer bands than described.
     """
     import rasterio
     from rasterio.shutil import copy
 
-    if tuple(source.shape) != tuple(geobox.shape):
-        raise ValueError(f"map of shape {tuple(source.shape)} does not fit grid {tuple(geobox.shape)}")
+    layers = (source, *bands)
+    for layer in layers:
+        if tuple(layer.shape) != tuple(geobox.shape):
+            raise ValueError(f"map of shape {tuple(layer.shape)} does not fit grid {tuple(geobox.shape)}")
+    if len(bands) != len(metadata.bands):
+        raise ValueError(f"{len(bands)} bands are given, and {len(metadata.bands)} described")
     unique = uuid.uuid4().hex[:8]
     staged, finished = (path.with_name(f".{path.name}.{unique}.{part}.tif") for part in ("plain", "cog"))
     try:
         with disk_errors(path), rasterio.Env(GDAL_CACHEMAX=_CACHE_MB, GDAL_PAM_ENABLED="NO"):
-            summary, checks = _write_plain(staged, source, geobox, metadata)
+            summary, checks = _write_plain(staged, layers, geobox, metadata)
             copy(staged, finished, driver="COG", **_COG_OPTIONS)
             staged.unlink()
             _verify(finished, path.name, geobox, summary, checks)
@@ -98,19 +108,22 @@ def write_cog(path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata)
     return summary
 
 
-def _write_plain(path: Path, source: Source, geobox: GeoBox, metadata: MapMetadata) -> tuple[Summary, _Checks]:
+def _write_plain(
+    path: Path, layers: Sequence[Source], geobox: GeoBox, metadata: MapMetadata
+) -> tuple[Summary, _Checks]:
     import rasterio
     from rasterio.enums import ColorInterp
-    from rasterio.windows import Window
 
     accumulator = Accumulator(geobox, metadata.valid_range)
     checks: _Checks = {}
+    # Bands are written one after the other; blocks that hold all of them would be written as often.
+    interleave = {"INTERLEAVE": "BAND"} if len(layers) > 1 else {}
     with rasterio.open(
         path,
         "w",
         driver="GTiff",
         dtype="float32",
-        count=1,
+        count=len(layers),
         height=geobox.height,
         width=geobox.width,
         crs=str(geobox.crs),
@@ -121,19 +134,36 @@ def _write_plain(path: Path, source: Source, geobox: GeoBox, metadata: MapMetada
         blockysize=BLOCK,
         BIGTIFF="IF_SAFER",
         SPARSE_OK=True,
+        **interleave,
     ) as file:
-        for rows, columns, values in iter_blocks(source, _MAX_PIXELS):
-            window = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-            file.write(values, 1, window=Window(*window))
-            checks[window] = _checksum(values)
-            accumulator.update(rows, columns, values)
+        _write_band(file, 1, layers[0], accumulator, checks)
         summary = accumulator.result()
-        file.colorinterp = [ColorInterp.gray]
+        file.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * len(metadata.bands)]
         file.set_band_description(1, one_line(metadata.quantity))
         file.set_band_unit(1, one_line(metadata.unit))
+        for number, (layer, band) in enumerate(zip(layers[1:], metadata.bands, strict=True), start=2):
+            further = BandAccumulator(geobox, band)
+            _write_band(file, number, layer, further, checks)
+            described = further.result()
+            file.set_band_description(number, band.name)
+            file.set_band_unit(number, one_line(band.unit))
+            file.update_tags(number, **_band_tags(described, summary.count + summary.nodata_count), **_meaning(band))
+            summary = replace(summary, bands=(*summary.bands, described))
         file.update_tags(**_tags(metadata, summary))
-        file.update_tags(1, **_band_tags(summary))
+        file.update_tags(1, **_band_tags(summary, summary.count + summary.nodata_count))
     return summary, checks
+
+
+def _write_band(
+    file: "DatasetWriter", number: int, source: Source, accumulator: Accumulator | BandAccumulator, checks: _Checks
+) -> None:
+    from rasterio.windows import Window
+
+    for rows, columns, values in iter_blocks(source, _MAX_PIXELS):
+        window = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        file.write(values, number, window=Window(*window))
+        checks[number, window] = _checksum(values)
+        accumulator.update(rows, columns, values)
 
 
 def _checksum(values: np.ndarray) -> int:
@@ -161,10 +191,15 @@ def _tags(metadata: MapMetadata, summary: Summary) -> dict[str, str]:
     return tags
 
 
-def _band_tags(summary: Summary) -> dict[str, str]:
+def _meaning(band: Band) -> dict[str, str]:
+    tags = {"quantity": one_line(band.quantity)}
+    return tags if band.limit is None else tags | {"low_trust_above": f"{band.limit:g}"}
+
+
+def _band_tags(summary: Summary | BandSummary, pixels: int) -> dict[str, str]:
     if not summary.count:
         return {"STATISTICS_VALID_PERCENT": "0"}
-    share = 100 * summary.count / (summary.count + summary.nodata_count)
+    share = 100 * summary.count / pixels
     return {
         "STATISTICS_MINIMUM": repr(summary.min),
         "STATISTICS_MAXIMUM": repr(summary.max),
@@ -191,13 +226,16 @@ def _verify(path: Path, name: str, geobox: GeoBox, summary: Summary, checks: _Ch
         same_grid = file.shape == tuple(geobox.shape) and file.transform.almost_equals(geobox.affine)
         if not same_grid or file.nodata is None or not np.isnan(file.nodata):
             raise OutputError(f"{name} failed its check: grid or nodata differ after writing.")
-        for window, check in checks.items():
-            if _checksum(file.read(1, window=Window(*window))) != check:
+        for (band, window), check in checks.items():
+            if _checksum(file.read(band, window=Window(*window))) != check:
                 raise OutputError(f"{name} failed its check: pixels differ at {Window(*window)}.")
         levels = len(file.overviews(1))
     for level in range(levels):
         with rasterio.open(path, overview_level=level) as overview:
-            _verify_overview(overview, name, summary)
+            _verify_tiled(overview, name)
+            _verify_overview(overview, name, 1, summary)
+            for number, described in enumerate(summary.bands, start=2):
+                _verify_overview(overview, name, number, described)
 
 
 def _verify_tiled(file: "DatasetReader", name: str) -> None:
@@ -205,12 +243,11 @@ def _verify_tiled(file: "DatasetReader", name: str) -> None:
         raise OutputError(f"{name} failed its check: it is stored in blocks of {file.block_shapes[0]}.")
 
 
-def _verify_overview(overview: "DatasetReader", name: str, summary: Summary) -> None:
-    """Means lie between the smallest and the largest value, and exist if any pixel is modelled."""
-    _verify_tiled(overview, name)
+def _verify_overview(overview: "DatasetReader", name: str, number: int, summary: Summary | BandSummary) -> None:
+    """Means of a band lie between its smallest and its largest value, and exist if any pixel is modelled."""
     low, high = np.inf, -np.inf
-    for _, window in overview.block_windows(1):
-        values = overview.read(1, window=window)
+    for _, window in overview.block_windows(number):
+        values = overview.read(number, window=window)
         values = values[~np.isnan(values)]
         if values.size:
             low, high = min(low, float(values.min())), max(high, float(values.max()))

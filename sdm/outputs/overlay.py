@@ -8,6 +8,7 @@ one byte per pixel: 0 for not modelled, 1 to 251 for the valid range from low to
 import base64
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +43,29 @@ class Overlay:
 
     def png_url(self) -> str:
         """The image as a data URL."""
-        return "data:image/png;base64," + base64.b64encode(png(self.levels)).decode("ascii")
+        return _data_url(png(self.levels))
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Which of some layers are above their limits, on the pixels of an `Overlay`."""
+
+    bits: npt.NDArray[np.uint8]
+    """(y, x): bit k is set where the k-th layer is above its limit."""
+
+    def png_url(self) -> str:
+        """A data URL of an image that is opaque where any bit is set, and whose red channel is the bits."""
+        from PIL import Image
+
+        image = Image.fromarray(self.bits)
+        image.putpalette(bytes(channel for value in range(256) for channel in (value, 0, 0)))
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", transparency=0, optimize=True)
+        return _data_url(buffer.getvalue())
+
+
+def _data_url(image: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(image).decode("ascii")
 
 
 def png(image_levels: npt.NDArray[np.uint8]) -> bytes:
@@ -84,12 +107,41 @@ def warp(
     Overlay or None
         None if the map lies entirely beyond the latitudes of Web Mercator.
     """
-    import rasterio
-    from rasterio.warp import Resampling, reproject
-
     extent = span(geobox)
     if extent is None:
         return None
+    return Overlay(levels(_warped(source, geobox, max_size, extent), valid_range), *extent[1:])
+
+
+def warp_flags(
+    sources: Sequence[Source], limits: Sequence[float], geobox: GeoBox, max_size: int = 2000
+) -> Flags | None:
+    """Where layers of a map are above their limits: on the pixels of `warp`, with the same averages.
+
+    Parameters
+    ----------
+    sources : layers of shape (y, x), at most 8.
+    limits : one per layer.
+    geobox, max_size : as of `warp`.
+
+    Returns
+    -------
+    None if the map lies entirely beyond the latitudes of Web Mercator.
+    """
+    extent = span(geobox)
+    if extent is None:
+        return None
+    flags = [_warped(source, geobox, max_size, extent) > limit for source, limit in zip(sources, limits, strict=True)]
+    return Flags(np.packbits(flags, axis=0, bitorder="little")[0])
+
+
+def _warped(
+    source: Source, geobox: GeoBox, max_size: int, extent: tuple[float, float, float, float, float]
+) -> npt.NDArray[np.float32]:
+    """Values of a map in Web Mercator (y, x); `extent` as from `span`."""
+    import rasterio
+    from rasterio.warp import Resampling, reproject
+
     centre, west, south, east, north = extent
     values, grid = _coarsened(source, geobox, max_size)
 
@@ -121,7 +173,7 @@ def warp(
             resampling=Resampling.average if shrinks else Resampling.nearest,
             warp_mem_limit=64,
         )
-    return Overlay(levels(warped, valid_range), west, south, east, north)
+    return warped
 
 
 def levels(values: npt.NDArray[np.float32], valid_range: tuple[float, float]) -> npt.NDArray[np.uint8]:

@@ -14,12 +14,31 @@ from odc.geo.geobox import GeoBox
 
 from sdm.outputs.blocks import Source, iter_blocks
 from sdm.outputs.geobox import geobox_crs
+from sdm.outputs.metadata import Band
 
 _A = 6378137.0  # WGS 84 semi-major axis in metres
 _E = math.sqrt(0.0066943799901413165)  # WGS 84 eccentricity
 BINS = 20
 """Bins of the histogram."""
 _NODES = 129  # per axis: pixels of a projected grid whose area is computed; others are interpolated
+
+
+@dataclass(frozen=True)
+class BandSummary:
+    """Statistics over the pixels of a further band; None where it has none."""
+
+    count: int
+    min: float | None
+    max: float | None
+    mean: float | None
+    std: float | None
+    """Population standard deviation."""
+    share_above_limit: float | None
+    """Share of the modelled area where the value is above the band's limit; None without a limit."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values for the JSON sidecar."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True)
@@ -44,10 +63,20 @@ class Summary:
     """Sum of value x pixel area: the expected size of the range if the values are probabilities."""
     area_method: str
     """How pixel areas were computed."""
+    bands: tuple[BandSummary, ...] = ()
+    """Statistics of the further bands."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values for the JSON sidecar."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """Plain Python values for the JSON sidecar, of the map itself."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "bands"}
+
+
+def summarise_band(source: Source, geobox: GeoBox, band: Band) -> BandSummary:
+    """The exact statistics of a further band of shape (y, x) on `geobox`, computed block by block."""
+    accumulator = BandAccumulator(geobox, band)
+    for rows, columns, values in iter_blocks(source):
+        accumulator.update(rows, columns, values)
+    return accumulator.result()
 
 
 def summarise(source: Source, geobox: GeoBox, valid_range: tuple[float, float] = (0.0, 1.0)) -> Summary:
@@ -113,6 +142,30 @@ class Accumulator:
             expected_area_km2=self._expected / 1e6,
             area_method=self._area.method,
         )
+
+
+class BandAccumulator:
+    """As `Accumulator`, of a further band."""
+
+    def __init__(self, geobox: GeoBox, band: Band) -> None:
+        self._all = Accumulator(geobox, band.valid_range)
+        self._limit = band.limit
+        self._area, self._above = PixelArea(geobox), 0.0  # m2
+
+    def update(self, rows: slice, columns: slice, values: npt.NDArray[np.float32]) -> None:
+        """Add the block at `rows`, `columns`."""
+        self._all.update(rows, columns, values)
+        if self._limit is not None:
+            area = np.broadcast_to(self._area.block(rows, columns), values.shape)
+            self._above += float(area[values > self._limit].sum())
+
+    def result(self) -> BandSummary:
+        """The statistics of all blocks so far."""
+        summary = self._all.result()
+        share = None
+        if self._limit is not None and summary.modelled_area_km2 > 0:
+            share = self._above / 1e6 / summary.modelled_area_km2
+        return BandSummary(summary.count, summary.min, summary.max, summary.mean, summary.std, share)
 
 
 class PixelArea:

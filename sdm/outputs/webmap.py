@@ -7,7 +7,7 @@ OpenStreetMap, which are fetched only when the reader turns on that layer.
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +22,16 @@ from sdm.files.atomic import disk_errors
 from sdm.outputs import cube
 from sdm.outputs.basemap import land_and_borders
 from sdm.outputs.escape import html_text, relative_link, script_value
-from sdm.outputs.metadata import MapMetadata, one_line
-from sdm.outputs.overlay import LEVELS, MAX_LATITUDE, Overlay, palette, warp
+from sdm.outputs.metadata import Band, MapMetadata, one_line
+from sdm.outputs.overlay import LEVELS, MAX_LATITUDE, Flags, Overlay, palette, warp, warp_flags
 from sdm.outputs.style import RAMP
 from sdm.outputs.zarr_store import open_map
 
 if TYPE_CHECKING:
     import xarray as xr
     from geopandas import GeoDataFrame
+
+    from sdm.outputs.blocks import Source
 
 _OSM_URL = "https://tile.openstreetmap.org/{z}/{x}/{y}.png"
 _OSM_HOST = "https://tile.openstreetmap.org"
@@ -45,10 +47,12 @@ def write_html(
     links: Mapping[str, str] | None = None,
     *,
     geobox: GeoBox | None = None,
+    bands: "Sequence[Source]" = (),
 ) -> None:
     """Write a self-contained interactive map.
 
-    A click shows longitude, latitude and the value, rounded to the 250 steps of the image.
+    A click shows longitude, latitude and the value, rounded to the 250 steps of the image. Where a further band is
+    above its limit the map is hatched, in a layer that can be switched off.
 
     Parameters
     ----------
@@ -64,6 +68,8 @@ def write_html(
         Label to name of a file beside the page.
     geobox
         The grid of a source without georeference.
+    bands
+        The layers of `metadata.bands`, in order.
 
     Raises
     ------
@@ -79,13 +85,22 @@ def write_html(
             raise ValueError("a map without georeference needs a geobox")
         geobox = source.odc.geobox
     overlay = warp(source, geobox, metadata.valid_range)
-    page = _page(overlay, metadata, countries, links or {})
+    limited = [(layer, band) for layer, band in zip(bands, metadata.bands, strict=True) if band.limit is not None]
+    hatch = None
+    if limited:
+        flags = warp_flags([layer for layer, _ in limited], [band.limit or 0.0 for _, band in limited], geobox)
+        hatch = None if flags is None else _Hatch(flags, [band for _, band in limited])
+    page = _page(overlay, metadata, countries, links or {}, hatch)
     with disk_errors(path):
         path.write_text(page, encoding="utf-8")
 
 
 def _page(
-    overlay: Overlay | None, metadata: MapMetadata, countries: "GeoDataFrame | None", links: Mapping[str, str]
+    overlay: Overlay | None,
+    metadata: MapMetadata,
+    countries: "GeoDataFrame | None",
+    links: Mapping[str, str],
+    hatch: "_Hatch | None",
 ) -> str:
     bounds = (-180.0, -60.0, 180.0, 75.0)
     if overlay is not None:
@@ -108,11 +123,18 @@ def _page(
     picture = None
     if overlay is not None:
         picture = _named(_image_layer(overlay, metadata), "map").add_to(figure_map)
+    if hatch is not None:
+        figure: Any = figure_map.get_root()
+        figure.header.add_child(_Inline("style", _asset("hatch.css")), name="hatch_style")
+        figure.header.add_child(_Inline("script", _asset("hatch.js")), name="hatch_library")
+        _named(hatch.over(bounds), "hatch").add_to(figure_map)
     if shapes:
         _named(_Borders("Coasts and borders", shapes[1]), "borders").add_to(figure_map)
     _named(folium.LayerControl(position="topright"), "layers").add_to(figure_map)
     config = _config(bounds, window, metadata, links)
     _named(_Controls(config, picture.get_name() if picture else "null"), "controls").add_to(figure_map)
+    if hatch is not None:
+        _named(_HatchLegend(hatch), "hatch_legend").add_to(figure_map)
     return _with_policy(figure_map.get_root().render())
 
 
@@ -236,6 +258,56 @@ class _Borders(Layer):
         super().__init__(name=name, overlay=True, show=True)
         self._name = "Borders"
         self.shapes = shapes  # GeoJSON from shapely, which contains no foreign text
+
+
+class _Hatch(Layer):
+    """Hatching where the map is little to be trusted, over the map and under the lines."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}"
+        "var {{ this.get_name() }} = sdmHatch({{ this._parent.get_name() }}, {{ this.config }});"
+        "{% endmacro %}"
+    )
+
+    def __init__(self, flags: Flags, bands: "Sequence[Band]") -> None:
+        super().__init__(name="Low trust (hatched)", overlay=True, show=True)
+        self._name = "Hatch"
+        self.flags, self.bands = flags, bands
+        self.config = ""
+
+    def over(self, bounds: tuple[float, float, float, float]) -> "_Hatch":
+        """The layer over a map with these bounds, (west, south, east, north)."""
+        west, south, east, north = bounds
+        self.config = script_value(
+            {
+                "mask": self.flags.png_url(),
+                "bounds": [[south, west], [north, east]],
+                "reasons": [_reason(band) for band in self.bands],
+            }
+        )
+        return self
+
+
+def _reason(band: Band) -> str:
+    """'novelty above 95 %: the environment is unlike that of the records'."""
+    unit = {"": "", "1": "", "percent": " %"}.get(band.unit, f" {band.unit}")
+    caution = f": {band.caution}" if band.caution else ""
+    return one_line(f"{band.name.replace('_', ' ')} above {band.limit:g}{unit}{caution}")
+
+
+class _HatchLegend(MacroElement):
+    """What the hatching means, in the legend and in the popup of a click."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}"
+        "sdmHatchLegend({{ this._parent.get_name() }}, {{ this.hatch }});"
+        "{% endmacro %}"
+    )
+
+    def __init__(self, hatch: _Hatch) -> None:
+        super().__init__()
+        self._name = "HatchLegend"
+        self.hatch = hatch.get_name()
 
 
 class _Controls(MacroElement):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ def create(
     metadata: MapMetadata,
     dtype: npt.DTypeLike = "float32",
 ) -> None:
-    """Create an empty store at `path`: no pixel is modelled.
+    """Create an empty store at `path`, a variable for the map and one for each further band: no pixel is modelled.
 
     Parameters
     ----------
@@ -69,15 +70,16 @@ def create(
         root = zarr.create_group(path, zarr_format=2, attributes=root_attributes(metadata))
         write_grid(root, geobox)
         write_month(root, metadata.month)
-        root.create_array(
-            metadata.variable,
-            shape=tuple(geobox.shape),
-            chunks=chunks,
-            dtype=np.dtype(dtype),
-            fill_value=float("nan"),
-            compressors=_compressor(),
-            attributes=variable_attributes(geobox, metadata),
-        )
+        for name, attributes in _variables(geobox, metadata).items():
+            root.create_array(
+                name,
+                shape=tuple(geobox.shape),
+                chunks=chunks,
+                dtype=np.dtype(dtype),
+                fill_value=float("nan"),
+                compressors=_compressor(),
+                attributes=attributes,
+            )
         zarr.consolidate_metadata(path, zarr_format=2)
 
 
@@ -225,6 +227,16 @@ def variable_attributes(geobox: GeoBox, metadata: MapMetadata, dimensions: tuple
         "valid_min": float(metadata.valid_range[0]),
         "valid_max": float(metadata.valid_range[1]),
     }
+
+
+def _variables(geobox: GeoBox, metadata: MapMetadata) -> dict[str, dict[str, Any]]:
+    """Attributes of the map's variable and of those of its further bands, by name."""
+    variables = {metadata.variable: variable_attributes(geobox, metadata)}
+    for band in metadata.bands:
+        described = replace(metadata, quantity=band.quantity, unit=band.unit, valid_range=band.valid_range)
+        limit = {} if band.limit is None else {"low_trust_above": float(band.limit)}
+        variables[band.name] = variable_attributes(geobox, described) | limit
+    return variables
 
 
 def root_attributes(metadata: MapMetadata) -> dict[str, Any]:

@@ -12,7 +12,17 @@ import numpy as np
 
 from sdm.files import workspace
 from sdm.maps.batch.plan import Batch, Row
-from sdm.maps.batch.texts import ENCODING, PAGE, PICTURES, RICHNESS, SPECIES, STORE, SUMMARY, confidence
+from sdm.maps.batch.texts import (
+    ENCODING,
+    PAGE,
+    PICTURES,
+    RICHNESS,
+    SPECIES,
+    STORE,
+    SUMMARY,
+    are_probabilities,
+    confidence,
+)
 from sdm.maps.batch.tiles import Work
 from sdm.maps.report import provenance, season_phrase
 from sdm.models.licence import credit_lines
@@ -67,7 +77,9 @@ def summary(batch: Batch, totals: Mapping[str, np.ndarray], suffixes: Sequence[s
         line |= {"row": row.asked.row, "query": row.asked.query, "times": row.asked.times, "error": row.error}
         if row.resolution is not None and row.target is not None:
             line |= _names(batch, row, row.resolution, row.target, suffixes)
-            line |= _measures(row.resolution, {name: values[row.target] for name, values in per_taxon.items()})
+            measured = {name: values[row.target] for name, values in per_taxon.items()}
+            is_probability = batch.job.plan.targets[row.target].score.name == "probability"
+            line |= _measures(measured, row.resolution.known and is_probability)
             line["threshold"] = _number(batch.threshold)
         rows.append(line)
     return rows
@@ -92,8 +104,8 @@ def _names(batch: Batch, row: Row, resolution: Resolution, k: int, suffixes: Seq
     }
 
 
-def _measures(resolution: Resolution, total: Mapping[str, float]) -> dict[str, Any]:
-    """The numbers of a map; areas in km2."""
+def _measures(total: Mapping[str, float], calibrated: bool) -> dict[str, Any]:
+    """The numbers of a map; areas in km2. `calibrated`: its values are probabilities of the species itself."""
     line: dict[str, Any] = {"pixels": int(total["count"]), "modelled_area_km2": _number(total["modelled"])}
     if total["count"] > 0:
         above, expected = total["above"], total["expected"]
@@ -105,9 +117,9 @@ def _measures(resolution: Resolution, total: Mapping[str, float]) -> dict[str, A
             "min": _number(total["min"]),
         }
         # What a calibrated probability promises; nothing is promised for a stand-in.
-        if resolution.known and above > 0:
+        if calibrated and above > 0:
             line["expected_precision"] = _number(total["hit"] / above, 4)
-        if resolution.known and expected > 0:
+        if calibrated and expected > 0:
             line["expected_recall"] = _number(total["hit"] / expected, 4)
     return line
 
@@ -198,11 +210,18 @@ def _paragraphs(work: Work, mapped: int, step: int) -> tuple[str, ...]:
     return (
         f"{mapped:,} maps by the model {model.name} of {west:g} {south:g} {east:g} {north:g} (west, south, "
         f"east, north in degrees), {grid.shape[1]:,} x {grid.shape[0]:,} pixels in {grid.crs}. Each holds the "
-        f"probability that a place lies in the range{season_phrase(work.plan)}; hatched is not modelled.{sampled}",
+        f"{_values_phrase(work.batch)}{season_phrase(work.plan)}; hatched is not modelled.{sampled}",
         f'All maps are in {STORE}: xarray.open_zarr("{STORE}").{work.metadata.variable}'
         f'.sel(species="{work.batch.job.resolutions[0].taxon.name}").',
         *(f"{line}." for line in credit_lines(model)),
     )
+
+
+def _values_phrase(batch: Batch) -> str:
+    """What the values of the maps are."""
+    if not batch.job.fits:
+        return "probability that a place lies in the range"
+    return "probability of presence" if are_probabilities(batch) else "relative suitability, fitted to records"
 
 
 def batch_report(batch: Batch, configuration: dict[str, Any], devices: Sequence[str], command: str) -> dict[str, Any]:
@@ -219,7 +238,8 @@ def batch_report(batch: Batch, configuration: dict[str, Any], devices: Sequence[
             "resolved_by": dict(sorted(how.items())),
             "notes": list(batch.notes),
         },
-        "quantity": "probability that a place lies in the range of a species",
+        "quantity": f"{_values_phrase(batch)} of a species",
+        **({"fits": [one.report() for one in batch.job.fits]} if batch.job.fits else {}),
         "precision": cube.STEP,
         "encoding": ENCODING,
         "threshold": batch.threshold,

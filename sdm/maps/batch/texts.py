@@ -30,6 +30,8 @@ ENCODING = (
 def cube_metadata(batch: Batch, command: str) -> MapMetadata:
     """Metadata of the variable (species, y, x)."""
     job, plan = batch.job, batch.job.plan
+    if job.fits:
+        return _fitted_metadata(batch, command)
     score = probability(plan.model, plan.modalities)
     return MapMetadata(
         title=f"Probability of the ranges of {len(job.resolutions):,} species{season_phrase(plan)}",
@@ -48,9 +50,39 @@ def cube_metadata(batch: Batch, command: str) -> MapMetadata:
     )
 
 
+def are_probabilities(batch: Batch) -> bool:
+    """Whether the maps of all species hold probabilities."""
+    return all(target.score.name == "probability" for target in batch.job.plan.targets)
+
+
+def _fitted_metadata(batch: Batch, command: str) -> MapMetadata:
+    """Of the variable (species, y, x), where species are fitted to records."""
+    count, plan = len(batch.job.resolutions), batch.job.plan
+    if are_probabilities(batch):
+        what, caution = "Probability of presence", ""
+    else:
+        what = "Relative suitability"
+        caution = (
+            " Relative suitability ranks places for one species and is NOT a probability of presence; the coordinate "
+            "score names the species whose values are probabilities."
+        )
+    return MapMetadata(
+        title=f"{what} of {count:,} species{season_phrase(plan)}, fitted to records",
+        quantity=f"{what} of the species{season_phrase(plan)}, fitted to records",
+        description=f"For each species and pixel its fit to records, rounded to 1/8192.{caution} NaN: not modelled.",
+        variable="probability" if are_probabilities(batch) else "relative_suitability",
+        valid_range=(0.0, 1.0),
+        tags=_tags(batch, command),
+        attribution=attribution(plan),
+        month=plan.month,
+    )
+
+
 def richness_metadata(batch: Batch, command: str) -> MapMetadata:
     """Metadata of the sum over the species, (y, x)."""
     count, plan = len(batch.job.resolutions), batch.job.plan
+    if not are_probabilities(batch):
+        return _summed_metadata(batch, command)
     return MapMetadata(
         title=f"Richness of {count:,} species{season_phrase(plan)}",
         quantity=f"Expected number, of {count:,} species, whose range holds the place{season_phrase(plan)}",
@@ -58,6 +90,25 @@ def richness_metadata(batch: Batch, command: str) -> MapMetadata:
             f"Sum of the probabilities of {count:,} species that the pixel lies in their range: the expected number of "
             "them whose range holds it. Only the species of the list count; one that is not modelled at a pixel adds "
             "nothing. NaN: none of them is modelled there."
+        ),
+        variable=RICHNESS,
+        unit="species",
+        valid_range=(0.0, float(count)),
+        tags=_tags(batch, command),
+        attribution=attribution(plan),
+        month=plan.month,
+    )
+
+
+def _summed_metadata(batch: Batch, command: str) -> MapMetadata:
+    """Of the sum over species where not all have probabilities: (y, x)."""
+    count, plan = len(batch.job.resolutions), batch.job.plan
+    return MapMetadata(
+        title=f"Summed suitability of {count:,} species{season_phrase(plan)}",
+        quantity=f"Sum of the values of {count:,} species{season_phrase(plan)}",
+        description=(
+            f"Sum of the values of {count:,} species. Not a number of species: relative suitability is not a "
+            "probability. NaN: none of the species is modelled there."
         ),
         variable=RICHNESS,
         unit="species",
@@ -89,6 +140,7 @@ def labels(batch: Batch) -> dict[str, tuple[list[Any], str]]:
             "1: the model was trained on this taxon; 0: mapped as its group",
         ),
         "mask": ([t.mask for t in targets], "mask: land, sea or none"),
+        **({"score": ([t.score.name for t in targets], "what a value is")} if batch.job.fits else {}),
     }
 
 

@@ -543,7 +543,7 @@ def _too_large(pixels: float, resolution: float, limit: int) -> TooLargeError:
     )
 
 
-def region_of(region: Region | str | Path | GeoDataFrame | shapely.Geometry | None) -> Region | None:
+def as_region(region: Region | str | Path | GeoDataFrame | shapely.Geometry | None) -> Region | None:
     """A region from a vector file, a GeoDataFrame or a WGS84 geometry (lon, lat). Raises SdmError subclasses."""
     if region is None or isinstance(region, Region):
         return region

@@ -35,7 +35,7 @@ WORKER_MEMORY = 1 << 30
 """Bytes a worker needs at least: the libraries and the model take about 600 MB."""
 WORKER_CONFIG = {
     "distributed.worker.http.routes": [],
-    # Results are small, so there is nothing to spill, and a worker that pauses would pause for ever. One that
+    # Results are small, so there is nothing to spill, and a worker that pauses would pause forever. One that
     # grows too large is ended and its tile tried elsewhere.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
@@ -86,7 +86,7 @@ def active_client() -> Client | None:
     from distributed import Client, get_worker
 
     try:
-        # A task that waits for tasks on its own cluster can wait for ever: it works with its own threads.
+        # A task that waits for tasks on its own cluster can wait forever: it works with its own threads.
         get_worker()
         return None
     except ValueError:

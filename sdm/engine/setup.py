@@ -11,7 +11,7 @@ from sdm.engine.inputs import check_month
 from sdm.engine.places import Places
 from sdm.errors import ModelError, RequestError
 from sdm.files.paths import absolute
-from sdm.grid import WGS84, Grid, make_grid, region_of
+from sdm.grid import WGS84, Grid, make_grid, as_region
 from sdm.models.protocol import Model
 from sdm.request import Area, Sampling
 from sdm.request.months import month_name
@@ -20,7 +20,7 @@ from sdm.request.months import month_name
 def open_grid(area: Area) -> Grid:
     """The pixel grid of an area. Raises BoxError, RequestError, LayerError, TooLargeError."""
     crs = WGS84 if area.crs is None else area.crs
-    return make_grid(area.bbox, region_of(area.region), crs, area.resolution, area.tile_size, area.max_pixels)
+    return make_grid(area.bbox, as_region(area.region), crs, area.resolution, area.tile_size, area.max_pixels)
 
 
 def open_places(model: Model, grid: Grid, sampling: Sampling, device: str = "auto") -> Places:

@@ -260,7 +260,7 @@ def _pt(path: Path, key: str | None, name: str, dim: int | None) -> Embeddings:
         raise RequestError(f"embedding file {name} holds a {type(loaded).__name__}, not a tensor; save a plain tensor.")
     if tensor.layout != torch.strided or not tensor.is_floating_point() or tensor.device.type != "cpu":
         raise RequestError(f"embedding file {name} holds a tensor of {tensor.dtype}; a dense float tensor is needed.")
-    # A tensor can be larger than its file: strides of zero repeat one number for ever.
+    # A tensor can be larger than its file: strides of zero repeat one number forever.
     rows, columns = _check_size(tuple(tensor.shape), name)
     return Embeddings(tensor.detach().float().reshape(rows, columns).numpy(), ())
 

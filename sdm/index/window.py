@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sdm.errors import BoxError, RequestError
-from sdm.grid import Grid, Tile, make_grid, region_of
+from sdm.grid import Grid, Tile, make_grid, as_region
 from sdm.request import Area
 
 Window = tuple[slice, slice]
@@ -83,7 +83,7 @@ def locate(grid: Grid, area: Area, name: str) -> tuple[Grid, tuple[int, int]]:
     ------
     BoxError : the area reaches out of the grid.
     """
-    region = region_of(area.region)
+    region = as_region(area.region)
     if area.bbox is None and region is None:
         return grid, (0, 0)
     resolution, no_limit = grid.resolution, 1 << 62  # what lies inside cannot be too large

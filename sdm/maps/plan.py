@@ -13,7 +13,7 @@ from sdm.engine.places import Places, Plan, Target
 from sdm.engine.setup import open_grid, open_places
 from sdm.engine.targets import make_target, scorer
 from sdm.errors import RequestError, SpeciesNameError
-from sdm.grid import Grid, region_of
+from sdm.grid import Grid, as_region
 from sdm.maps.evidence import combine
 from sdm.models.choice import Outcome, choose, refuse_group, refuse_name_of_other_model, resolved
 from sdm.models.device import local_device
@@ -176,7 +176,7 @@ def plan_fits(request: MapRequest, device: str = "auto", failures: dict[str, str
         raise RequestError(
             f"records cannot be combined with other evidence ({', '.join(request.query.evidence[:3])}); omit it."
         )
-    area = replace(request.area, region=region_of(request.area.region))
+    area = replace(request.area, region=as_region(request.area.region))
     index = None if request.index is None else open_index(request.index)
     opened = replace(request, area=area, index=index)
     if index is not None:
@@ -213,7 +213,7 @@ def _with_targets(places: Places, targets: tuple[Target, ...]) -> Plan:
 
 def with_opened_files(request: MapRequest) -> MapRequest:
     """The request with its region read, its index opened and the model of the index. Raises SdmError subclasses."""
-    area = replace(request.area, region=region_of(request.area.region))
+    area = replace(request.area, region=as_region(request.area.region))
     if request.index is None:
         return replace(request, area=area)
     index = open_index(request.index)

@@ -73,11 +73,11 @@ def random_places(records: Positions, count: int, reach_km: float, *, mask: str 
         lon = (west + width * rng.random(n) + 180.0) % 360.0 - 180.0
         low, high = np.sin(np.radians((south, north)))
         lat = np.degrees(np.arcsin(low + (high - low) * rng.random(n)))
-        found = Positions(lon, lat)
-        found = found.select(surface.keep(mask, lon, lat) & ((lat > ANTARCTIC) | (mask != "land")))
-        found = found.select(near(found, records, reach_km))
-        kept.append(found)
-        have += len(found)
+        candidates = Positions(lon, lat)
+        candidates = candidates.select(surface.keep(mask, lon, lat) & ((lat > ANTARCTIC) | (mask != "land")))
+        candidates = candidates.select(near(candidates, records, reach_km))
+        kept.append(candidates)
+        have += len(candidates)
     if have == 0:
         raise RecordsError(f"there is no {mask} within {reach_km:g} km of the records to compare them with.")
     joined = Positions(np.concatenate([p.lon for p in kept]), np.concatenate([p.lat for p in kept]))

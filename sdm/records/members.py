@@ -201,14 +201,18 @@ class Ensemble:
 
     def refits(self, embedding: np.ndarray, environment: np.ndarray) -> np.ndarray:
         """Scores (B, N) with the first member replaced by its refits."""
-        first = self.members[0]
-        if isinstance(first, Trees):
-            raise TypeError("the first member of an ensemble has refits")
-        scores = first.refits(embedding, environment).astype(np.float32)
+        scores = self.first_refits(embedding, environment)
         if self.blend is None:
             return scores
         others = self._others(embedding, environment)
         return np.stack([self._joined(row, others) for row in scores])
+
+    def first_refits(self, embedding: np.ndarray, environment: np.ndarray) -> np.ndarray:
+        """Scores (B, N) of the refits of the first member alone, which have no lowest and highest rank."""
+        first = self.members[0]
+        if isinstance(first, Trees):
+            raise TypeError("the first member of an ensemble has refits")
+        return first.refits(embedding, environment).astype(np.float32)
 
     def _others(self, embedding: np.ndarray, environment: np.ndarray) -> np.ndarray:
         total = np.zeros(len(environment), dtype=np.float32)

@@ -97,7 +97,8 @@ def evaluate_command(options: EvaluateMap, read: ReadOptions, clean: CleanOption
     report = _report(evaluation, records, sampler)
     files = []
     if options.out:
-        files = _write(replace(report, picture=_picture(evaluation, sampler)), options.map, options.out)
+        report = replace(report, picture=_picture(evaluation, sampler))
+        files = _write(report, options.map, options.out)
     if options.json_output:
         from sdm.records.report import json_text
 

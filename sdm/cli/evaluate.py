@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from sdm.cli.app import EPILOG, printable, say, sdm_app
-from sdm.cli.options import takes_options
+from sdm.cli.options import Change, takes_options
 from sdm.errors import RequestError
 from sdm.request.choices import MASKS, parse_word
 from sdm.request.options import Option, Options, whole_number
@@ -76,7 +76,9 @@ class EvaluateMap(Options):
 
 
 @sdm_app.command("evaluate", epilog=EPILOG)
-@takes_options()
+@takes_options(
+    changes={"habitat": Change("land: drop records at sea; sea: drop records on land; none: no check.", "none")}
+)
 def evaluate_command(options: EvaluateMap, read: ReadOptions, clean: CleanOptions) -> None:
     """Judge a map of any origin by occurrence records: AUC, AUC-PRG, TSS, Boyce index; calibration where it applies.
 

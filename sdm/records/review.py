@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _CLASSES = ("linear", "quadratic", "product", "hinge")
 """Maxent's kinds of feature by their numbers in `sdm.records.maxent`; reverse hinges count as hinges."""
+_NOVELTY = (
+    "Distance to the nearest training places, as a percentile of their own distances to each other, mapped as a band"
+)
 
 
 @dataclass(frozen=True)
@@ -260,10 +263,10 @@ def assemble_protocol(review: Review, geobox: GeoBox | None, boundary: str, rule
         extrapolation=_extrapolation(case),
         validation=review.validation,
         threshold=chosen,
-        refits=0 if info.zero_shot else case.options.refits,
+        refits=case.options.refits if case.options.trust and not info.zero_shot else 0,
         importance=bool(review.importance),
         responses=bool(review.responses),
-        novelty="Distance to the nearest training places, as a percentile of their own distances to each other",
+        novelty=_NOVELTY if case.options.trust else "",
     )
 
 

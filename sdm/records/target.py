@@ -113,8 +113,8 @@ UNCERTAINTY = Band(
     "uncertainty",
     "Standard deviation of the logit over refits to resampled records",
     valid_range=(0.0, 5.0),
-    limit=1.0,
-    caution="refits to resampled records differ; 0.5 could as well be 0.27 or 0.73",
+    limit=1.5,
+    caution="refits to resampled records differ; 0.5 could as well be 0.18 or 0.82",
 )
 NOVELTY = Band(
     "novelty",

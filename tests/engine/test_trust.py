@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+import rasterio
+import xarray as xr
 
+import sdm
 from sdm.engine import trust
 from sdm.engine.encode import embed_positions
 from sdm.engine.places import Plan, Target
@@ -56,6 +60,9 @@ def fitted(tmp_path_factory):
     path.write_text("\n".join(["longitude,latitude", *rows]))
     options = FitOptions(background_places=400, refits=4, gate=False)
     return fit(Records.read(path), model=MODEL, options=options)
+
+
+OPTIONS = {"bbox": (-124.0, 30.0, -112.0, 50.0), "resolution": 0.25, "tile_size": 32, "evaluate": False}
 
 
 def targets(fitted):
@@ -216,3 +223,54 @@ def test_places_that_lie_ready_are_measured_in_batches_of_one_size(monkeypatch):
     environment = np.arange(19.0)[:, None]
     np.testing.assert_array_equal(trust.in_batches(double, environment, environment), 2 * np.arange(19.0))
     assert sizes == [8, 8, 8]
+
+
+def test_every_output_of_a_map_has_the_bands(fitted, tmp_path):
+    job = sdm.plan(fitted=fitted, **OPTIONS)
+    values, bands = whole_map(job.plan, 4096)
+    (result,) = sdm.write_maps(job, tmp_path, threads=2)
+    with rasterio.open(result.files["tif"]) as file:
+        assert file.descriptions[1:] == ("uncertainty", "novelty")
+        written = file.read()
+    store = xr.open_zarr(result.files["zarr"], decode_coords="all")
+    names = (job.plan.targets[0].score.name, "uncertainty", "novelty")
+    for layer, name, in_tif in zip((values[0], *bands), names, written, strict=True):
+        np.testing.assert_array_equal(in_tif, layer)
+        np.testing.assert_array_equal(store[name].values, layer)
+    assert "sdmHatchLegend" in result.files["html"].read_text()
+    reported = json.loads(result.files["json"].read_text())
+    assert [band["name"] for band in reported["bands"]] == ["uncertainty", "novelty"]
+    assert all(band["quantity"] for band in reported["bands"])
+    mean = reported["bands"][1]["statistics"]["mean"]
+    assert mean == pytest.approx(np.nanmean(bands[1]), rel=1e-4)
+    share = reported["trust"]["share_novel"]
+    shown = np.isfinite(bands[1])
+    latitude = np.broadcast_to(store["y"].values[:, None], shown.shape)[shown]
+    expected = np.average(bands[1][shown] > 95, weights=np.cos(np.radians(latitude)))
+    assert 0.05 < share < 0.95 and share == pytest.approx(expected, rel=0.01)
+    assert result.report["trust"] == reported["trust"]
+    again = sdm.write_maps(job, tmp_path / "zarr", formats="zarr", threads=1)[0].report
+    assert again["trust"]["share_novel"] == pytest.approx(share)
+
+
+def test_the_bands_can_be_left_out(fitted, tmp_path):
+    job = sdm.plan(fitted=fitted, trust=False, **OPTIONS)
+    assert not job.plan.banded
+    (result,) = sdm.write_maps(job, tmp_path, threads=1)
+    with rasterio.open(result.files["tif"]) as file:
+        assert file.count == 1
+    assert "bands" not in result.report and "trust" not in result.report
+    assert "sdmHatch" not in result.files["html"].read_text()
+
+
+def test_a_dataset_holds_the_bands_where_asked(fitted):
+    array = sdm.map_species(fitted=fitted, **OPTIONS)
+    assert isinstance(array, xr.DataArray)
+    data = sdm.map_species(fitted=fitted, bands=True, **OPTIONS)
+    assert list(data.data_vars) == [array.name, "uncertainty", "novelty"]
+    np.testing.assert_array_equal(data[array.name].values, array.values)
+    _, bands = whole_map(sdm.plan(fitted=fitted, **OPTIONS).plan, 4096)
+    np.testing.assert_array_equal(data["novelty"].values, bands[1])
+    assert data["novelty"].rio.crs.to_epsg() == 4326 and data["novelty"].attrs["units"] == "percent"
+    named = sdm.map_species(["Puma concolor"], bbox=OPTIONS["bbox"], resolution=0.5, bands=True)
+    assert list(named.data_vars) == ["probability"] and named["probability"].dims == ("species", "y", "x")

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from sdm.outputs.metadata import MapMetadata
+from sdm.outputs.metadata import Band, MapMetadata
 
 GRIDS = {
     "geographic": GeoBox((620, 700), Affine(0.02, 0, 5, 0, -0.02, 60), "EPSG:4326"),
@@ -32,6 +34,26 @@ def metadata():
         tags={"species": "Ursus arctos", "model": "toy", "AREA_OR_POINT": "Point", "odd key=ä": "a\nb\x01"},
         attribution=("Countries: Natural Earth",),
     )
+
+
+BANDS = (
+    Band("uncertainty", "Spread of refits, a test.", valid_range=(0, 5), limit=1.5, caution="refits differ"),
+    Band("novelty", "Distance to places, a test.", "percent", (0, 100), 95, "nothing like it was seen"),
+    Band("depth", "A band without a limit.", "m", (0, 10)),
+)
+
+
+def band_fields(geobox):
+    """Layers of `BANDS` on a grid: uncertain in the west, novel in the north; NaN where the map is."""
+    rows, columns = np.mgrid[0 : geobox.height, 0 : geobox.width]
+    layers = [3.0 * (columns < geobox.width / 4), 100.0 * (rows < geobox.height / 4), 0.01 * columns]
+    return [np.where(np.isnan(field(geobox)), np.nan, layer).astype(np.float32) for layer in layers]
+
+
+@pytest.fixture
+def banded(metadata):
+    """`metadata` with bands."""
+    return replace(metadata, bands=BANDS)
 
 
 def field(geobox, seed=0):

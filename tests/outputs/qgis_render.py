@@ -42,6 +42,7 @@ def report(uri, style, picture):
         "renderer": renderer.type(),
         "legend": [label for label, _ in renderer.legendSymbologyItems()],
         "band": layer.bandName(1),
+        "bands": [layer.bandName(number) for number in range(1, layer.bandCount() + 1)],
         "nodata": layer.dataProvider().sourceHasNoDataValue(1),
     }
     del job, settings, renderer, layer

@@ -1,5 +1,6 @@
 """The web map in a real browser without a network: nothing requested, nothing logged, nothing injected."""
 
+import io
 import json
 import re
 import time
@@ -12,10 +13,11 @@ import shapely
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from PIL import Image
 
 from sdm.outputs.webmap import write_html
 
-from .conftest import GRIDS, HOSTILE, field
+from .conftest import GRIDS, HOSTILE, band_fields, field
 
 pytestmark = pytest.mark.browser
 
@@ -223,3 +225,71 @@ def test_hostile_texts_are_only_seen(browser, tmp_path, metadata):
     time.sleep(0.3)
     assert browser.execute_script("return typeof window.hacked") == "undefined"
     browser.get_log("browser")
+
+
+def banded_page(tmp_path, grid, banded, bands):
+    land = geopandas.GeoDataFrame(geometry=[shapely.box(-10, 40, 30, 70)], crs=4326)
+    path = tmp_path / "map.html"
+    write_html(path, xr.DataArray(field(grid), dims=("y", "x")), banded, land, geobox=grid, bands=bands)
+    return path
+
+
+def drawn(browser, longitude, latitude):
+    """Colours (height, width, 3) on the screen around a place."""
+    browser.execute_script("document.querySelectorAll('.leaflet-popup').forEach(p => p.remove())")
+    x, y = browser.execute_script(
+        "const p = map_sdm.latLngToContainerPoint([arguments[1], arguments[0]]); return [p.x, p.y]", longitude, latitude
+    )
+    time.sleep(0.3)
+    image = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+    return np.asarray(image).astype(int)[int(y) - 12 : int(y) + 12, int(x) - 12 : int(x) + 12]
+
+
+def roughness(colours):
+    """Mean difference of neighbours along a row."""
+    return np.abs(np.diff(colours, axis=1)).mean()
+
+
+def test_low_trust_is_hatched_and_can_be_switched_off(browser, tmp_path, banded):
+    grid = GRIDS["geographic"]  # 5 to 19 E, 47.6 to 60 N: novel in the north, uncertain in the west
+    path = banded_page(tmp_path, grid, banded, band_fields(grid))
+    show(browser, path)
+    time.sleep(0.5)
+    assert requests(browser) == [path.as_uri()] and browser.get_log("browser") == []
+    legend = browser.execute_script("return document.querySelector('.sdm-hatched').innerText")
+    assert "low trust" in legend and "novelty above 95 %" in legend and "uncertainty above 1.5" in legend
+    assert roughness(drawn(browser, 15, 59)) > 10 > 3 > roughness(drawn(browser, 15, 55))
+    names = browser.execute_script(
+        "return [...document.querySelectorAll('.leaflet-control-layers-overlays label')].map(l => l.textContent.trim())"
+    )
+    assert names == ["Ursus arctos", "Low trust (hatched)", "Coasts and borders"]
+    text = click(browser, 15, 59)
+    assert "Low trust: novelty above 95 %: nothing like it was seen" in text and "uncertainty" not in text
+    both = click(browser, 7, 59)
+    assert "novelty" in both and "uncertainty above 1.5: refits differ" in both
+    assert "Low trust" not in click(browser, 15, 55)
+    browser.execute_script("document.querySelectorAll('.leaflet-control-layers-overlays input')[1].click()")
+    assert roughness(drawn(browser, 15, 59)) < 3
+    assert "Low trust" not in click(browser, 15, 59)
+
+
+def test_hatching_keeps_its_width_when_zoomed(browser, tmp_path, banded):
+    grid = GRIDS["geographic"]
+    show(browser, banded_page(tmp_path, grid, banded, band_fields(grid)))
+    shares = []
+    for zoom in (6, 9):
+        browser.execute_script("map_sdm.setView([59, 15], arguments[0], {animate: false})", zoom)
+        part = drawn(browser, 15, 59)
+        shares.append(np.mean(np.abs(part - np.median(part, axis=(0, 1))).max(axis=2) > 25))
+    assert 0.1 < shares[0] < 0.6 and shares[1] == pytest.approx(shares[0], abs=0.12)
+
+
+def test_hostile_texts_of_bands_are_only_seen(browser, tmp_path, banded):
+    grid = GRIDS["geographic"]
+    bands = tuple(replace(band, quantity=HOSTILE, unit=HOSTILE, caution=HOSTILE) for band in banded.bands)
+    path = banded_page(tmp_path, grid, replace(banded, bands=bands), band_fields(grid))
+    show(browser, path)
+    assert "onerror" in click(browser, 7, 59)
+    time.sleep(0.3)
+    assert browser.execute_script("return typeof window.hacked") == "undefined"
+    assert requests(browser) == [path.as_uri()] and browser.get_log("browser") == []

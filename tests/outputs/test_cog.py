@@ -13,8 +13,9 @@ from rio_cogeo.cogeo import cog_validate
 
 from sdm.errors import OutputError
 from sdm.outputs import cog, zarr_store
+from sdm.outputs.statistics import PixelArea, summarise_band
 
-from .conftest import GRIDS, field
+from .conftest import BANDS, GRIDS, band_fields, field
 
 
 def test_round_trip(grid, store, tmp_path, metadata):
@@ -175,3 +176,63 @@ def test_crs_without_a_code(store, tmp_path, metadata):
         np.testing.assert_array_equal(file.read(1), values)
     write_html(tmp_path / "map.html", opened, metadata)
     assert '"bounds":[[' in (tmp_path / "map.html").read_text()
+
+
+def test_further_bands_are_written_named_and_measured(tmp_path, grid, banded):
+    layers = band_fields(grid)
+    summary = cog.write_cog(tmp_path / "map.tif", field(grid), grid, banded, layers)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert file.count == 4 and file.descriptions[1:] == ("uncertainty", "novelty", "depth")
+        assert file.descriptions[0] == banded.quantity and file.units == ("1", "1", "percent", "m")
+        assert all(np.isnan(value) for value in file.nodatavals)
+        np.testing.assert_array_equal(file.read(1), field(grid))
+        for number, layer in enumerate(layers, start=2):
+            np.testing.assert_array_equal(file.read(number), layer)
+            tags = file.tags(number)
+            assert float(tags["STATISTICS_MEAN"]) == pytest.approx(np.nanmean(layer), rel=1e-5)
+            assert tags["quantity"] == BANDS[number - 2].quantity
+        assert file.tags(3)["low_trust_above"] == "95" and "low_trust_above" not in file.tags(4)
+        assert len(file.overviews(2)) == len(file.overviews(1))
+    errors = cog_validate(tmp_path / "map.tif", quiet=True)[1]
+    assert [error for error in errors if "not tiled" not in error] == []
+    area = np.broadcast_to(PixelArea(grid).block(slice(0, grid.height), slice(0, grid.width)), grid.shape)
+    for layer, band, measured in zip(layers, BANDS, summary.bands, strict=True):
+        assert measured == summarise_band(layer, grid, band)
+        if band.limit is None:
+            assert measured.share_above_limit is None
+        else:
+            expected = area[layer > band.limit].sum() / area[np.isfinite(layer)].sum()
+            assert 0.1 < expected < 0.5 and measured.share_above_limit == pytest.approx(expected, rel=1e-6)
+    assert "bands" not in summary.to_dict()
+
+
+def test_a_map_without_bands_has_one(tmp_path, metadata, banded):
+    grid = GRIDS["alaska"]
+    with pytest.raises(ValueError, match="0 bands are given, and 3 described"):
+        cog.write_cog(tmp_path / "map.tif", field(grid), grid, banded)
+    with pytest.raises(ValueError, match="does not fit grid"):
+        cog.write_cog(tmp_path / "map.tif", field(grid), grid, banded, [np.zeros((3, 3))] * 3)
+    assert cog.write_cog(tmp_path / "map.tif", field(grid), grid, metadata).bands == ()
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_band_that_changes_on_the_way_to_the_disk_is_noticed(tmp_path, banded, monkeypatch, number):
+    grid, right = GRIDS["alaska"], cog._checksum
+    calls = []
+
+    def wrong(values):
+        # The map is checked first, block by block, and then its bands.
+        calls.append(values)
+        return right(values) + (len(calls) == number)
+
+    monkeypatch.setattr(cog, "_checksum", wrong)
+    with pytest.raises(OutputError, match="pixels differ"):
+        cog.write_cog(tmp_path / "map.tif", field(grid), grid, banded, band_fields(grid))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_band_has_no_statistics(tmp_path, banded):
+    grid = GRIDS["alaska"]
+    empty = np.full(grid.shape, np.nan, np.float32)
+    summary = cog.write_cog(tmp_path / "map.tif", empty, grid, banded, [empty] * 3)
+    assert summary.bands[1].count == 0 and summary.bands[1].share_above_limit is None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdm.outputs.metadata import MapMetadata, one_line
+from sdm.outputs.metadata import Band, MapMetadata, one_line
 from sdm.outputs.sidecar import write_json
 
 
@@ -68,3 +68,13 @@ def test_json_refuses_unknown_types_before_writing(tmp_path):
     with pytest.raises(TypeError, match="object"):
         write_json(tmp_path / "map.json", {"a": object()})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("probability",), ("x",), ("spatial_ref",)])
+def test_bands_have_names_of_their_own(names):
+    with pytest.raises(ValueError, match="need names"):
+        MapMetadata("t", "q", bands=tuple(Band(name, "q") for name in names))
+    with pytest.raises(ValueError, match="must be a letter"):
+        Band("1st", "q")
+    with pytest.raises(ValueError, match="must increase"):
+        Band("a", "q", valid_range=(1, 1))

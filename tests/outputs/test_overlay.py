@@ -9,9 +9,9 @@ from odc.geo.geobox import GeoBox
 from PIL import Image
 from pyproj import Transformer
 
-from sdm.outputs.overlay import MAX_LATITUDE, palette, warp
+from sdm.outputs.overlay import LEVELS, MAX_LATITUDE, palette, warp, warp_flags
 
-from .conftest import GRIDS, field
+from .conftest import GRIDS, band_fields, field
 
 
 def mercator(latitude):
@@ -106,3 +106,18 @@ def test_png():
     np.testing.assert_array_equal(rgba[..., 3], np.where(overlay.levels == 0, 0, 255))
     shown = overlay.levels > 0
     np.testing.assert_array_equal(rgba[shown][:, :3], palette()[overlay.levels[shown]])
+
+
+def test_flags_lie_on_the_pixels_of_the_map(grid):
+    layers = band_fields(grid)[:2]
+    flags, overlay = warp_flags(layers, [1.5, 95], grid), warp(field(grid), grid)
+    assert flags.bits.shape == overlay.levels.shape
+    # Nothing is flagged off the map; and each bit is that of its own layer, warped alone.
+    assert not flags.bits[overlay.levels == 0].any() and flags.bits.max() == 3
+    for number, layer in enumerate(layers):
+        alone = warp(layer, grid, (0.0, float(np.nanmax(layer)))).levels
+        limit = 1 + (LEVELS - 1) * (1.5 / 3 if number == 0 else 0.95)
+        assert np.array_equal((flags.bits >> number & 1) > 0, alone > limit)
+    image = Image.open(io.BytesIO(base64.b64decode(flags.png_url().partition(",")[2]))).convert("RGBA")
+    assert np.array_equal(np.asarray(image)[..., 0] * (np.asarray(image)[..., 3] > 0), flags.bits)
+    assert np.array_equal(np.asarray(image)[..., 3] > 0, flags.bits > 0)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sdm.outputs import cog, style, zarr_store
 
-from .conftest import field
+from .conftest import GRIDS, band_fields, field
 
 pytestmark = pytest.mark.qgis
 
@@ -65,3 +65,17 @@ def test_cog_and_zarr_in_qgis(qgis, store, tmp_path, grid, metadata):
         assert drawn.shape == expected.shape
         off = np.abs(drawn - expected).max(axis=2)
         assert np.percentile(off, 99) <= 6 and (off > 12).mean() < 0.005
+
+
+def test_a_cog_with_further_bands_is_shown_by_its_first(qgis, tmp_path, banded):
+    grid = GRIDS["alaska"]
+    cog.write_cog(tmp_path / "map.tif", field(grid), grid, banded, band_fields(grid))
+    style.write_qml(tmp_path / "map.qml", banded)
+    (found,) = qgis(tmp_path, str(tmp_path / "map.tif"))
+    assert found["valid"] and found["renderer"] == "singlebandpseudocolor" and found["nodata"]
+    assert [name.partition(": ")[2] for name in found["bands"]] == [banded.quantity, "uncertainty", "novelty", "depth"]
+    values = field(grid)
+    expected = style.colours(np.where(np.isnan(values), 0, values)).astype(int)
+    expected[np.isnan(values)] = (255, 0, 255)
+    drawn = np.asarray(Image.open(tmp_path / "0.png").convert("RGB")).astype(int)
+    assert np.percentile(np.abs(drawn - expected).max(axis=2), 99) <= 6

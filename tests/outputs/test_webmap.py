@@ -13,7 +13,7 @@ from sdm.outputs.basemap import land_and_borders
 from sdm.outputs.escape import html_text, relative_link, script_value
 from sdm.outputs.webmap import write_html
 
-from .conftest import GRIDS, HOSTILE, field
+from .conftest import BANDS, GRIDS, HOSTILE, band_fields, field
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +147,18 @@ def test_open_sea(countries):
 def test_countries_in_another_crs(countries):
     land, _ = map(shapes_of, land_and_borders(countries.iloc[:2].to_crs(3857), (2, 50, 15, 60), 8))
     assert land.area == pytest.approx(13 * 10, rel=1e-2)
+
+
+def test_hatching_only_where_a_band_has_a_limit(tmp_path, metadata, banded):
+    grid = GRIDS["alaska"]
+    source = xr.DataArray(field(grid), dims=("y", "x"))
+    pages = []
+    for meta, bands in ((metadata, ()), (replace(metadata, bands=BANDS[2:]), band_fields(grid)[2:])):
+        write_html(tmp_path / "map.html", source, meta, geobox=grid, bands=bands)
+        pages.append((tmp_path / "map.html").read_text())
+    assert pages[0] == pages[1] and "sdmHatch" not in pages[0] and "sdm-hatch" not in pages[0]
+    write_html(tmp_path / "map.html", source, banded, geobox=grid, bands=band_fields(grid))
+    page = (tmp_path / "map.html").read_text()
+    texts = (script_value("novelty above 95 %: nothing like it was seen"), script_value("uncertainty above 1.5"))
+    assert texts[0] in page and texts[1].strip('"') in page and "depth" not in page
+    assert page.count("data:image/png;base64,") == pages[0].count("data:image/png;base64,") + 1

@@ -13,7 +13,7 @@ from odc.geo.geobox import GeoBox
 from sdm.errors import OutputError
 from sdm.outputs import zarr_store
 
-from .conftest import GRIDS, HOSTILE, field
+from .conftest import BANDS, GRIDS, HOSTILE, band_fields, field, tiles
 
 
 def test_round_trip(grid, store):
@@ -127,3 +127,22 @@ def test_concurrent_tiles(tmp_path, metadata):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda part: zarr_store.write_tile(path, *part, values[part]), tiles(grid, 64)))
     np.testing.assert_array_equal(zarr_store.open_map(path).values, values)
+
+
+def test_each_further_band_is_a_variable(tmp_path, grid, banded):
+    path = tmp_path / "map.zarr"
+    zarr_store.create(path, grid, (256, 256), banded)
+    layers = dict(zip(("uncertainty", "novelty", "depth"), band_fields(grid), strict=True))
+    for rows, cols in tiles(grid, 256):
+        zarr_store.write_tile(path, rows, cols, field(grid)[rows, cols])
+        for name, layer in layers.items():
+            zarr_store.write_tile(path, rows, cols, layer[rows, cols], name)
+    opened = xr.open_zarr(path, decode_coords="all")
+    assert set(opened.data_vars) == {"probability", *layers}
+    np.testing.assert_array_equal(zarr_store.open_map(path).values, field(grid))
+    for band in BANDS:
+        layer = zarr_store.open_map(path, band.name)
+        np.testing.assert_array_equal(layer.values, layers[band.name])
+        assert layer.attrs["long_name"] == band.quantity and layer.attrs["units"] == band.unit
+        assert layer.chunks == opened["probability"].chunks and layer.odc.geobox == grid
+        assert layer.attrs.get("low_trust_above") == band.limit

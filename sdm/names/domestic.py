@@ -1,4 +1,4 @@
-"""Domestic forms: they live where people keep them, so that no map of the wild species is theirs.
+"""Domestic forms: they live where people keep or released them, so that no map of the wild species is theirs.
 
 Scientific names of mammals, and the wild species each form comes from: Gentry, Clutton-Brock & Groves 2004, "The naming
 of wild animal species and their domestic derivatives", Journal of Archaeological Science 31, 645-651; ICZN Opinion 2027
@@ -85,8 +85,9 @@ FORMS = (
         "donkey",
         "Equus africanus",
         "Equus asinus|Equus africanus asinus",
-        "donkey|domestic donkey|feral donkey|burro|domestic ass|mule",
+        "donkey|domestic donkey|feral donkey|burro|domestic ass",
     ),
+    _form("mule", "", "Equus mulus", "mule|hinny"),
     _form(
         "dromedary",
         "",
@@ -160,8 +161,8 @@ def reject_domestic(text: str, words: Sequence[str], species: Container[str]) ->
         return
     wild = f"ask for its wild ancestor {form.wild}, or " if form.wild else ""
     raise DomesticNameError(
-        f"{quoted(text)} is a domestic form ({form.name}), which lives where people keep it and is not mapped by name; "
-        f"{wild}give records of it with --records FILE."
+        f"{quoted(text)} is a domestic form ({form.name}), which lives where people keep or released it and is not "
+        f"mapped by name; {wild}give records of it with --records FILE."
     )
 
 

@@ -259,7 +259,11 @@ def test_with_an_index_nothing_is_encoded(tmp_path, monkeypatch, index):
 
 
 def test_unknown_names_are_skipped_or_fatal():
-    rows = plan_batch(["Ursus arctos", "Ursus arctoss", "elk", "Felis concolor", "Myotis nova"], **FAST).rows
+    listed = ["Ursus arctos", "Ursus arctoss", "elk", "Felis concolor", "Myotis nova"]
+    rows = plan_batch(listed, **FAST).rows
+    assert [r.target for r in rows] == [0, None, None, 1, None]
+    assert "the map of its genus Myotis instead may be wrong" in rows[4].error and "--as-group" in rows[4].error
+    rows = plan_batch(listed, as_group=True, **FAST).rows
     assert [r.target for r in rows] == [0, None, None, 1, 2]
     assert "Ursus arctos" in rows[1].error and "Cervus canadensis" in rows[2].error
     assert confidence(rows[4].resolution) == "stand-in: genus"

@@ -67,7 +67,7 @@ def bundle(models, monkeypatch):
     ],
 )
 def test_a_name_finds_its_model(query, model, name):
-    found, (resolution,) = choose([query])
+    found, (resolution,) = choose([query], as_group=True)
     assert (found.name, resolution.taxon.name) == (model, name)
 
 
@@ -144,12 +144,56 @@ def test_what_a_table_lists_is_found_fast(models, tmp_path):
 
 
 def test_a_model_that_was_named_is_kept_to():
-    assert sdm.plan("Morus nigra", model="trees", **SMALL).resolutions[0].taxon.lineage[2] == "Magnoliopsida"
+    assert (
+        sdm.plan("Morus nigra", model="trees", as_group=True, **SMALL).resolutions[0].taxon.lineage[2]
+        == "Magnoliopsida"
+    )
     with pytest.raises(SpeciesNameError, match="'barn owl'"):
         sdm.plan("barn owl", model="mammals-trees", **SMALL)
     for query in ("Hirundo rustica", "Morus bassanus"):  # of the second it has the genus, but of mulberries
         with pytest.raises(SpeciesNameError, match=f"'{query}' is known to model birds .*--model birds"):
             sdm.plan(query, model="mammals-trees", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("query", "model", "group"),
+    [("Hirundo neoxena", "birds", "genus Hirundo"), ("Castanea sativa", "trees", "family Fagaceae")],
+)
+def test_an_unknown_species_is_refused_with_its_group(query, model, group):
+    for options in ({}, {"model": model}):
+        with pytest.raises(SpeciesNameError, match=f"'{query}' is not in model {model}") as caught:
+            sdm.plan(query, **SMALL, **options)
+        assert all(words in str(caught.value) for words in (group, "may be wrong", "--as-group", "--records FILE"))
+        job = sdm.plan(query, as_group=True, **SMALL, **options)
+        assert not job.resolutions[0].known and "is not in the model" in job.notes[0][0] and job.request["as_group"]
+    word = group.split()[1]
+    assert sdm.plan(word, **SMALL).resolutions[0].known  # a group that is named needs no option
+    with pytest.raises(SpeciesNameError, match="--as-group"):  # and not that the models differ
+        sdm.plan(["Ursus arctos", query], **SMALL)
+
+
+def test_the_command_refuses_an_unknown_species(run):
+    arguments = ["Hirundo neoxena", "--bbox", -4, 52, -3, 53, "--resolution", 0.5, "--dry-run"]
+    code, _, err = run(*arguments)
+    assert code == 3 and "the map of its genus Hirundo instead may be wrong" in err
+    code, _, err = run(*arguments, "--as-group")
+    assert code == 0, err
+    code, _, err = run("Canis familiaris", *arguments[1:], "--as-group")
+    assert code == 3 and "domestic form (dog)" in err
+
+
+def test_a_list_leaves_unknown_species_out_and_they_choose_no_model():
+    names = ["Hirundo rustica", "Castanea sativa", "Castanea dentata", "Castanea mollissima", "Hirundo neoxena", "dog"]
+    batch = plan_batch(names, SMALL["bbox"], resolution=0.5)
+    assert batch.job.plan.model.name == "birds" and len(batch.job.resolutions) == 1
+    errors = {row.asked.query: row.error for row in batch.failed}
+    assert list(errors) == names[1:]
+    assert "is not in model trees" in errors["Castanea sativa"] and "family Fagaceae" in errors["Castanea sativa"]
+    assert "is not in model birds" in errors["Hirundo neoxena"] and "domestic form" in errors["dog"]
+    grouped = plan_batch(names, SMALL["bbox"], resolution=0.5, as_group=True)
+    assert grouped.job.plan.model.name == "trees" and [r.taxon.name for r in grouped.job.resolutions] == ["Fagaceae"]
+    with pytest.raises(SpeciesNameError, match="row 2: 'Castanea sativa' is not in model trees"):
+        plan_batch(names, SMALL["bbox"], resolution=0.5, strict=True)
 
 
 def test_a_mixed_list_has_one_model_and_names_the_other():

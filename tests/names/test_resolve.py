@@ -150,6 +150,27 @@ def test_other_spellings_are_noted(table, query):
     assert resolution.taxon.name in resolution.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("query", "species", "how"),
+    [
+        ("Leopardus colocola", "Leopardus colocolo", "scientific name"),
+        ("Panthera pardis", "Panthera pardus", "scientific name"),
+        ("Myotis bechsteini", "Myotis bechsteinii", "scientific name"),
+        ("Felis wiedii", "Leopardus wiedii", "synonym"),  # 'Felis wiedi' is listed as a synonym
+    ],
+)
+def test_other_endings_are_found(table, query, species, how):
+    resolution = table.resolve(query)
+    assert (resolution.taxon.name, resolution.known, resolution.how) == (species, True, how)
+    assert species in resolution.notes[0]
+
+
+def test_an_ending_that_fits_two_species_of_the_genus_is_not_one_of_them(tmp_path):
+    rows = BEAR.replace("arctos", "albus") + BEAR.replace("arctos", "alba").replace("brown bear", "white bear")
+    table = TaxonTable.load(write_folder(tmp_path, HEADER + rows))
+    assert not table.resolve("Ursus album").known
+
+
 def test_initial_that_fits_several_is_an_error(table):
     with pytest.raises(SpeciesNameError, match="several species") as error:
         table.resolve("C. canadensis")

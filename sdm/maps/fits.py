@@ -56,10 +56,13 @@ class FittedSpecies:
     def target(self, model: Model, mask: str = "auto", trust: bool = True) -> Target:
         """What is mapped.
 
-        `mask`: land, sea, none, or auto: by the habitat of the species, else by its records. `trust`: with bands that
+        `mask`: land, sea, none, or auto: by the habitat of the species, else by its records, else (the user's own rasters
+        alone) where they have values. `trust`: with bands that
         say how far to trust it.
         """
-        if mask == "auto":
+        if mask == "auto" and model.dim == 0:
+            mask = "none"  # the user's rasters say where they hold
+        elif mask == "auto":
             known = bool(self.resolution.taxon.lineage)
             mask = mask_for(self.resolution.taxon) if known else self.fitted.info.mask
         return Target(

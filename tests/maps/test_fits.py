@@ -158,7 +158,7 @@ def test_several_species_of_one_file(tmp_path, points):
     assert job.slugs == ("vipera-aspis", "vipera-berus")
     # The records of each are the target group of the other.
     assert {one.fitted.info.background for one in job.fits} <= {"mixed", "group", "random"}
-    assert isinstance(job.fits[0].group, Positions)
+    assert isinstance(job.fits[0].case.group, Positions)
     (only,) = plan("vipera berus", BBOX, records=path, **FAST).slugs
     assert only == "vipera-berus"
 

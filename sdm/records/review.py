@@ -17,6 +17,7 @@ from sdm.records.fit import JOINED_FROM
 from sdm.records.fitted import Fitted
 from sdm.records.forest import DEPTH, TREES
 from sdm.records.maxent import classes_for
+from sdm.records.measures import omission
 from sdm.records.members import CLIP, Maxent, Ridge, Trees
 from sdm.records.odmap import Protocol
 from sdm.records.prior import SpeciesPrior
@@ -24,7 +25,7 @@ from sdm.records.report import MapPicture, Report
 from sdm.records.table import Records
 from sdm.records.thresholds import RangeArea, Threshold
 from sdm.records.training import Training
-from sdm.records.validation import Case, cross_validate_fit, importances, response_curves, thresholds
+from sdm.records.validation import METHOD, Case, cross_validate_fit, importances, response_curves, thresholds
 from sdm.request.records import FitOptions
 
 if TYPE_CHECKING:
@@ -173,12 +174,23 @@ def _limits(review: Review) -> list[str]:
             "The embedding of a place depends on climate, terrain and land cover too. Response curves and importance "
             "show what a variable adds to it, and the embedding as one variable."
         )
-    if any(isinstance(member, Trees) for member in case.fitted.ensemble.members):
-        texts.append(
-            "Thresholds follow from values at the records that were fitted to, which are higher than at records not "
-            "seen: more than the stated share of new presences falls below."
-        )
-    return texts
+    return [*texts, *_omission(review)]
+
+
+def _omission(review: Review) -> list[str]:
+    """How many new presences fall below a threshold that was found at the records of the fit."""
+    chosen = next((one for one in review.thresholds if one.rule == "p10"), None)
+    if chosen is None or review.validation is None:
+        return []
+    predicted = review.validation.predictions[METHOD, next(iter(review.validation.folds))]
+    left_out = predicted[review.validation.places.present & np.isfinite(predicted)]
+    if not left_out.size:
+        return []
+    return [
+        "Thresholds follow from values at the records of the fit, which are higher than at records it has not seen: "
+        f"{1 - chosen.sensitivity:.0%} of the former lie below the threshold p10, and "
+        f"{float(omission(left_out, chosen.value)):.0%} of the presences left out of the folds."
+    ]
 
 
 def _provenance(case: Case) -> dict[str, str]:
@@ -290,6 +302,8 @@ def _averaging(case: Case) -> str:
 
 
 def _complexity(case: Case) -> str:
+    if case.fitted.info.zero_shot:
+        return "Nothing was fitted: the zero-shot map of the model was kept"
     if case.prior is None:
         return "Maxent's classes of features follow the number of presences, by the rule of maxnet"
     return f"A prior learnt from the species of the model holds the fit; a forest joins it at {JOINED_FROM} presences"

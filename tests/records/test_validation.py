@@ -180,6 +180,17 @@ def test_thresholds_are_those_of_the_values_of_the_map(case, reviewed):
     assert abs(by_rule["equal"].sensitivity - by_rule["equal"].specificity) < 0.03
 
 
+def test_the_report_says_how_many_new_presences_a_threshold_misses(reviewed):
+    p10 = next(one for one in reviewed.thresholds if one.rule == "p10")
+    validation = reviewed.validation
+    scores = validation.predictions[METHOD, "blocks"][validation.places.present]
+    missed = (scores < p10.value).mean()
+    assert missed > 1 - p10.sensitivity
+    assert any(
+        text.endswith(f"{missed:.0%} of the presences left out of the folds.") for text in reviewed.report().limits
+    )
+
+
 def test_what_matters_is_found_and_classes_have_no_curve(reviewed):
     drop = {one.name: one.drop for one in reviewed.importance}
     assert set(drop) == {"waves", "noise", "soil"}

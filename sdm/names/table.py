@@ -52,7 +52,7 @@ class TaxonTable(NameIndex):
         Understands scientific names (with authors, years, subspecies, a full lineage), older synonyms,
         common names, and names of genera, families, orders and classes. An unknown species of a known genus
         or family resolves to that group with `known` False, unless the genus has a homonym elsewhere. Raises
-        SpeciesNameError when the name is malformed, fits several species, looks like a typing error, or is not
-        known at all.
+        SpeciesNameError when the name is malformed, fits several species, looks like a typing error, is that of a
+        domestic form that the model does not list, or is not known at all.
         """
         return resolve(self, query)

@@ -11,7 +11,7 @@ from sdm.engine.inputs import check_month
 from sdm.engine.places import Places
 from sdm.errors import ModelError, RequestError
 from sdm.files.paths import absolute
-from sdm.grid import WGS84, Grid, make_grid, as_region
+from sdm.grid import WGS84, Grid, as_region, make_grid
 from sdm.models.protocol import Model
 from sdm.request import Area, Sampling
 from sdm.request.months import month_name

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sdm.errors import BoxError, RequestError
-from sdm.grid import Grid, Tile, make_grid, as_region
+from sdm.grid import Grid, Tile, as_region, make_grid
 from sdm.request import Area
 
 Window = tuple[slice, slice]

@@ -57,8 +57,7 @@ class FittedSpecies:
         """What is mapped.
 
         `mask`: land, sea, none, or auto: by the habitat of the species, else by its records, else (the user's own rasters
-        alone) where they have values. `trust`: with bands that
-        say how far to trust it.
+        alone) wherever they have values. `trust`: with bands that say how far to trust it.
         """
         if mask == "auto" and model.dim == 0:
             mask = "none"  # the user's rasters say where they hold

@@ -196,8 +196,8 @@ def cross_validate_fit(case: Case, *, elapid: bool = False) -> Validated:
     Returns
     -------
     Validated. From 10 positions on there are spatial blocks and random folds, below that each location is left out
-    once; without a result where all presences are one location. A threshold or a prevalence is found anew in each
-    fold; whether the fit or the zero-shot map is used was decided once, with all records.
+    once; without a result where all presences are one location. The calibration is repeated in each fold;
+    whether the fit or the zero-shot map is used was decided once, with all records.
     """
     pool = gather(case)
     fits = FoldFits(case, pool)
@@ -209,10 +209,13 @@ def cross_validate_fit(case: Case, *, elapid: bool = False) -> Validated:
     if not folds:
         return Validated(pool, None, fits)
     zero_shot = _zero_shot(case, pool)
-    kept = case.fitted.info.zero_shot and zero_shot is not None
-    methods: dict[str, Fitter] = {METHOD: fixed_scores(zero_shot) if kept else fits}  # type: ignore[arg-type]
-    if zero_shot is not None:
-        methods |= {NOT_USED: fits} if kept else {ZERO_SHOT: fixed_scores(zero_shot)}
+    methods: dict[str, Fitter]
+    if zero_shot is None:
+        methods = {METHOD: fits}
+    elif case.fitted.info.zero_shot:
+        methods = {METHOD: fixed_scores(zero_shot), NOT_USED: fits}
+    else:
+        methods = {METHOD: fits, ZERO_SHOT: fixed_scores(zero_shot)}
     methods |= _baselines(case, pool, elapid)
     probability = [METHOD] if case.fitted.meaning == PROBABILITY else []
     return Validated(pool, cross_validate(places, methods, folds, probability=probability), fits)

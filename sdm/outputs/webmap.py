@@ -299,9 +299,7 @@ class _HatchLegend(MacroElement):
     """What the hatching means, in the legend and in the popup of a click."""
 
     _template = Template(
-        "{% macro script(this, kwargs) %}"
-        "sdmHatchLegend({{ this._parent.get_name() }}, {{ this.hatch }});"
-        "{% endmacro %}"
+        "{% macro script(this, kwargs) %}sdmHatchLegend({{ this._parent.get_name() }}, {{ this.hatch }});{% endmacro %}"
     )
 
     def __init__(self, hatch: _Hatch) -> None:

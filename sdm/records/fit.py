@@ -342,16 +342,14 @@ def _evidence(training: Training, design: RidgeDesign, solution: Solution, prior
     """What left-out records say of the fit and the zero-shot map."""
     assert prior.zero_shot is not None
     design, kept = design.thinned(GATE_PLACES, seed)
-    seen = np.flatnonzero(training.presence[kept])
+    presence = training.presence[kept]
     masks = {n: m[kept] for n, m in (("land", training.random), ("group", training.group)) if m[kept].any()}
+    fold = neighbour_folds(training.lon[kept], training.lat[kept], presence, seed=seed)
 
-    def scores(left_out: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        logit = design.scores(design.without(solution, seen[left_out]))
-        return logit[seen[left_out]], {name: logit[mask] for name, mask in masks.items()}
+    def scores(left_out: np.ndarray) -> np.ndarray:
+        return design.scores(design.without(solution, np.flatnonzero(left_out)))
 
-    zero = training.features.embedding[kept] @ prior.zero_shot
-    fold = neighbour_folds(training.lon[kept][seen], training.lat[kept][seen], seed=seed)
-    return leave_out(fold, scores, (zero[seen], {name: zero[mask] for name, mask in masks.items()}))
+    return leave_out(fold, presence, masks, scores, training.features.embedding[kept] @ prior.zero_shot)
 
 
 def _calibration(

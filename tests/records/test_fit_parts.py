@@ -222,20 +222,19 @@ def test_background_is_chosen_by_a_stated_rule(asked, absences, group, kind):
 
 def test_gate_keeps_the_zero_shot_map_unless_left_out_records_agree():
     rng = np.random.default_rng(0)
-    good, bad = rng.normal(2.0, 1.0, 40), rng.normal(0.0, 1.0, 40)
-    other = {"land": rng.normal(0.0, 1.0, 2000)}
-    fold = np.arange(40) % 5
-
-    def scores(values):
-        return lambda out: (values[out], other)
-
-    better = leave_out(fold, scores(good), (bad, other))
-    worse = leave_out(fold, scores(bad), (good, other))
+    presence = np.arange(440) < 40
+    land, group = (np.arange(440) >= 40) & (np.arange(440) < 240), np.arange(440) >= 240
+    fold = np.arange(440) % 5
+    good, bad = rng.normal(0.0, 1.0, 440) + 2.0 * presence, rng.normal(0.0, 1.0, 440)
+    better = leave_out(fold, presence, {"land": land}, lambda out: good, bad)
+    worse = leave_out(fold, presence, {"land": land}, lambda out: bad, good)
     assert better.accepted and "the fit is used" in better.sentence()
     assert not worse.accepted and "zero-shot map is kept" in worse.sentence()
-    both = {"land": other["land"], "group": rng.normal(3.0, 1.0, 2000)}
-    torn = leave_out(fold, lambda out: (good[out], both), (bad, {"land": other["land"], "group": bad - 5.0}))
+    torn = leave_out(fold, presence, {"land": land, "group": group}, lambda out: good + 9.0 * group, bad)
     assert torn.gains["land"][0] > 0 > torn.gains["group"][0] and not torn.accepted
+    left = []
+    leave_out(fold, presence, {"land": land}, lambda out: left.append(out) or good, bad)
+    assert len(left) == 5 and np.array_equal(np.sum(left, axis=0), np.ones(440))
 
 
 def test_share_below_averages_to_the_auc():
@@ -246,13 +245,16 @@ def test_share_below_averages_to_the_auc():
 
 def test_folds_keep_neighbours_together():
     rng = np.random.default_rng(0)
-    lon, lat = rng.uniform(-120, -80, 400), rng.uniform(30, 50, 400)
-    fold = neighbour_folds(lon, lat)
-    km = distances_km(unit_vectors(lon, lat), unit_vectors(lon, lat)) + 1e9 * np.eye(400)
-    assert (fold[km.argmin(axis=1)] == fold).mean() > 0.75
-    few = neighbour_folds(lon[:6], lat[:6])
-    assert np.bincount(few).max() <= 2
-    assert set(neighbour_folds(np.array([179.9, -179.9, 179.0]), np.zeros(3))) == {0, 1, 2}
+    lon, lat = rng.uniform(-120, -80, 800), rng.uniform(30, 50, 800)
+    presence = np.arange(800) < 400
+    fold = neighbour_folds(lon, lat, presence)
+    km = distances_km(unit_vectors(lon, lat), unit_vectors(lon, lat)) + 1e9 * np.eye(800)
+    assert set(fold[presence]) == {0, 1, 2, 3, 4}
+    assert (fold[km.argmin(axis=1)] == fold).mean() > 0.75  # background places too
+    few = neighbour_folds(lon[:600], lat[:600], np.arange(600) < 6)
+    assert np.bincount(few[:6]).max() <= 2 and few[:6].min() == 0 and (few == -1).any()
+    dateline = neighbour_folds(np.array([179.9, -179.9, 179.0]), np.zeros(3), np.ones(3, bool))
+    assert set(dateline) == {0, 1, 2}
 
 
 def test_prevalence_sets_the_mean_and_nothing_else():

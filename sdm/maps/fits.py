@@ -56,8 +56,8 @@ class FittedSpecies:
     def target(self, model: Model, mask: str = "auto", trust: bool = True) -> Target:
         """What is mapped.
 
-        `mask`: land, sea, none, or auto: by the habitat of the species, else by its records, else (the user's own rasters
-        alone) wherever they have values. `trust`: with bands that say how far to trust it.
+        `mask`: land, sea, none, or auto: by the habitat of the species, else by its records, else (the rasters of the
+        user alone) wherever they have values. `trust`: with bands that say how far to trust it.
         """
         if mask == "auto" and model.dim == 0:
             mask = "none"  # the user's rasters say where they hold

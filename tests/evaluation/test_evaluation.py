@@ -810,7 +810,7 @@ def test_where_a_place_is_the_only_clue_with_the_bundled_model(run, tmp_path, us
     [
         (["a.jpg"], "--species"),
         (["--species", "l.txt"], "nothing to classify"),
-        (["a.jpg", "--species", "l.txt", "--at", "-134.9", "158.6"], "give latitude (-90 to 90), then longitude (-180 to 180)"),
+        (["a.jpg", "--species", "l.txt", "--at", "-134.9", "158.6"], "give latitude (-90 to 90), then longitude"),
         (["a.jpg", "--species", "l.txt", "--satellite", "x.tif"], "needs --at"),
         (["a.jpg", "--species", "none.txt"], "'none.txt' does not exist"),
         (["--at", "1", "2", "--same", "--species", "l.txt"], "--same needs at least one photo"),

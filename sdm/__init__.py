@@ -6,7 +6,7 @@
     bear.rio.to_raster("bear.tif")
 
 Boxes are (west, south, east, north), positions (lon, lat), both in degrees. The pieces underneath:
-`sdm.grid`, `sdm.names`, `sdm.layers`, `sdm.models`, `sdm.engine`, `sdm.outputs`.
+`sdm.grid`, `sdm.names`, `sdm.layers`, `sdm.models`, `sdm.engine`, `sdm.records`, `sdm.outputs`.
 """
 
 from importlib import import_module
@@ -16,6 +16,7 @@ from sdm._version import __version__
 
 __all__ = [
     "BBox",
+    "Fitted",
     "Index",
     "Job",
     "Model",
@@ -24,6 +25,7 @@ __all__ = [
     "__version__",
     "build_index",
     "evaluate",
+    "fit",
     "list_models",
     "map_batch",
     "map_species",
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from sdm.models.bundled import BundledModel as Model
     from sdm.models.registry import list_models
     from sdm.records.evaluate import evaluate
+    from sdm.records.fit import fit
+    from sdm.records.fitted import Fitted
     from sdm.records.table import Records
 
 _HOME = {
@@ -59,6 +63,8 @@ _HOME = {
     "list_models": "sdm.models.registry",
     "Records": "sdm.records.table",
     "evaluate": "sdm.records.evaluate",
+    "fit": "sdm.records.fit",
+    "Fitted": "sdm.records.fitted",
 }
 _NAME_THERE = {"Model": "BundledModel"}
 

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from sdm.maps.plan import Job
 
 
+NOVEL = 0.1
+"""Share of a map that is unlike the records, from which the user is warned."""
+
+
 def show_version(asked: bool) -> None:
     """Print the version and stop, if asked."""
     if asked:
@@ -181,5 +185,10 @@ def _print_result(result: Any) -> None:
         print(f"  {score.replace('_', ' ')} {s['min']:.3f} .. {s['max']:.3f}, mean {s['mean']:.3f}; {area}")
     else:
         print("  no pixel is modelled here (all masked)")
+    novel = result.report.get("trust", {}).get("share_novel") or 0.0
+    if novel > NOVEL:
+        print(
+            f"  {novel:.0%} of the map has an environment unlike that of the records: do not rely on it there (novelty)"
+        )
     for path in result.files.values():
         print(f"  {path}")

@@ -24,6 +24,7 @@ from sdm.records.covariate_model import CovariateModel
 from sdm.records.features import ModelFeatures, RasterFeatures
 from sdm.records.fit import fit_prepared, prepare, prior_for
 from sdm.records.fitted import Fitted
+from sdm.records.group import read_group
 from sdm.records.raw import RawRecords
 from sdm.records.read import read_raw
 from sdm.records.table import Records
@@ -69,7 +70,8 @@ class FittedSpecies:
             FittedScore.of(self.fitted),
             mask,
             fit=self.fitted,
-            trust=FittedTrust(self.fitted) if trust else None,
+            # A kept zero-shot map does not depend on the records, and their places say nothing of it.
+            trust=FittedTrust(self.fitted) if trust and not self.fitted.info.zero_shot else None,
         )
 
     @property
@@ -134,13 +136,13 @@ def fit_species(
         resolutions: list[Resolution | None] = [None] * len(named)
     else:
         model, resolutions = _resolve(list(named), request.model)
-    group = _group(request)
+    read: dict[str, Positions] = {}
     fits = []
     for (name, part), resolution in zip(named.items(), resolutions, strict=True):
         records = _cleaned(part, request.cleaning, resolution, grid, model.dim == 0)
         records = replace(records, species=resolution.taxon.name if resolution else name)
         try:
-            case = _fit(records, model, request, _others(named, name, group), device)
+            case = _fit(records, model, request, _others(request, named, name, read), device)
         except RecordsError as error:
             if failures is None:
                 raise
@@ -244,27 +246,25 @@ def _cleaned(
     return Records.from_raw(part, options)
 
 
-def _group(request: MapRequest) -> Positions | None:
-    """Positions of other species, from the file --background."""
-    if request.source.background is None:
-        return None
-    parts = Records.read_all(request.source.background, options=request.reading, clean=request.cleaning).values()
-    lon, lat = (np.concatenate([getattr(p.presences, axis) for p in parts]) for axis in ("lon", "lat"))
-    if not lon.size:
-        raise RecordsError(f"background {request.source.background!r} holds no usable record; leave it out.")
-    return Positions(lon, lat)
+def _others(
+    request: MapRequest, named: dict[str, RawRecords | Records], own: str, read: dict[str, Positions]
+) -> Positions | None:
+    """The target group: the records of --background without the species itself, else the other species of its file.
 
-
-def _others(named: dict[str, RawRecords | Records], own: str, group: Positions | None) -> Positions | None:
-    """The target group: the file of the user, or the other species of the same file."""
-    if group is not None:
-        return group
-    parts = [p for name, p in named.items() if name != own and isinstance(p, RawRecords)]
+    `read`: what was cleaned of the other species of the file already, by name.
+    """
+    source = request.source
+    if source.background is not None:
+        return read_group(source.background, own, options=request.reading, clean=request.cleaning)
+    for name, part in named.items():
+        if name not in read and isinstance(part, RawRecords):
+            records = Records.from_raw(part, request.cleaning).presences
+            read[name] = Positions(records.lon, records.lat)
+    parts = [positions for name, positions in read.items() if name != own and len(positions)]
     if not parts:
         return None
-    records = [Records.from_raw(part) for part in parts]
-    lon, lat = (np.concatenate([getattr(r.presences, axis) for r in records]) for axis in ("lon", "lat"))
-    return Positions(lon, lat) if lon.size else None
+    lon, lat = (np.concatenate([getattr(p, axis) for p in parts]) for axis in ("lon", "lat"))
+    return Positions(lon, lat)
 
 
 def _covariates_alone(request: MapRequest) -> bool:

@@ -11,10 +11,8 @@ import numpy as np
 
 from sdm.engine.encode import embed_positions
 from sdm.engine.inputs import layer_fingerprints, open_inputs
-from sdm.errors import LayerError, quoted
 from sdm.files.fingerprint import of_files
-from sdm.layers.environment import expand
-from sdm.layers.raster import RasterLayer
+from sdm.layers.stack import RasterStack
 from sdm.models.device import local_device
 from sdm.models.layerspec import StandardisedVariables
 from sdm.models.protocol import Model
@@ -152,43 +150,20 @@ class RasterFeatures:
     """
 
     def __init__(self, paths: Sequence[str | Path], categorical: Sequence[str] = ()) -> None:
-        self.files = expand([str(p) for p in paths])
-        self._bands: list[tuple[RasterLayer, int]] = []
-        names: list[str] = []
-        for path in self.files:
-            layer = RasterLayer(path)
-            for band, text in enumerate(layer.descriptions, start=1):
-                stem = Path(path).stem
-                names.append(text.strip() or (stem if layer.count == 1 else f"{stem} {band}"))
-                self._bands.append((layer, band))
-        if repeated := sorted({n for n in names if names.count(n) > 1}):
-            raise LayerError(
-                f"covariate {quoted(repeated[0])} is in the rasters twice; give each band a name of its own."
-            )
-        if unknown := sorted(set(categorical) - set(names)):
-            raise LayerError(
-                f"categorical covariate {quoted(unknown[0])} is in no raster; there are {', '.join(names[:20])}."
-            )
-        self.covariates = Covariates(tuple(names), tuple(names), tuple(n in set(categorical) for n in names))
+        self._stack = RasterStack(paths, categorical)
+        self.covariates = Covariates(self._stack.names, self._stack.names, self._stack.categorical)
 
     @property
     def layers(self) -> dict[str, str]:
         """The fingerprint of all rasters."""
-        return {"covariates": "own:" + of_files(self.files)}
+        return {"covariates": "own:" + of_files(self._stack.files)}
 
     def read(self, lon: np.ndarray, lat: np.ndarray) -> Features:
         """Values at positions (N,), (N,) degrees; a place is known where all bands have a value."""
         return _by_cell(self._read, lon, lat)
 
     def _read(self, lon: np.ndarray, lat: np.ndarray) -> Features:
-        values = np.empty((lon.size, len(self._bands)), dtype=np.float32)
-        for column, (layer, band) in enumerate(self._bands):
-            if self.covariates.categorical[column]:
-                values[:, column] = layer.nearest(lon, lat, band)
-            else:
-                values[:, column] = layer.bilinear(lon, lat, lambda block: block, 1, [band])[:, 0]
-        known = np.isfinite(values).all(axis=1)
-        values[~known] = 0.0
+        values, known = self._stack.sample(lon, lat)
         return Features(np.empty((lon.size, 0), dtype=np.float32), values, known)
 
 

@@ -77,14 +77,14 @@ def fit_forest(
     chance_seen, chance_other = presence[seen] / presence[seen].sum(), background[other] / background[other].sum()
     size = min(seen.size, MOST_PER_TREE)
     truth = np.repeat([1, 0], size)
-    grown = [np.empty((trees, 2**depth - 1), np.int32), np.empty((trees, 2**depth - 1), np.float32)]
+    feature, threshold = np.empty((trees, 2**depth - 1), np.int32), np.empty((trees, 2**depth - 1), np.float32)
     leaf = np.empty((trees, 2**depth), np.float32)
     for k in range(trees):
         draw = np.concatenate([rng.choice(seen, size, p=chance_seen), rng.choice(other, size, p=chance_other)])
         tree = DecisionTreeClassifier(max_features="sqrt", max_depth=depth, random_state=int(rng.integers(2**31)))
         tree.fit(features[draw], truth)
-        grown[0][k], grown[1][k], leaf[k] = _spread(tree.tree_, depth)
-    return Forest(*grown, leaf)
+        feature[k], threshold[k], leaf[k] = _spread(tree.tree_, depth)
+    return Forest(feature, threshold, leaf)
 
 
 def _spread(tree, depth: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,18 +7,15 @@ import gzip
 import io
 import stat
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from sdm.errors import RecordsError, quoted
+from sdm.files import archives
+from sdm.files.archives import MAX_BYTES, refuse_bomb
 
-MAX_BYTES = 16 << 30
-"""Bytes of text that are read of one file at most."""
-MAX_MEMBERS = 100_000
 MAX_SMALL = 16 << 20
 """Bytes of a description in an archive."""
-BOMB_BYTES, BOMB_RATIO = 64 << 20, 250
-"""More than so many bytes, which are more than so many times those of the compressed file, are taken for an attack."""
 
 _PIECE = 1 << 20
 
@@ -105,7 +102,7 @@ class TextStream:
             raise RecordsError(f"{self.source} is damaged ({error}).") from None
         self._ended = not piece
         self._total += len(piece)
-        refuse_bomb(self._total, self.compressed, self.source)
+        refuse_bomb(self._total, self.compressed, self.source, RecordsError)
         return piece
 
     def _append(self, piece: bytes) -> None:
@@ -130,16 +127,6 @@ class TextStream:
             return self._decoder.decode(pending + piece, self._ended).encode("utf-8")
 
 
-def refuse_bomb(size: int, compressed: int | None, source: str) -> None:
-    """Raise RecordsError where `size` bytes are more than a file of records has."""
-    if size > MAX_BYTES:
-        raise RecordsError(
-            f"{source} holds more than {MAX_BYTES >> 30} GiB; keep the rows of the species that is meant."
-        )
-    if compressed is not None and size > BOMB_BYTES and size > BOMB_RATIO * max(compressed, 1):
-        raise RecordsError(f"{source} unpacks to more than {BOMB_RATIO} times its size; it is not read.")
-
-
 def open_text(path: Path, source: str) -> TextStream:
     """A text file, also one compressed by gzip."""
     with path.open("rb") as file:
@@ -149,56 +136,10 @@ def open_text(path: Path, source: str) -> TextStream:
     return TextStream(path.open("rb"), source)
 
 
-class Archive:
-    """A zip file; a context manager. Raises RecordsError on entering where it is damaged or a name leads out of it."""
+class Archive(archives.Archive):
+    """A zip file of records; a context manager. Raises RecordsError."""
 
-    def __init__(self, path: Path, source: str) -> None:
-        self.path, self.source = path, source
-        self.members: dict[str, zipfile.ZipInfo] = {}
-
-    def __enter__(self) -> Archive:
-        try:
-            self._zip = zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise RecordsError(f"{self.source} is not a readable zip file ({error}).") from None
-        try:
-            self._check()
-        except BaseException:
-            self._zip.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._zip.close()
-
-    def _check(self) -> None:
-        infos = self._zip.infolist()
-        if len(infos) > MAX_MEMBERS:
-            raise RecordsError(f"{self.source} holds {len(infos):,} files, more than {MAX_MEMBERS:,}.")
-        for info in infos:
-            name = info.filename.replace("\\", "/")
-            if name.startswith("/") or ".." in PurePosixPath(name).parts or ":" in name.partition("/")[0]:
-                raise RecordsError(
-                    f"{self.source} holds {quoted(name)}, which leads out of the archive; it is not read."
-                )
-            if stat.S_ISLNK(info.external_attr >> 16):
-                raise RecordsError(f"{self.source} holds the symbolic link {quoted(name)}; it is not read.")
-            # What macOS and editors leave behind is not meant.
-            if not info.is_dir() and not name.startswith("__MACOSX/") and not PurePosixPath(name).name.startswith("."):
-                self.members[name] = info
-
-    def open(self, name: str) -> BinaryIO:
-        """A member as a file. Raises RecordsError."""
-        info = self.members.get(name)
-        if info is None:
-            raise RecordsError(f"{self.source} lacks {quoted(name)}, which its description names.")
-        if info.flag_bits & 1:
-            raise RecordsError(f"{self.source} is encrypted; unpack it first.")
-        refuse_bomb(info.file_size, info.compress_size, f"{quoted(name)} in {self.source}")
-        try:
-            return cast(BinaryIO, self._zip.open(info))
-        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
-            raise RecordsError(f"{quoted(name)} in {self.source} cannot be unpacked ({error}).") from None
+    error = RecordsError
 
     def text(self, name: str, encoding: str | None = None) -> TextStream:
         """A member as text."""
@@ -217,28 +158,6 @@ class Archive:
                 f"{quoted(name)} in {self.source} holds more than {MAX_SMALL >> 20} MiB; it is not read."
             )
         return content
-
-    def unpack(self, name: str, target: Path) -> None:
-        """Write a member to the file `target`."""
-        total = 0
-        with self.open(name) as binary, target.open("wb") as file:
-            while piece := _read(binary, self.source):
-                total += len(piece)
-                refuse_bomb(total, self.members[name].compress_size, f"{quoted(name)} in {self.source}")
-                file.write(piece)
-
-
-def _read(binary: BinaryIO, source: str) -> bytes:
-    try:
-        return binary.read(_PIECE)
-    except Exception as error:  # zipfile and its decompressors raise many types
-        raise RecordsError(f"{source} is damaged ({error}).") from None
-
-
-def first_bytes(path: Path, size: int = 1 << 16) -> bytes:
-    """The beginning of a file."""
-    with path.open("rb") as file:
-        return file.read(size)
 
 
 def as_lines(content: bytes) -> list[str]:

@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from sdm.errors import RecordsError, quoted
+from sdm.files.archives import first_bytes
 from sdm.records.columns import find_columns
 from sdm.records.dwca import read_citations, read_dwca
-from sdm.records.guard import Archive, TextStream, first_bytes, open_text, regular_file
+from sdm.records.guard import Archive, TextStream, open_text, regular_file
 from sdm.records.kml import read_kml
 from sdm.records.raw import RawRecords
 from sdm.records.text import detect_layout, read_table

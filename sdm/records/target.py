@@ -95,7 +95,7 @@ class FittedTrust:
 
     @property
     def _refitted(self) -> bool:
-        return not self.fitted.info.zero_shot and self.fitted.ensemble.refit_count > 1
+        return self.fitted.ensemble.refit_count > 1
 
     def trust(self, embeddings: np.ndarray, environment: np.ndarray, space: np.ndarray | None) -> np.ndarray:
         """The bands of N places: (B, N) float32; arguments as in `sdm.engine.places.Trust`."""

@@ -26,6 +26,7 @@ from odc.geo.geobox import GeoBox
 from pyproj.exceptions import CRSError, ProjError
 
 from sdm.errors import BoxError, RequestError, TooLargeError
+from sdm.files.union import union_of_valid
 from sdm.request import BBox
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Region:
         polygons = _polygons(geometry)
         if not polygons:
             raise BoxError(f"region {source} holds no polygon with an area; give polygons to map inside.")
-        geometry = shapely.union_all(polygons)
+        geometry = union_of_valid(polygons)
         west, south, east, north = geometry.bounds
         if south < -90.001 or north > 90.001 or west < -360.0 or east > 360.0 or east - west > 360.001:
             raise BoxError(
@@ -77,7 +78,7 @@ class Region:
         if east - west > 180.0:
             # Polygons cut at 180 (Alaska, Fiji, Russia) span the whole globe in plain degrees;
             # moving the western half by 360 keeps them together.
-            shifted = shapely.union_all([_shifted(p, 360.0) if p.bounds[2] <= 0.0 else p for p in polygons])
+            shifted = union_of_valid([_shifted(p, 360.0) if p.bounds[2] <= 0.0 else p for p in polygons])
             if shifted.bounds[2] - shifted.bounds[0] < east - west:
                 geometry = shifted
         turns = math.floor((geometry.bounds[0] + 180.0) / 360.0)

@@ -14,14 +14,9 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Take defaults from a TOML file; options on the command line take precedence. Raises RequestError."""
     if path is None:
         return None
-    import tomllib
+    from sdm.files.toml import read_toml
 
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"config {str(path)!r} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"config {str(path)!r} is not valid TOML: {error}.") from None
+    values = read_toml(path, "config")
     parameters = _parameters(context)
     defaults: dict[str, Any] = {}
     for key, value in values.items():

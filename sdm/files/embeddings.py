@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sdm.errors import RequestError, TooLargeError, quoted
+from sdm.files.parquet import refuse_large_parquet
 
 FORMATS = (".npy", ".npz", ".pt", ".safetensors", ".parquet")
 MAX_VALUES = 1 << 29
@@ -33,6 +34,8 @@ LABELS = ("id", "label", "name", "species")
 """Columns of a Parquet file that name its rows; the first of them that it has is taken."""
 
 _BLOCK = 1 << 14
+_VECTOR_RATIO, _TEXT_RATIO = 16, 50
+"""Times its own size that a Parquet file may unpack to, above 64 MiB."""
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -295,6 +298,9 @@ def _parquet(path: Path, key: str | None, name: str, dim: int | None) -> Embeddi
         wanted = [chosen] if lists else numbered[chosen]
         _check_leaves(file.metadata, wanted, name)
         others = [f.name for f in schema if f.name not in wanted and _is_plain(f.type)]
+        # Vectors hardly compress: what unpacks to many times its size is not one of them.
+        refuse_large_parquet(file, path, wanted, f"embedding file {name}", RequestError, _VECTOR_RATIO)
+        refuse_large_parquet(file, path, others, f"embedding file {name}", RequestError, _TEXT_RATIO)
         labels = _label_column(others)
         parts: list[np.ndarray] = []
         columns: dict[str, list[Any]] = {c: [] for c in others}

@@ -23,7 +23,7 @@ from sdm.errors import LayerError
 from sdm.files import fingerprint
 from sdm.layers.crop import Patch, cells_per_pixel
 from sdm.layers.fetch import CONNECT_SECONDS, READ_SECONDS, USER_AGENT, Fetcher, Unusable, redacted
-from sdm.layers.raster import CACHE_MB
+from sdm.layers.raster import CACHE_MB, open_raster
 from sdm.layers.stac import Scene
 
 if TYPE_CHECKING:
@@ -547,7 +547,9 @@ def _open(raster: Raster) -> DatasetReader:
 
     driver = raster.start()[0]
     try:
-        return rasterio.open(f"/vsicurl/{raster.path}" if raster.remote else raster.path, driver=driver)
+        if not raster.remote:
+            return open_raster(raster.path, "satellite raster")
+        return rasterio.open(f"/vsicurl/{raster.path}", driver=driver)
     except (RasterioError, OSError, ValueError) as error:
         raise LayerError(
             f"satellite raster {raster.label!r} cannot be read as {driver}: {_reason(error, raster)}"

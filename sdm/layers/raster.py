@@ -21,13 +21,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.errors import LayerError
+from sdm.layers.sidecars import WITH_SIDECARS, needs_sidecars, refuse_naming_sidecars
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
     from rasterio.vrt import WarpedVRT
 
-DRIVERS = ["GTiff", "COG", "netCDF", "Zarr", "HFA", "AAIGrid", "EHdr", "ENVI", "PNG", "JPEG", "WEBP", "JP2OpenJPEG"]
+ALONE = ["GTiff", "COG", "netCDF", "Zarr", "HFA", "AAIGrid", "JP2OpenJPEG"]
+DRIVERS = [*ALONE, *WITH_SIDECARS]
 """Accepted formats. VRT is excluded on purpose: a VRT can name any file or address."""
+
+MAX_BLOCK_BYTES = 256 << 20
+"""Bytes of one block of a file, which GDAL decodes as a whole."""
 
 MAX_WINDOW = 6_000_000
 """Cells of one window, bands counted; sampling a larger extent is split so that memory stays bounded."""
@@ -402,7 +407,7 @@ def _longest_gap(used: np.ndarray) -> tuple[int, int]:
 
 def _open(path: str, pitch: float | None, resampling: str) -> DatasetReader | WarpedVRT:
     """A raster as a north-up EPSG:4326 dataset, warped where it is not one; see `RasterLayer`."""
-    dataset = _open_file(path)
+    dataset = open_raster(path)
     if dataset.crs is None or dataset.transform.is_identity:
         raise LayerError(f"layer {path!r} has no georeference; give a raster with a CRS and a geotransform.")
     t = dataset.transform
@@ -418,27 +423,52 @@ def _open(path: str, pitch: float | None, resampling: str) -> DatasetReader | Wa
     return dataset
 
 
-def _open_file(path: str) -> DatasetReader:
+def open_raster(path: str | Path, what: str = "layer") -> DatasetReader:
+    """A raster file, opened as one of the formats in `DRIVERS` and without any file that GDAL would find beside it.
+
+    Formats that keep their georeference beside them are read with it, unless one of the files there could name another
+    file or address. `what` names the raster in messages. Raises LayerError.
+    """
     import rasterio
     from rasterio.errors import RasterioError
+    from rasterio.io import DatasetReader
 
-    if not Path(path).exists():
-        raise LayerError(f"layer {path!r} does not exist; give the path of a raster such as a GeoTIFF.")
+    path = Path(path)
+    name = f"{what} {str(path)!r}"
+    if not path.exists():
+        raise LayerError(f"{name} does not exist; give the path of a raster such as a GeoTIFF.")
     try:
-        with Path(path).open("rb") as file:
-            if b"<VRTDataset" in file.read(4096):
-                raise LayerError(
-                    f"layer {path!r} is a VRT, which can point at any file or address; give the raster itself "
-                    "(gdal_translate makes one)."
-                )
-        dataset = rasterio.open(path)
-        if dataset.driver not in DRIVERS:
-            raise LayerError(f"layer {path!r} is of the format {dataset.driver}; accepted: {', '.join(DRIVERS)}.")
+        with path.open("rb") as file:
+            start = file.read(4096)
+        if b"<VRTDataset" in start:
+            raise LayerError(
+                f"{name} is a VRT, which can point at any file or address; give the raster itself "
+                "(gdal_translate makes one)."
+            )
+        beside = needs_sidecars(path, start)
+        if beside:
+            refuse_naming_sidecars(path, name)
+        # EMPTY_DIR also keeps GDAL from overviews and masks that the file's own metadata name.
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="FALSE" if beside else "EMPTY_DIR"):
+            dataset = DatasetReader(str(path.absolute()), driver=WITH_SIDECARS if beside else ALONE)
     except (RasterioError, OSError, ValueError) as error:
         raise LayerError(
-            f"layer {path!r} cannot be read as a raster (formats accepted: {', '.join(DRIVERS[:5])}, ...): {error}"
+            f"{name} cannot be read as a raster (formats accepted: {', '.join(DRIVERS[:5])}, ...): {error}"
         ) from error
+    _refuse_large_blocks(dataset, name)
     return dataset
+
+
+def _refuse_large_blocks(dataset: DatasetReader, name: str) -> None:
+    """Raise LayerError where one value cannot be had without decoding more than MAX_BLOCK_BYTES."""
+    bands = dataset.count if str(dataset.interleaving).lower().endswith("pixel") else 1
+    for (rows, columns), dtype in zip(dataset.block_shapes, dataset.dtypes, strict=True):
+        size = rows * columns * bands * (np.dtype(dtype).itemsize if "int" in dtype or "float" in dtype else 16)
+        if size > MAX_BLOCK_BYTES:
+            raise LayerError(
+                f"{name} is stored in blocks of {rows} x {columns} cells, which take more than "
+                f"{MAX_BLOCK_BYTES >> 20} MiB each; store it in tiles (gdal_translate -co TILED=YES)."
+            )
 
 
 def _warped(dataset: DatasetReader, path: str, pitch: float | None, resampling: str) -> WarpedVRT:

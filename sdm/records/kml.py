@@ -1,16 +1,15 @@
-"""Points of KML. GDAL would also open XML of other formats that names files and addresses to read."""
+"""Points of KML."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import Element
 
 import numpy as np
 import pyarrow as pa
 
 from sdm.errors import RecordsError, quoted
+from sdm.files.kml import placemarks, tag
 from sdm.records.columns import MAX_COLUMNS, find_columns
 from sdm.records.raw import MAX_ROWS, Collector, RawRecords
 from sdm.request.records import ReadOptions
@@ -38,54 +37,22 @@ _Mark = tuple[tuple[float, float], dict[str, str]]
 
 def _marks(path: Path, source: str) -> tuple[list[_Mark], list[str]]:
     """((lon, lat) and data of each placemark, names of the data)."""
-    import defusedxml
-    import defusedxml.ElementTree
-
     marks: list[_Mark] = []
     names: dict[str, None] = {}
-    try:
-        with path.open("rb") as file:
-            for mark in _placemarks(defusedxml.ElementTree.iterparse(file, ("start", "end"), forbid_dtd=True), source):
-                data = _data(mark)
-                names |= dict.fromkeys(data)
-                marks.append((_place(mark, source), data))
-                if len(marks) > MAX_ROWS // 10 or len(names) > MAX_COLUMNS:
-                    raise RecordsError(f"{source} is too large for KML; convert it to GeoPackage.")
-    except defusedxml.DefusedXmlException:
-        raise RecordsError(f"{source} declares entities or a document type; it is not read.") from None
-    except (SyntaxError, ValueError, LookupError) as error:  # the parser's own errors are SyntaxErrors
-        raise RecordsError(f"{source} is not valid XML ({error}).") from None
+    for mark in placemarks(path, source, RecordsError):
+        data = _data(mark)
+        names |= dict.fromkeys(data)
+        marks.append((_place(mark, source), data))
+        if len(marks) > MAX_ROWS // 10 or len(names) > MAX_COLUMNS:
+            raise RecordsError(f"{source} is too large for KML; convert it to GeoPackage.")
     return marks, list(names)
-
-
-def _placemarks(events: Any, source: str) -> Iterator[Element]:
-    depth = 0
-    inside: list[Element] = []
-    for event, element in events:
-        if event == "start":
-            depth += 1
-            if depth == 1 and _tag(element) != "kml":
-                raise RecordsError(f"{source} is XML but not KML.")
-            if depth > 200:
-                raise RecordsError(f"{source} is nested more than 200 deep; it is not read.")
-            inside.append(element)
-            continue
-        depth -= 1
-        inside.pop()
-        if _tag(element) == "Placemark":
-            yield element
-        if not any(_tag(parent) == "Placemark" for parent in inside):
-            # What was read is not kept.
-            element.clear()
-            if inside:
-                inside[-1].remove(element)
 
 
 def _place(mark: Element, source: str) -> tuple[float, float]:
     for element in mark.iter():
-        if _tag(element) in ("LineString", "Polygon", "Track", "Model"):
-            raise RecordsError(f"{source} holds geometries of the kind {_tag(element)}; records are points.")
-        if _tag(element) == "coordinates":
+        if tag(element) in ("LineString", "Polygon", "Track", "Model"):
+            raise RecordsError(f"{source} holds geometries of the kind {tag(element)}; records are points.")
+        if tag(element) == "coordinates":
             parts = (element.text or "").strip().split(",")
             try:
                 return float(parts[0]), float(parts[1])
@@ -97,15 +64,11 @@ def _place(mark: Element, source: str) -> tuple[float, float]:
 def _data(mark: Element) -> dict[str, str]:
     data: dict[str, str] = {}
     for element in mark.iter():
-        tag, name = _tag(element), element.get("name")
+        kind, name = tag(element), element.get("name")
         if name is None:
             continue
-        if tag == "SimpleData":
+        if kind == "SimpleData":
             data[name] = element.text or ""
-        elif tag == "Data":
-            data[name] = next((child.text or "" for child in element if _tag(child) == "value"), "")
+        elif kind == "Data":
+            data[name] = next((child.text or "" for child in element if tag(child) == "value"), "")
     return data
-
-
-def _tag(element: Element) -> str:
-    return str(element.tag).rpartition("}")[2]

@@ -10,13 +10,14 @@ import numpy as np
 
 from sdm.errors import RecordsError, quoted
 from sdm.files.archives import first_bytes
+from sdm.files.vector_files import GEOJSON, KML, SHAPEFILE, SHAPEFILE_PARTS, shapefile_parts, vector_format
 from sdm.records.columns import find_columns
 from sdm.records.dwca import read_citations, read_dwca
 from sdm.records.guard import Archive, TextStream, open_text, regular_file
 from sdm.records.kml import read_kml
 from sdm.records.raw import RawRecords
 from sdm.records.text import detect_layout, read_table
-from sdm.records.vector import MAX_IN_MEMORY, read_parquet, read_vector
+from sdm.records.vector import DRIVERS, MAX_IN_MEMORY, read_parquet, read_vector
 from sdm.request.records import ReadOptions
 
 FORMATS = "give a Darwin Core archive, .csv, .txt, .gpkg, .geojson, .shp, .kml or .parquet"
@@ -24,7 +25,6 @@ FORMATS = "give a Darwin Core archive, .csv, .txt, .gpkg, .geojson, .shp, .kml o
 _NOWHERE = (1e9, 1e8)
 """Degrees of a place that is not on the globe: where a CRS has no inverse."""
 _EXCEL = "is a spreadsheet; save it as CSV (UTF-8) first"
-_SHAPEFILE = (".shp", ".shx", ".dbf", ".prj", ".cpg")
 
 
 def read_raw(path: str | Path, options: ReadOptions | None = None, species: str | None = None) -> RawRecords:
@@ -65,7 +65,7 @@ def _read(path: Path, source: str, options: ReadOptions, species: str | None) ->
         raw, crs = read_parquet(path, source, options, species)
         return _in_degrees(raw, options.records_crs or crs)
     kind = _kind(path, source, head)
-    if kind == "KML":
+    if kind == KML:
         return _in_degrees(read_kml(path, source, options, species), options.records_crs)
     if kind is not None:
         raw, crs = read_vector(path, kind, source, options, species)
@@ -79,21 +79,14 @@ def _read(path: Path, source: str, options: ReadOptions, species: str | None) ->
 
 def _kind(path: Path, source: str, head: bytes) -> str | None:
     """The format of a vector file by its first bytes; None: it is none. Raises RecordsError."""
-    suffix = path.suffix.lower()
-    if head.startswith(b"SQLite format 3\0"):
-        if head[68:72] not in (b"GPKG", b"GP10", b"GP11"):
-            raise RecordsError(f"{source} is an SQLite database but not a GeoPackage; {FORMATS}.")
-        return "GPKG"
-    if head.startswith(b"\x00\x00\x27\x0a") or suffix in (".dbf", ".shx", ".prj"):
-        if suffix != ".shp":
-            raise RecordsError(f"{source} is a part of a shapefile; give the file that ends in .shp.")
-        return "ESRI Shapefile"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if text[:1] not in (b"<", b"{"):
-        return None
-    if path.stat().st_size > MAX_IN_MEMORY:
+    kind = vector_format(path, head)
+    if kind is None and head.startswith(b"SQLite format 3\0"):
+        raise RecordsError(f"{source} is an SQLite database but not a GeoPackage; {FORMATS}.")
+    if kind != SHAPEFILE and (head.startswith(b"\x00\x00\x27\x0a") or path.suffix.lower() in SHAPEFILE_PARTS):
+        raise RecordsError(f"{source} is a part of a shapefile; give the file that ends in .shp.")
+    if kind in (GEOJSON, KML) and path.stat().st_size > MAX_IN_MEMORY:
         raise RecordsError(f"{source} is larger than {MAX_IN_MEMORY >> 30} GiB; convert it to GeoPackage or Parquet.")
-    return "KML" if text.startswith(b"<") else "GeoJSON"
+    return kind if kind in (*DRIVERS, KML) else None
 
 
 # Zip files -------------------------------------------------------------------------------------------
@@ -122,10 +115,8 @@ def _read_unpacked(archive: Archive, name: str, options: ReadOptions, species: s
         target = Path(folder) / f"records{suffix}"
         archive.unpack(name, target)
         if suffix == ".shp":
-            stem = name[: -len(suffix)].lower()
-            for other in archive.members:
-                if other[:-4].lower() == stem and other[-4:].lower() in _SHAPEFILE[1:]:
-                    archive.unpack(other, target.with_suffix(other[-4:].lower()))
+            for other in shapefile_parts(list(archive.members), name):
+                archive.unpack(other, target.with_suffix(other[-4:].lower()))
         if first_bytes(target, 2) == b"PK":
             raise RecordsError(f"{archive.source} holds an archive inside an archive; unpack it first.")
         return _read(target, archive.source, options, species)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdm.errors import LayerError, OutputError
-from sdm.layers.raster import DRIVERS
+from sdm.layers.raster import open_raster
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -145,20 +145,10 @@ def open_sampler(source: str | Path | xr.DataArray, band: int = 1) -> MapSampler
 
 def _of_file(path: Path, band: int) -> MapSampler:
     import pyproj
-    import rasterio
     from rasterio.errors import RasterioError
     from rasterio.windows import Window
 
-    try:
-        with path.open("rb") as file:
-            # GDAL knows a VRT by its content, and a VRT can name any other file or address.
-            if b"<VRTDataset" in file.read(4096):
-                raise LayerError(f"map {str(path)!r} is a VRT; give the raster itself (gdal_translate makes one).")
-        dataset = rasterio.open(path)
-        if dataset.driver not in DRIVERS:
-            raise LayerError(f"map {str(path)!r} is of the format {dataset.driver}; accepted: {', '.join(DRIVERS)}.")
-    except (RasterioError, OSError, ValueError) as error:
-        raise LayerError(f"map {str(path)!r} cannot be read as a raster: {error}") from error
+    dataset = open_raster(path, "map")
     if dataset.crs is None or dataset.transform.is_identity:
         raise LayerError(f"map {str(path)!r} has no georeference; give a raster with a CRS and a geotransform.")
     if not 1 <= band <= dataset.count:

@@ -14,11 +14,12 @@ import pyarrow.parquet
 import shapely
 
 from sdm.errors import RecordsError, quoted
+from sdm.files.vector_files import GEOJSON, GEOPACKAGE, SHAPEFILE, gdal_name
 from sdm.records.columns import find_columns
 from sdm.records.raw import Collector, RawRecords
 from sdm.request.records import ReadOptions
 
-DRIVERS = ("GPKG", "GeoJSON", "ESRI Shapefile")
+DRIVERS = (GEOPACKAGE, GEOJSON, SHAPEFILE)
 """GDAL's names of the only formats that are opened."""
 MAX_IN_MEMORY = 1 << 30
 """Bytes of a GeoJSON file, which GDAL reads as a whole."""
@@ -54,9 +55,8 @@ def read_vector(
     """
     import pyogrio
 
-    # JSON may also be an algorithm that GDAL would run; with this prefix only one driver takes the file.
-    name = f"GeoJSON:{path}" if driver == "GeoJSON" else str(path)
     with _gdal_errors(source):
+        name = gdal_name(path, driver, source, RecordsError)
         layer = _layer(name, source, options)
         info = pyogrio.read_info(name, layer=layer)
         if info["driver"] != driver:

@@ -15,6 +15,7 @@ import shapely
 
 from sdm.errors import LayerError
 from sdm.files.vectors import read_features
+from sdm.layers.raster import open_raster
 from sdm.training.data.records import REMEDY, one_line
 
 PACKED = "phylacine_current_ranges.npz"
@@ -153,7 +154,7 @@ def _presence(path: Path) -> tuple[np.ndarray, Grid]:
     import rasterio
 
     try:
-        with rasterio.open(path) as file:
+        with open_raster(path, "range raster") as file:
             values, t, crs = file.read(1, masked=True), file.transform, file.crs
     except rasterio.RasterioIOError as error:
         raise LayerError(f"range raster {str(path)!r} cannot be read: {one_line(error)}.") from error

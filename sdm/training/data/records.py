@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from sdm.errors import LayerError, quoted
+from sdm.errors import LayerError, TooLargeError, quoted
+from sdm.files.parquet import refuse_large_parquet
 from sdm.files.vectors import read_features
 
 if TYPE_CHECKING:
@@ -238,9 +239,14 @@ def _read_text(path: Path) -> DataFrame:
 
 def _read_parquet(path: Path) -> DataFrame:
     import pandas
+    import pyarrow.parquet
 
     try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            refuse_large_parquet(file, path, None, f"data source {str(path)!r}", LayerError)
         return pandas.read_parquet(path)
+    except (LayerError, TooLargeError):
+        raise
     except Exception as error:  # likewise
         raise LayerError(f"data source {str(path)!r} cannot be read as Parquet ({one_line(error)}).") from error
 

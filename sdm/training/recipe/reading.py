@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -12,6 +11,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from sdm.errors import RequestError
+from sdm.files.toml import read_toml
 from sdm.training.recipe.limits import violated_limit
 from sdm.training.recipe.sections import BindingSettings, TrainerSettings
 
@@ -27,12 +27,7 @@ class RecipeFile:
 
     def load(self) -> dict[str, Any]:
         """Its TOML document."""
-        try:
-            return tomllib.loads(self.path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RequestError(f"recipe {str(self.path)!r} cannot be read: {error.strerror}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RequestError(f"recipe {str(self.path)!r} is not valid TOML: {error}.") from error
+        return read_toml(self.path, "recipe")
 
     def error(self, message: str) -> RequestError:
         """An error about this file."""

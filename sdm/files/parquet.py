@@ -1,0 +1,97 @@
+"""Parquet files from anywhere: a few bytes of a compressed column can stand for gigabytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdm.errors import SdmError, TooLargeError
+from sdm.files.archives import BOMB_BYTES, BOMB_RATIO
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+MAX_BYTES = 16 << 30
+"""Bytes of the columns that are read, unpacked."""
+
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12}
+_AT_ONCE = 1024
+
+
+def refuse_large_parquet(
+    file: pq.ParquetFile,
+    path: Path,
+    columns: Sequence[str] | None,
+    source: str,
+    error: type[SdmError],
+    ratio: int = BOMB_RATIO,
+) -> None:
+    """Refuse a file whose columns would take far more memory than the file takes on the disk.
+
+    Parameters
+    ----------
+    file, path
+        The opened file, and where it is.
+    columns
+        Names of the top-level columns that will be read; None: all.
+    source
+        Name of the file, for messages.
+    error
+        Raised for a file that unpacks to more than `ratio` times its size, and more than 64 MiB.
+    ratio
+        See `error`.
+
+    Raises
+    ------
+    TooLargeError
+        The columns take more than MAX_BYTES.
+    """
+    limit = min(MAX_BYTES, max(BOMB_BYTES, ratio * path.stat().st_size))
+    size, texts = _sizes(file, columns)
+    if size <= limit and texts:
+        size += _text_bytes(path, sorted(texts), limit - size)
+    if size > MAX_BYTES:
+        raise TooLargeError(f"{source} unpacks to more than {MAX_BYTES >> 30} GiB; split it.")
+    if size > limit:
+        raise error(f"{source} unpacks to more than {ratio} times its size; it is not read.")
+
+
+def _sizes(file: pq.ParquetFile, columns: Sequence[str] | None) -> tuple[int, set[str]]:
+    """(Bytes of the numbers in columns and of packed texts, names of the columns of text)."""
+    total, texts = 0, set()
+    for group in range(file.metadata.num_row_groups):
+        chunks = file.metadata.row_group(group)
+        for i in range(chunks.num_columns):
+            chunk = chunks.column(i)
+            name = chunk.path_in_schema.partition(".")[0]
+            if columns is not None and name not in columns:
+                continue
+            width = _WIDTHS.get(chunk.physical_type)
+            if width is None:
+                texts.add(name)
+            total += max(chunk.num_values * (width or 4), chunk.total_uncompressed_size)
+    return total, texts
+
+
+def _text_bytes(path: Path, columns: list[str], limit: int) -> int:
+    """Bytes of the texts of columns, written out; counting ends above `limit`.
+
+    Dictionaries stay dictionaries: one long text, repeated in every row, is not written out to count it.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+    import pyarrow.types as types
+
+    total = 0
+    with pq.ParquetFile(path, read_dictionary=columns) as file:
+        for batch in file.iter_batches(batch_size=_AT_ONCE, columns=columns):
+            for column in batch.columns:
+                if types.is_dictionary(column.type):
+                    lengths = pc.binary_length(column.dictionary)
+                    total += pc.sum(lengths.take(column.indices), min_count=0).as_py() or 0
+                else:
+                    total += column.nbytes
+                if total > limit:
+                    return total
+    return total

@@ -1,0 +1,118 @@
+"""Vector files from anywhere: their format by their content, and what GDAL must not be given.
+
+GDAL has some sixty vector formats. Several are texts that name other files or addresses to read (OGR-VRT, WFS, GDALG),
+and it recognises them whatever the file is called. So a file reaches GDAL only after its first bytes have been
+recognised, and by a name with which one driver alone takes it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import sqlite3
+from pathlib import Path
+
+from sdm.errors import LayerError, SdmError, quoted
+
+GEOPACKAGE, GEOJSON, SHAPEFILE, FLATGEOBUF, KML, PARQUET, ZIP = (
+    "GPKG",
+    "GeoJSON",
+    "ESRI Shapefile",
+    "FlatGeobuf",
+    "KML",
+    "Parquet",
+    "ZIP",
+)
+
+SHAPEFILE_PARTS = (".dbf", ".shx", ".prj", ".cpg")
+_STEPS = 2_000_000
+"""Steps of SQLite's machine that its schema may take."""
+_LONGEST_SQL = 1 << 20
+
+# A member of any object whose name is "crs", in any spelling that a tolerant parser accepts, and its value's beginning.
+_GAP = rb"(?:\s|/\*.{0,4096}?\*/|//[^\n]{0,4096}\n)*+"
+_CRS = re.compile(
+    rb"['\"](?:c|\\u00[46]3)(?:r|\\u00[57]2)(?:s|\\u00[57]3)(?:\\u0000[^'\"]{0,999})?['\"]"
+    + _GAP
+    + rb":"
+    + _GAP
+    + rb"\{",
+    re.IGNORECASE | re.DOTALL,
+)
+_TYPE = rb'"type"\s*+:\s*+"(?:name|EPSG)"'
+_PROPERTIES = rb'"properties"\s*+:\s*+\{\s*+"(?:name|code)"\s*+:\s*+(?:"[\w:/.#-]{1,200}"|\d{1,9})\s*+\}'
+_NAMED_CRS = re.compile(
+    rb"\s*+(?:" + _TYPE + rb"\s*+,\s*+" + _PROPERTIES + rb"|" + _PROPERTIES + rb"\s*+,\s*+" + _TYPE + rb")\s*+\}"
+)
+
+
+def vector_format(path: Path, head: bytes) -> str | None:
+    """The format of a vector file by its first bytes, one of the constants above; None: it is of no such format."""
+    if head.startswith(b"SQLite format 3\0"):
+        return GEOPACKAGE if head[68:72] in (b"GPKG", b"GP10", b"GP11") else None
+    if head.startswith(b"\x00\x00\x27\x0a"):
+        return SHAPEFILE if path.suffix.lower() == ".shp" else None
+    for magic, kind in ((b"fgb", FLATGEOBUF), (b"PAR1", PARQUET), (b"PK\x03\x04", ZIP)):
+        if head.startswith(magic):
+            return kind
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return {b"{": GEOJSON, b"<": KML}.get(text[:1])
+
+
+def gdal_name(path: Path, kind: str, source: str, error: type[SdmError] = LayerError) -> str:
+    """The name under which GDAL opens a file of format `kind`, and no driver but that of the format.
+
+    Raises `error`, with `source` as the name of the file, where reading it would run a query or open an address.
+    """
+    path = path.absolute()
+    if kind == GEOPACKAGE:
+        _refuse_queries(path, source, error)
+    if kind == GEOJSON:
+        _refuse_links(path, source, error)
+        # JSON may also be an algorithm that GDAL would run; with this prefix only one driver takes the file.
+        return f"GeoJSON:{path}"
+    return str(path)
+
+
+def shapefile_parts(members: list[str], name: str) -> list[str]:
+    """Of the names in an archive, those of the files that belong to the shapefile `name`."""
+    stem = name[:-4].lower()
+    return [other for other in members if other[:-4].lower() == stem and other[-4:].lower() in SHAPEFILE_PARTS]
+
+
+def _refuse_queries(path: Path, source: str, error: type[SdmError]) -> None:
+    """Raise `error` for a GeoPackage with views, computed columns or virtual tables: code that runs when it is read."""
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    try:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_SQL)
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.set_progress_handler(lambda: 1, _STEPS)
+        for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall():
+            if kind == "view":
+                raise error(
+                    f"{source} holds the view {quoted(name)}, a query that reading it would run; save the layer itself "
+                    "to a new GeoPackage (ogr2ogr)."
+                )
+            if kind != "table":
+                continue
+            virtual = re.match(r"\s*create\s+virtual\s+table\b", str(sql), re.IGNORECASE)
+            if virtual and not re.search(r"\busing\s+rtree\s*\(", str(sql), re.IGNORECASE):
+                raise error(f"{source} holds the virtual table {quoted(name)}; save its layer to a new GeoPackage.")
+            columns = () if virtual else connection.execute("SELECT hidden FROM pragma_table_xinfo(?)", (name,))
+            if any(hidden for (hidden,) in columns):
+                raise error(f"{source} has computed columns in {quoted(name)}; save its layer to a new GeoPackage.")
+    except (sqlite3.Error, UnicodeError) as problem:
+        raise error(f"{source} cannot be read as vector data ({problem}).") from None
+    finally:
+        connection.close()
+
+
+def _refuse_links(path: Path, source: str, error: type[SdmError]) -> None:
+    """Raise `error` for a GeoJSON file whose CRS is anything but a plain name: GDAL would fetch it."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for match in _CRS.finditer(content):
+            if not _NAMED_CRS.match(content, match.end()):
+                raise error(
+                    f"{source} states its CRS in another form than a name, such as a link; save it again as GeoJSON in "
+                    "longitude and latitude, without the member crs."
+                )

@@ -132,8 +132,10 @@ def test_bad_request_is_one_sentence(options, error, says):
     assert "\n" not in str(caught.value)
 
 
-def test_a_species_the_model_does_not_know_is_its_genus_said_plainly():
-    planned = job("Ursus minimus")
+def test_a_species_the_model_does_not_know_is_its_genus_only_where_asked_for():
+    with pytest.raises(SpeciesNameError, match="give --as-group to map the genus Ursus"):
+        job("Ursus minimus")
+    planned = job("Ursus minimus", as_group=True)
     assert planned.resolutions[0].taxon.name == "Ursus"
     assert not planned.resolutions[0].known
     assert any("genus Ursus" in note for note in planned.notes[0])

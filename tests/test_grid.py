@@ -514,7 +514,7 @@ def bad_files(folder):
         ("a folder", LayerError, "cannot be read"),
         ("nowhere.shp", LayerError, "no CRS"),
         ("none.gpkg", LayerError, "no geometry"),
-        ("table.csv", LayerError, "no geometry"),
+        ("table.csv", LayerError, "cannot be read"),
         ("points.geojson", BoxError, "no polygon"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import shapely
 
@@ -38,29 +40,45 @@ def union_of_valid(shapes: np.ndarray | list[shapely.Polygon]) -> shapely.Geomet
 
 
 def _crosses_too_often(shapes: np.ndarray) -> bool:
-    valid = shapely.is_valid(shapes)
     # A valid geometry away from all others has no crossings.
-    index, _ = shapely.STRtree(shapes).query(shapes)
-    alone = np.bincount(index, minlength=len(shapes)) <= 1
-    edges = _edges(shapes[~(valid & alone)])
-    if len(edges) < 4:
-        return False
-    # The longest come first, so that the number of pairs for each edge falls and memory stays bounded.
+    edges = _edges(shapes[~(shapely.is_valid(shapes) & _alone(shapes))])
     edges = edges[np.argsort(-np.abs(edges[:, 1] - edges[:, 0]).sum(axis=1), kind="stable")]
-    lines = shapely.linestrings(edges)
-    tree = shapely.STRtree(lines)
-    start, size, pairs, crossings = 0, 1, 0, 0
-    while start < len(lines):
-        first, second = tree.query(lines[start : start + size])
+    pairs = crossings = 0
+    for first, second in _overlapping(shapely.linestrings(edges)):
         pairs += len(first)
-        first = first + start
         once = first < second
         crossings += int(_cross(edges[first[once]], edges[second[once]]).sum())
         if pairs > _MAX_PAIRS or crossings > MAX_CROSSINGS:
             return True
-        start += size
-        size = max(1, min(4 * size, size * _PAIRS_AT_ONCE // max(4 * len(once), 1)))
     return False
+
+
+def _alone(shapes: np.ndarray) -> np.ndarray:
+    """(N,) bool: the box around the geometry meets no other; false for all where very many do."""
+    west, south, east, north = shapely.bounds(shapes).T
+    order = np.argsort(-np.nan_to_num(east - west + north - south), kind="stable")
+    met = np.zeros(len(shapes), np.int64)
+    for first, _ in _overlapping(shapes[order]):
+        met += np.bincount(first, minlength=len(shapes))
+        if met.sum() > _MAX_PAIRS:
+            return np.zeros(len(shapes), bool)
+    alone = np.empty(len(shapes), bool)
+    alone[order] = met <= 1
+    return alone
+
+
+def _overlapping(shapes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of geometries, by their number, of which the boxes meet; each also with itself.
+
+    The largest must come first, so that the number of pairs for each falls and the pairs of one step stay few.
+    """
+    tree = shapely.STRtree(shapes)
+    start, size = 0, 1
+    while start < len(shapes):
+        first, second = tree.query(shapes[start : start + size])
+        yield first + start, second
+        start += size
+        size = max(1, min(4 * size, size * _PAIRS_AT_ONCE // max(4 * len(first), 1)))
 
 
 def _edges(shapes: np.ndarray) -> np.ndarray:

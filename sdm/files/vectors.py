@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMATS = "give a vector file such as .geojson, .gpkg or .shp"
 
+_JSON_OBJECT = "OGR_GEOJSON_MAX_OBJ_SIZE"
 _IN_ARCHIVES = (".shp", ".gpkg", ".geojson", ".json", ".fgb", ".parquet", ".kml")
 
 
@@ -44,10 +45,12 @@ class Limits:
     text: int
     """Bytes of GeoJSON or KML, which take some ten times their size in memory."""
     features: int
+    feature: int
+    """MiB that one feature of GeoJSON may take in memory, as GDAL estimates it."""
 
 
-REGION = Limits(size=512 << 20, text=48 << 20, features=200_000)
-TABLE = Limits(size=16 << 30, text=1 << 30, features=50_000_000)
+REGION = Limits(size=512 << 20, text=32 << 20, features=200_000, feature=120)
+TABLE = Limits(size=16 << 30, text=1 << 30, features=50_000_000, feature=200)
 
 
 def read_features(
@@ -123,12 +126,17 @@ class _Reader:
         import pyogrio
 
         name = gdal_name(path, kind, self.source)
-        info = pyogrio.read_info(name)
-        if info["driver"] != kind:
-            raise LayerError(f"{self.source} is a file of the kind {info['driver']!r}; {self.remedy}.")
-        # Space for as many features as the file claims to have is taken before one is read.
-        self._refuse_features(int(info["features"]))
-        return pyogrio.read_dataframe(name, columns=[] if self.geometry_only else None)
+        before = pyogrio.get_gdal_config_option(_JSON_OBJECT)
+        pyogrio.set_gdal_config_options({_JSON_OBJECT: self.limits.feature})
+        try:
+            info = pyogrio.read_info(name)
+            if info["driver"] != kind:
+                raise LayerError(f"{self.source} is a file of the kind {info['driver']!r}; {self.remedy}.")
+            # Space for as many features as the file claims to have is taken before one is read.
+            self._refuse_features(int(info["features"]))
+            return pyogrio.read_dataframe(name, columns=[] if self.geometry_only else None)
+        finally:
+            pyogrio.set_gdal_config_options({_JSON_OBJECT: before})
 
     def _parquet(self, path: Path) -> GeoDataFrame:
         import geopandas

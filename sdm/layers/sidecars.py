@@ -25,7 +25,8 @@ _NAMING = (".msk", ".ovr", ".rrd", ".aux")
 """Endings of files that GDAL opens as rasters of any format."""
 _PLAIN = {"SRS", "GeoTransform", "Metadata", "PAMRasterBand", "GCPList"}
 """Elements of .aux.xml that hold values only."""
-_DOMAINS = {None, "", "IMAGE_STRUCTURE", "COLOR_PROFILE"}
+_DOMAINS = {None, "", "IMAGE_STRUCTURE", "COLOR_PROFILE", "ENVI", "EXIF", "xml:XMP"}
+"""Kinds of metadata that GDAL only passes on."""
 _MAX_XML = 16 << 20
 
 

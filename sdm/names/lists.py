@@ -159,9 +159,17 @@ def _parquet(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple
             names = [name.split(".")[0] for name in file.schema_arrow.names]
             at, genus = _column(names, column, path, single_is_data=False)
             wanted = [names[i] for i in (at, genus) if i is not None]
+            packed = sum(
+                file.metadata.row_group(group).column(i).total_uncompressed_size
+                for group in range(file.metadata.num_row_groups)
+                for i in range(file.metadata.num_columns)
+            )
+            if packed > MAX_BYTES:
+                raise TooLargeError(f"{path} unpacks to more than {MAX_BYTES:,} bytes; keep the column of names.")
             row = read = 0
-            for batch in file.iter_batches(batch_size=4096, columns=wanted):
-                # A few bytes of a compressed column can stand for gigabytes.
+            # A few bytes of a compressed column can stand for gigabytes: one long text that every row repeats.
+            at_once = max(1, min(4096, (MAX_BYTES >> 3) // max(packed, 1)))
+            for batch in file.iter_batches(batch_size=at_once, columns=wanted):
                 read += batch.nbytes
                 if read > MAX_BYTES:
                     raise TooLargeError(f"{path}: the column {wanted[0]!r} holds more than {MAX_BYTES:,} bytes.")

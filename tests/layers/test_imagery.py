@@ -377,7 +377,7 @@ def test_bands_are_found_by_their_meaning(tmp_path):
     [
         (lambda p: p.write_text("<VRTDataset rasterXSize='1'/>"), "is a VRT"),
         (lambda p: p.write_text("hello"), "no format that is read"),
-        (lambda p: p.write_bytes(b"II*\0" + bytes(100)), "cannot be read as GTiff"),
+        (lambda p: p.write_bytes(b"II*\0" + bytes(100)), "cannot be read as a raster"),
         (lambda p: write(p, np.zeros((3, 9, 9), np.uint8), Affine(1, 0, 5, 0, -1, 5), None), "no georeference"),
         (lambda p: write(p, np.zeros((1, 9, 9), np.uint8), Affine(1, 0, 5, 0, -1, 5), "EPSG:4326"), "1 band"),
         (lambda p: None, "does not exist"),

@@ -30,7 +30,7 @@ class EvaluateMap(Options):
     records: Annotated[
         str | None,
         Option(
-            "Occurrence records, best such that the map was not made with: Darwin Core archive, GBIF, iNaturalist or "
+            "Occurrence records, preferably not those the map was made from: Darwin Core archive, GBIF, iNaturalist or "
             "eBird download, CSV, GeoPackage, GeoJSON, shapefile, KML, Parquet.",
             metavar="FILE",
         ),
@@ -43,9 +43,9 @@ class EvaluateMap(Options):
             metavar="FILE",
         ),
     ] = None
-    within_km: Annotated[
-        float, Option("Places compared with lie within this distance of a presence.", metavar="KM")
-    ] = 1000.0
+    within_km: Annotated[float, Option("Comparison places lie within this distance of a presence.", metavar="KM")] = (
+        1000.0
+    )
     places: Annotated[int, Option("Random places to compare with.")] = 10_000
     mask: Annotated[str, Option("Where random places lie: land, sea or none.", metavar="|".join(MASKS))] = "land"
     band: Annotated[int, Option("Band of the raster.", low=1)] = 1
@@ -57,12 +57,13 @@ class EvaluateMap(Options):
         ),
     ] = None
     threshold: Annotated[
-        float | None, Option("Value from which on a place counts as suitable; the share of presences below is given.")
+        float | None, Option("Score from which a place counts as suitable; the share of presences below it is printed.")
     ] = None
-    seed: Annotated[int, Option("Of the random places.")] = 0
+    seed: Annotated[int, Option("Seed of the random places.")] = 0
     out: Annotated[
         Path | None, Option("Write NAME-evaluation.html and NAME-evaluation.json here.", metavar="FOLDER")
     ] = None
+    overwrite: Annotated[bool, Option("Replace existing outputs.")] = False
     json_output: Annotated[bool, Option("Print JSON on stdout.", flags=("--json",))] = False
 
     def __post_init__(self) -> None:
@@ -84,10 +85,13 @@ def evaluate_command(options: EvaluateMap, read: ReadOptions, clean: CleanOption
 
     sdm evaluate maps/vipera-berus.tif --records independent.csv
     """
+    from sdm.files.atomic import check_targets
     from sdm.records.evaluate import evaluate
     from sdm.records.sample import open_sampler
     from sdm.records.table import Records
 
+    if options.out:
+        check_targets(options.out, _names(options.map), overwrite=options.overwrite)  # before the work, not after it
     sampler = open_sampler(options.map, options.band)
     assert options.records is not None
     records = Records.read(options.records, options.species, options=read, clean=clean)
@@ -100,7 +104,7 @@ def evaluate_command(options: EvaluateMap, read: ReadOptions, clean: CleanOption
     files = []
     if options.out:
         report = replace(report, picture=_picture(evaluation, sampler))
-        files = _write(report, options.map, options.out)
+        files = _write(report, options.out, _names(options.map), options.overwrite)
     if options.json_output:
         from sdm.records.report import json_text
 
@@ -170,18 +174,22 @@ def _picture(evaluation: Evaluation, sampler: MapSampler) -> MapPicture | None:
     return MapPicture(values, geobox, sampler.quantity or evaluation.source, (low, high))
 
 
-def _write(report: Report, map_path: str, out: Path) -> list[Path]:
+def _names(map_path: str) -> tuple[str, str]:
+    """The names of the page and of its numbers."""
+    stem = Path(map_path).stem
+    return f"{stem}-evaluation.html", f"{stem}-evaluation.json"
+
+
+def _write(report: Report, out: Path, names: tuple[str, str], overwrite: bool) -> list[Path]:
     """Write the page and its numbers into a folder, which is made; returns their paths."""
-    from sdm.files.atomic import disk_errors
+    from sdm.files.atomic import Staging
     from sdm.records.report import write_json, write_report
 
-    stem = Path(map_path).stem
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    files = [out / f"{stem}-evaluation.html", out / f"{stem}-evaluation.json"]
-    write_report(files[0], report)
-    write_json(files[1], report)
-    return files
+    page, numbers = names
+    with Staging(out, names, overwrite=overwrite) as staging:
+        write_report(staging.path(page), report)
+        write_json(staging.path(numbers), report)
+        return staging.publish()
 
 
 def _table(evaluation: Evaluation) -> str:

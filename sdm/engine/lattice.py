@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from sdm.engine.encode import embed_batches, one_torch_thread
-from sdm.engine.places import Places
+from sdm.engine.places import Places, Plan
+
+if TYPE_CHECKING:
+    import torch
 
 SETTLED = 0.02
 """A cell of the lattice is interpolated where the values within it differ by less than this, even if the
@@ -19,7 +25,15 @@ class Blend:
     asked for. Only the coarse nodes around those are encoded.
     """
 
-    def __init__(self, plan: Places, modalities, stride: int, rows, cols, needed) -> None:
+    def __init__(
+        self,
+        plan: Places,
+        modalities: Sequence[str],
+        stride: int,
+        rows: np.ndarray,
+        cols: np.ndarray,
+        needed: np.ndarray,
+    ) -> None:
         import torch
 
         r, c = nodes_around(rows, stride), nodes_around(cols, stride)
@@ -42,7 +56,7 @@ class Blend:
         self.known = ok.reshape(wanted.shape)[np.ix_(*near)]
         """Boolean (n, m): the nearest coarse node is known."""
 
-    def at(self, places: np.ndarray, length: int):
+    def at(self, places: np.ndarray, length: int) -> torch.Tensor:
         """Interpolated embeddings (length, dim) at flat indices (N,) of the finer lattice, N <= length.
 
         One weighted sum of four rows of the table per place: no step depends on the place's
@@ -131,7 +145,9 @@ def nodes_of(needed: np.ndarray, rows: np.ndarray, cols: np.ndarray, stride: int
     return nodes
 
 
-def unsettled_pixels(plan, cosines, known, rows, cols, k) -> np.ndarray:
+def unsettled_pixels(
+    plan: Plan, cosines: np.ndarray, known: np.ndarray, rows: np.ndarray, cols: np.ndarray, k: int
+) -> np.ndarray:
     """Pixels (S, rows, columns) that must be encoded: the cell around them is not known to be flat.
 
     `cosines` (S, n, m) on the k-lattice, `known` (n, m). Decided per species, so that a map does
@@ -147,7 +163,9 @@ def unsettled_pixels(plan, cosines, known, rows, cols, k) -> np.ndarray:
     return out
 
 
-def upsample(values, known, rows, cols, k):
+def upsample(
+    values: np.ndarray, known: np.ndarray, rows: np.ndarray, cols: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Bilinear (S, n, m) on the k-lattice -> (S, rows, columns); unknown corners are left out.
 
     A pixel is known when its nearest lattice place is.
@@ -158,14 +176,18 @@ def upsample(values, known, rows, cols, k):
     return total / np.where(ok, weight, 1.0), ok
 
 
-def upsample_any(values, known, rows, cols, k):
+def upsample_any(
+    values: np.ndarray, known: np.ndarray, rows: np.ndarray, cols: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """As `upsample`, but a pixel is known when any corner of its cell is."""
     total, weight = _bilinear(values, known, rows, cols, k)
     ok = weight > 0
     return total / np.where(ok, weight, 1.0), ok
 
 
-def _bilinear(values, known, rows, cols, k):
+def _bilinear(
+    values: np.ndarray, known: np.ndarray, rows: np.ndarray, cols: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Weighted sums of the known corners (S, rows, columns), and the sums of their weights (rows, columns)."""
     r, c = rows // k - rows[0] // k, cols // k - cols[0] // k
     fr = ((rows % k) / k).astype(np.float32)[:, None]

@@ -18,6 +18,7 @@ from sdm.errors import RegionIndexError, RequestError, TooLargeError
 from sdm.grid import Region, Tile, parse_crs
 from sdm.index.pixels import StoredPixels
 from sdm.index.window import locate
+from sdm.models.choice import resolve_in, resolved
 from sdm.models.protocol import Model
 from sdm.models.registry import list_models, open_model
 from sdm.names import Resolution
@@ -182,6 +183,7 @@ class Index(StoredPixels):
         region: Region | Any = None,
         mask: str = "auto",
         model: Model | str | Path | None = None,
+        as_group: bool = False,
     ) -> xr.DataArray:
         """Map of a species over the index, or over a box or region in it.
 
@@ -192,6 +194,7 @@ class Index(StoredPixels):
         region : its outside is masked; a vector file, a GeoDataFrame, or a WGS84 geometry (lon, lat).
         mask : land, sea, none, or auto: the species' habitat; of a vector, all that is held.
         model : the one the index was made with, where it is not bundled.
+        as_group : map a species that the model does not know as its genus or family; by default it is refused.
 
         Returns
         -------
@@ -200,14 +203,15 @@ class Index(StoredPixels):
 
         Raises
         ------
-        SpeciesNameError, BoxError : for a name, a box.
+        SpeciesNameError : a name that is unknown, ambiguous or that of a domestic animal.
+        BoxError : the box is not valid, or reaches out of the index.
         RegionIndexError : the index does not hold what is asked.
         """
         parse_word("mask", mask, MASKS_OF_A_MAP)
         opened = self.model if model is None else self.find_model(model)
         single = isinstance(species, str | Resolution) or (isinstance(species, np.ndarray) and species.ndim == 1)
         asked: list[Species] = [species] if single else list(species)  # type: ignore[list-item,arg-type]
-        labels, targets = zip(*(self._target(opened, one, mask) for one in asked), strict=True)
+        labels, targets = zip(*(self._target(opened, one, mask, as_group) for one in asked), strict=True)
         grid, (row, col) = locate(self.grid, Area(bbox=bbox, region=region), self.url)
         values = self.values_at_once(targets, slice(row, row + grid.shape[0]), slice(col, col + grid.shape[1]))
         for tile in grid.tiles():
@@ -229,13 +233,13 @@ class Index(StoredPixels):
         attrs |= {"species": labels[0], "mask": targets[0].mask}
         return data_array(grid, values[0], score.name, attrs, month=self.month).assign_coords(species=labels[0])
 
-    def _target(self, model: Model, species: Species, mask: str) -> tuple[str, Target]:
+    def _target(self, model: Model, species: Species, mask: str, as_group: bool) -> tuple[str, Target]:
         if isinstance(species, np.ndarray):
             if species.shape != (self.dim,) or not np.isfinite(species).all() or not species.any():
                 raise RequestError(f"embedding of shape {species.shape} is not a finite vector of {self.dim} numbers.")
             vector = (species / np.linalg.norm(species)).astype(np.float32)
             return "", Target(vector, probability(model, self.modalities), self.mask if mask == "auto" else mask)
-        resolution = species if isinstance(species, Resolution) else model.taxa.resolve(species)
+        resolution = species if isinstance(species, Resolution) else resolved(resolve_in(model, species, as_group))
         return resolution.taxon.name, named_target(model, resolution, self.modalities, mask)
 
     def info(self) -> dict[str, Any]:

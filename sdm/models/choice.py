@@ -75,6 +75,16 @@ def resolved(outcome: Outcome) -> Resolution:
     return outcome
 
 
+def resolve_in(model: Model, name: str, as_group: bool) -> Outcome:
+    """The resolution of a name in a model that the user chose, or the error."""
+    try:
+        outcome: Outcome = model.resolve(name)
+    except SpeciesNameError as error:
+        outcome = error
+    outcome = refuse_name_of_other_model(model, name, outcome)
+    return outcome if as_group else refuse_group(outcome, model.name)
+
+
 def refuse_group(outcome: Outcome, model: str) -> Outcome:
     """The outcome of a name in a model; an error where a genus or family would be mapped in place of the species."""
     if isinstance(outcome, SpeciesNameError) or outcome.known:

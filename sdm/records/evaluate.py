@@ -195,7 +195,7 @@ def evaluate(
     records: Records | str | Path,
     options: EvaluateOptions | None = None,
 ) -> Evaluation:
-    """Evaluate a map of any origin with records, best such that it was not made with.
+    """Evaluate a map of any origin with records, preferably not those it was made from.
 
     Parameters
     ----------

@@ -4,8 +4,9 @@ The field's annotation says what the option is, and how a command line shows it:
 
     step: Annotated[int | None, Option("Encode every n-th pixel.", panel="Model")] = None
 
-From that one line come the check of its value, the option of the commands (`sdm.cli.options`), the key of a TOML
-file, the entry of a report, and a part of the identity of what was computed (`Options.to_dict`).
+From that one line come the limits of its value, the option of the commands (`sdm.cli.options`), the key of a TOML
+file, the entry of a report, and a part of the identity of what was computed (`Options.to_dict`). Other checks are in
+`__post_init__` of the group.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from sdm.errors import RequestError
 
@@ -30,7 +32,9 @@ class Option:
     flags: tuple[str, ...] = ()
     """Names on the command line, where they are not the field's. A switch that is off needs no `--no-` name."""
     low: float | None = None
+    """Least value, checked on the command line and in Python."""
     high: float | None = None
+    """Largest value."""
     kind: Any = None
     """Type on the command line, where it is not the field's: one that a word can be turned into."""
     argument: bool = False
@@ -41,7 +45,27 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """A group of options; subclasses check their values when they are made."""
+    """A group of options; their values are checked when it is made.
+
+    `__post_init__` of a subclass need not call that of `Options`: the limits are checked after it.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = cls.__dict__.get("__post_init__")
+        if own is None:
+            return
+
+        @wraps(own)
+        def checked(self: Options) -> None:
+            own(self)
+            Options.__post_init__(self)
+
+        cls.__post_init__ = checked  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        for name, option in _limited(type(self)).items():
+            _check_limits(name, getattr(self, name), option)
 
     def to_dict(self) -> dict[str, Any]:
         """The values by their names, as JSON values."""
@@ -105,6 +129,35 @@ def whole_number(name: str, value: Any, low: int | None = None, high: int | None
         raise RequestError(f"{name} {value!r} must be a whole number.")
     if (low is not None and number < low) or (high is not None and number > high):
         raise RequestError(f"{name} {number} is outside {low}..{high}{unit}.")
+
+
+_limits: dict[type, dict[str, Option]] = {}
+
+
+def _limited(group: type[Options]) -> dict[str, Option]:
+    """The options of a group that have limits, by their fields."""
+    if group not in _limits:  # reading type hints takes longer than all other checks
+        hints = get_type_hints(group, include_extras=True)
+        declared = {f.name: part for f in fields(group) for part in get_args(hints[f.name]) if isinstance(part, Option)}
+        _limits[group] = {n: o for n, o in declared.items() if o.low is not None or o.high is not None}
+    return _limits[group]
+
+
+def _check_limits(name: str, value: Any, option: Option) -> None:
+    """Raise RequestError unless a value, if there is one, is a number within the limits of its option."""
+    if value is None:
+        return
+    low, high = option.low, option.high
+    try:
+        # NaN is within no limits.
+        within = (low is None or value >= low) and (high is None or value <= high)
+    except TypeError:
+        raise RequestError(f"{name} {str(value)[:40]!r} is not a number.") from None
+    if within:
+        return
+    if low is None or high is None:
+        raise RequestError(f"{name} {value} must be {f'at least {low:g}' if high is None else f'at most {high:g}'}.")
+    raise RequestError(f"{name} {value} is outside {low:g}..{high:g}.")
 
 
 def several(value: Any) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from sdm.layers import ATTRIBUTION
 from sdm.layers.landmask import LandMask
 from sdm.maps.plan import Job, plan_resolved
 from sdm.maps.report import describe
+from sdm.models.choice import resolve_in, resolved
 from sdm.models.licence import credit_lines
 from sdm.models.protocol import Model
 from sdm.names.habitat import mask_for
@@ -140,7 +141,7 @@ class Explorer:
         return path
 
     def _plan(self, name: str) -> Job:
-        resolution = self.model.taxa.resolve(name)
+        resolution = resolved(resolve_in(self.model, name, as_group=False))
         mask, held = mask_for(resolution.taxon), self.index.mask
         notes: tuple[str, ...] = ()
         if held not in ("none", mask):

@@ -7,6 +7,8 @@ import pytest
 
 import sdm
 from sdm import cli
+from sdm.errors import OutputError
+from sdm.records import report
 
 SIDE = 100
 
@@ -73,6 +75,29 @@ def test_files_and_json_hold_the_same_numbers(run, gradient, write_table, tmp_pa
     assert f"{python.scores['land'].auc:.3f}" in page and "<image" in page and "Planta inventa" in page
 
 
+def test_existing_files_are_kept_unless_they_may_be_overwritten(run, gradient, write_table, tmp_path, monkeypatch):
+    records, out = write_table("r.csv", places(30, 8.5, 9.9)), tmp_path / "out"
+    page, numbers = (out / f"east-evaluation.{kind}" for kind in ("html", "json"))
+    out.mkdir()
+    numbers.write_text("mine")
+    code, printed, error = evaluate(run, gradient, "--records", records, "--out", out)
+    assert (code, printed) == (6, "") and "exists already; give --overwrite" in error
+    assert numbers.read_text() == "mine" and not page.exists()
+
+    def full(path, _):
+        path.write_text("half")
+        raise OutputError("No space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write_json", full)  # the page is complete by then, its numbers are not
+        code, _, error = evaluate(run, gradient, "--records", records, "--out", out, "--overwrite")
+    assert code == 6 and "No space left" in error
+    assert numbers.read_text() == "mine" and list(out.iterdir()) == [numbers]
+    code, printed, _ = evaluate(run, gradient, "--records", records, "--out", out, "--overwrite")
+    assert code == 0 and str(page) in printed and sorted(out.iterdir()) == [page, numbers]
+    assert json.loads(numbers.read_text())["evaluation"]["presences"] > 0
+
+
 def test_absences_and_probabilities(run, gradient, write_table):
     survey = write_table("s.csv", places(60, 7.5, 9.9) + places(60, 5.1, 7.5, seen=0, seed=2))
     arguments = (gradient, "--records", survey, "--presence-column", "seen")
@@ -124,7 +149,7 @@ def test_reach_band_and_cleaning_are_options(run, gradient, write_table, write_r
         (("east.tif", "--records", "r.csv", "--within-km", "0"), 2, "within_km"),
         (("east.tif", "--records", "r.csv", "--mask", "moon"), 2, "moon"),
         (("east.tif", "--records", "r.csv", "--background", "r.csv"), 4, "no records of other species"),
-        (("east.tif", "--records", "r.csv", "--out", "r.csv/x"), 6, "could not be written"),
+        (("east.tif", "--records", "r.csv", "--out", "r.csv/x"), 6, "is a file, not a folder"),
     ],
 )
 def test_what_is_wrong_is_said(run, gradient, write_table, arguments, code, text):

@@ -31,7 +31,7 @@ from numcodecs import Blosc
 import sdm
 from sdm.engine.targets import named_target, probability
 from sdm.engine.tile import embed_tile
-from sdm.errors import BoxError, OutputError, RegionIndexError, RequestError, SdmError, TooLargeError
+from sdm.errors import BoxError, OutputError, RegionIndexError, RequestError, SdmError, SpeciesNameError, TooLargeError
 from sdm.grid import Region, Tile
 from sdm.index import Index, build, build_index, plan_index, reader, store, tiles
 from sdm.index.encoding import cosines, decode, encode
@@ -219,6 +219,19 @@ def test_query_of_a_vector(both):
     for bad in (vector[:5], vector * np.nan, vector * 0):
         with pytest.raises(RequestError, match="vector of 256"):
             index.query(bad)
+
+
+def test_query_of_a_species_that_the_model_does_not_know(land):
+    index = Index.open(land)
+    with pytest.raises(SpeciesNameError) as refused:
+        sdm.plan("Ursus minimus", index=index)
+    with pytest.raises(SpeciesNameError) as caught:
+        index.query(["Puma concolor", "Ursus minimus"])
+    assert str(caught.value) == str(refused.value) and "--as-group to map the genus Ursus" in str(caught.value)
+    genus = index.query("Ursus")
+    np.testing.assert_array_equal(index.query("Ursus minimus", as_group=True).values, genus.values)
+    with pytest.raises(SpeciesNameError, match="domestic"):
+        index.query("Canis familiaris", as_group=True)
 
 
 def test_store_is_read_by_other_programs(both):

@@ -1,8 +1,8 @@
 """Groups of options: their names, their values as JSON, and back."""
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, dataclass, fields
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Annotated, get_args, get_type_hints
 
 import pytest
 
@@ -20,7 +20,7 @@ from sdm.request import (
     Sampling,
     Storage,
 )
-from sdm.request.options import Option, several, whole_number
+from sdm.request.options import Option, Options, several, whole_number
 
 GROUPS = (Area, Delivery, Execution, ListOptions, ModelRef, Query, Sampling, Storage)
 
@@ -108,3 +108,35 @@ def test_one_or_several():
     assert several(None) == several([]) == ()
     assert several("a b") == ("a b",) and several(Path("a")) == ("a",)
     assert several(["a", Path("b")]) == ("a", "b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Limited(Options):
+    count: Annotated[int | None, Option("A count.", low=1)] = None
+    share: Annotated[float, Option("A share.", low=0, high=0.5)] = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LimitedWithOwnCheck(_Limited):
+    checked: Annotated[bool, Option("Set by the check.")] = False
+
+    def __post_init__(self) -> None:
+        self._set(checked=True)
+
+
+@pytest.mark.parametrize("group", [_Limited, _LimitedWithOwnCheck])
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"count": 0}, "count 0 must be at least 1."),
+        ({"share": 0.6}, "share 0.6 is outside 0..0.5."),
+        ({"share": float("nan")}, "share nan is outside"),
+        ({"share": "much"}, "share 'much' is not a number."),
+    ],
+)
+def test_limits_hold_in_python_too(group, values, words):
+    with pytest.raises(RequestError) as found:
+        group(**values)
+    assert words in str(found.value)
+    assert group(count=None).share == group(share=0.5).share
+    assert group is _Limited or group().checked

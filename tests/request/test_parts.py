@@ -14,6 +14,7 @@ from sdm.request import Area, Delivery, Execution, IndexRequest, ListOptions, Qu
         (Area, {"bbox": 7}, BoxError, "bbox 7 is not four numbers"),
         (Area, {"tile_size": 256.0}, RequestError, "tile_size 256.0 must be a whole number"),
         (Area, {"max_pixels": "9"}, RequestError, "max_pixels '9' must be a whole number"),
+        (Area, {"max_pixels": 0}, RequestError, "max_pixels 0 must be at least 1"),
         (Sampling, {"step": 65}, RequestError, "step 65 is outside 1..64 pixels"),
         (Sampling, {"satellite_step": 0}, RequestError, "satellite_step 0 is outside 1..64"),
         (Sampling, {"step": 2, "satellite_step": 2}, RequestError, "give only one of them"),

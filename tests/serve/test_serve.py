@@ -476,6 +476,8 @@ HOSTILE = "<img src=x onerror=alert(1)>"
     ("target", "status", "says"),
     [
         ("/api/species?name=Ursus+arctoss", 404, "Ursus arctos"),
+        ("/api/species?name=Ursus+minimus", 404, "the map of its genus Ursus instead may be wrong"),
+        ("/api/species?name=Canis+familiaris", 404, "domestic"),
         ("/api/species", 400, "'name'"),
         ("/api/species?name=a&name=b", 400, "once"),
         ("/api/species?name=" + "x" * 300, 404, "the limit is 200"),

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from sdm._version import __version__
 from sdm.errors import RegionIndexError, RequestError, SpeciesNameError
 from sdm.files.fingerprint import of_files, of_parts
-from sdm.maps.plan import MAX_SPECIES, Job, open_ref, plan_resolved, resolve_in, with_opened_files
-from sdm.models.choice import choose_for_most
+from sdm.maps.plan import MAX_SPECIES, Job, open_ref, plan_resolved, with_opened_files
+from sdm.models.choice import choose_for_most, resolve_in
 from sdm.names import Resolution
 from sdm.names.habitat import mask_for
 from sdm.names.lists import Asked, distinct, read_names
@@ -187,6 +187,8 @@ def configuration(batch: Batch, formats: Sequence[str], device: str) -> dict[str
     sampling = plan.sampling.to_dict()
     own = {"environment": sampling.pop("environment"), "satellite": [s] if (s := sampling.pop("satellite")) else []}
     layers = {name: of_files(paths) if paths else "bundled" for name, paths in own.items()}
+    if plan.model.dim == 0:  # fitted to the user's rasters alone, which the model stands for
+        layers["environment"] = plan.model.digest
     del sampling["modalities"], sampling["month"]
     return {
         "software": f"taxabind-map {__version__}",

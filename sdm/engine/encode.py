@@ -51,6 +51,21 @@ def embed_positions(
     return out, known
 
 
+def environment_embeddings(model: Model, environment: np.ndarray, device: str) -> np.ndarray:
+    """Unit embeddings (N, dim) float32 of environments (N, D) as the model reads them, in batches of one size."""
+    import torch
+
+    encoders = model.load(device)
+    size = min(model.batch(("environment",), encoders.device.type), len(environment))
+    out = np.empty((len(environment), model.dim), dtype=np.float32)
+    with torch.inference_mode(), one_torch_thread(device):
+        for first in range(0, len(environment), size or 1):
+            part = environment[first : first + size]
+            filled = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
+            out[first : first + size] = encoders.encode("environment", filled)[: len(part)].cpu().numpy()
+    return out
+
+
 class Batch(NamedTuple):
     """A batch of places, encoded together."""
 

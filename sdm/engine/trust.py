@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sdm.engine.encode import one_torch_thread
+from sdm.engine.encode import environment_embeddings
 from sdm.engine.lattice import enclosing, upsample_any
 from sdm.engine.places import Plan, Source
 from sdm.grid import Tile
@@ -28,7 +28,8 @@ def measure(plan: Plan, embeddings: np.ndarray, environment: np.ndarray) -> np.n
     embeddings : (N, dim) unit sums.
     environment : (N, D) what the model reads of the environment.
     """
-    space = _environment_embeddings(plan, environment)
+    known = "environment" in plan.model.layers
+    space = environment_embeddings(plan.model, environment, plan.here) if known else None
     bands = [t.trust.trust(embeddings, environment, space) for t in plan.targets if t.trust is not None]
     return np.concatenate(bands).astype(np.float32, copy=False)
 
@@ -116,13 +117,3 @@ def from_source(plan: Plan, source: Source, tile: Tile, shown: np.ndarray) -> np
         return out
 
     return interpolate(at_nodes, known, rows, cols, k, shown, exact)
-
-
-def _environment_embeddings(plan: Plan, environment: np.ndarray) -> np.ndarray | None:
-    """Unit embeddings (N, K) of environments (N, D); None where the model has no encoder of them."""
-    import torch
-
-    if "environment" not in plan.model.layers:
-        return None
-    with torch.inference_mode(), one_torch_thread(plan.here):
-        return plan.model.load(plan.here).encode("environment", environment).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Escaping foreign text for web pages. All text from outside enters a page through these functions."""
+"""Escaping foreign text for web pages and tables. All text from outside enters them through these functions."""
 
 import json
 from collections.abc import Mapping
@@ -12,6 +12,9 @@ from sdm.outputs.metadata import one_line
 _SPECIAL = "&<>\"'`${}=%#"
 _HTML = str.maketrans({character: f"&#{ord(character)};" for character in _SPECIAL})
 _SCRIPT = str.maketrans({character: f"\\u{ord(character):04x}" for character in _SPECIAL if character != '"'})
+
+_FORMULA = tuple("=+-@\t\r")
+"""What a spreadsheet takes for the start of a formula."""
 
 
 def html_text(text: object) -> str:
@@ -33,3 +36,16 @@ def script_value(value: Any) -> str:
 def relative_link(name: str) -> str:
     """URL of the file `name` beside the page; a scheme such as javascript: or https: has no effect."""
     return "./" + quote(name, safe="/")
+
+
+def table_text(text: str) -> str:
+    """Text as one line that no spreadsheet takes for a formula; a number, with its sign, stays one."""
+    # `one_line` is slow, and a table of records has millions of texts that it would not change.
+    line = text if text.isascii() and text.isprintable() and "  " not in text else one_line(text)
+    if not (text.startswith(_FORMULA) or line.startswith(_FORMULA)):
+        return line
+    try:
+        float(line.replace(",", "."))
+    except ValueError:
+        return f"'{line}"
+    return line

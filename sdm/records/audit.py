@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.errors import OutputError
+from sdm.outputs.escape import table_text
 from sdm.outputs.metadata import one_line
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ _COLUMNS = (
     "used_longitude",
     "used_latitude",
 )
-_FORMULA = tuple("=+-@\t\r")
 _AT_ONCE = 65536
 
 
@@ -169,7 +169,7 @@ class Audit:
     def _lines(self, part: slice) -> list[tuple[object, ...]]:
         rows = self.given.slice(part.start, part.stop - part.start)
         species, lon, lat = (
-            [_cell(text or otherwise) for text in rows.column(name).to_pylist()]
+            [table_text(text or otherwise) for text in rows.column(name).to_pylist()]
             for name, otherwise in (("species", self.species), ("lon", ""), ("lat", ""))
         )
         reason, repair = self.reason[part].tolist(), self.repair[part].tolist()
@@ -201,15 +201,3 @@ class Audit:
 
 def _listed(numbers: dict[str, int]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in sorted(numbers.items(), key=lambda item: -item[1]))
-
-
-def _cell(text: str) -> str:
-    """Text as one line that no spreadsheet takes for a formula; a number, with its sign, stays one."""
-    line = text if text.isascii() and text.isprintable() and "  " not in text else one_line(text)
-    if not (text.startswith(_FORMULA) or line.startswith(_FORMULA)):
-        return line
-    try:
-        float(line.replace(",", "."))
-    except ValueError:
-        return f"'{line}"
-    return line

@@ -104,7 +104,7 @@ class _Checks:
             self._drop("captive or cultivated", rows["captive"])
         if options.first_year is not None:
             self._drop("before the first year", (rows["year"] > 0) & (rows["year"] < options.first_year))
-        if options.max_uncertainty_m is not None:
+        if options.max_uncertainty_m:
             # Where it is unknown the comparison is false.
             self._drop("uncertain location", rows["uncertainty_m"] > options.max_uncertainty_m)
 

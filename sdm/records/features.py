@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sdm.engine.encode import embed_positions
+from sdm.engine.encode import embed_positions, environment_embeddings
 from sdm.engine.inputs import layer_fingerprints, open_inputs
 from sdm.files.fingerprint import of_files
 from sdm.layers.stack import RasterStack
@@ -127,17 +127,7 @@ class ModelFeatures:
 
     def environment_embedding(self, environment: np.ndarray) -> np.ndarray:
         """Unit embeddings (N, dim) float32 of environments (N, D) as `read` gives them; novelty is measured in it."""
-        import torch
-
-        encoders = self.model.load(local_device(self.device))
-        batch = self.model.batch(("environment",), encoders.device.type)
-        out = np.empty((len(environment), self.model.dim), dtype=np.float32)
-        with torch.inference_mode():
-            for first in range(0, len(environment), batch):
-                part = np.ascontiguousarray(environment[first : first + batch])
-                filled = np.concatenate([part, np.zeros((batch - len(part), part.shape[1]), part.dtype)])
-                out[first : first + len(part)] = encoders.encode("environment", filled)[: len(part)].cpu().numpy()
-        return out
+        return environment_embeddings(self.model, environment, local_device(self.device))
 
 
 class RasterFeatures:

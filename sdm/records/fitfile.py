@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeGuard, get_type_hints
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from sdm.records.forest import Forest
 from sdm.records.maxent import CATEGORY, HINGE, LINEAR, REVERSE, Terms
 from sdm.records.members import KINDS, Ensemble, Maxent, RankScale, Ridge, Trees, to_arrays
 from sdm.records.trust import LEVELS, Reference
+from sdm.request.choices import MASKS, MODALITIES
 
 FORMAT = "taxabind-map-fit/1"
 SUFFIX = ".fit.safetensors"
@@ -66,6 +69,9 @@ def read_parts(path: Path) -> FitParts:
         return _Reader(path).parts()
     except RecordsError as error:
         raise RecordsError(f"fit file {str(path)!r}: {error}") from None
+    except (TypeError, ValueError, LookupError, OverflowError, RecursionError) as error:
+        # Whatever the checks did not foresee: a hostile file is refused, and never ends the program.
+        raise RecordsError(f"fit file {str(path)!r}: it is not described as a fit ({str(error)[:200]}).") from None
 
 
 class _Reader:
@@ -96,8 +102,9 @@ class _Reader:
             raise RecordsError("its description is longer than any fit's.")
         try:
             meta = json.loads(text)
+            json.dumps(meta, ensure_ascii=False).encode()  # a lone surrogate could not be printed
         except (ValueError, RecursionError):
-            raise RecordsError("its description is not JSON.") from None
+            raise RecordsError("its description is not JSON in Unicode.") from None
         if not isinstance(meta, dict):
             raise RecordsError("its description is not an object.")
         return meta
@@ -106,18 +113,17 @@ class _Reader:
         """All that the file holds."""
         covariates = _covariates(self.meta.get("covariates"))
         kinds = self.meta.get("members")
-        if not isinstance(kinds, list) or not 1 <= len(kinds) <= MAX_MEMBERS or not set(kinds) <= set(KINDS):
+        if not _is_texts(kinds) or not 1 <= len(kinds) <= MAX_MEMBERS or not set(kinds) <= set(KINDS):
             raise RecordsError("its members are of an unknown kind.")
         width = len(covariates.names)
         members = tuple(self.member(f"member{k}", kind, width) for k, kind in enumerate(kinds))
         info = _info(self.meta.get("info"))
-        dims = {m.vector.size for m in members if isinstance(m, Ridge)} | {
-            m.projection.shape[0] for m in members if isinstance(m, Trees) and m.projection.size
-        }
-        if len(dims) > 1:
-            raise RecordsError("its members expect embeddings of different lengths.")
+        dim = _embedding_length(members)
+        if (dim > 0) != (info.features == "model"):
+            raise RecordsError("its members do not fit what they are said to describe places by.")
         ensemble = self.ensemble(members)
-        reference = self.reference(width)
+        # Novelty is measured in the model's embedding of the environment, else in `sdm.records.fitted.covariate_space`.
+        reference = self.reference(dim or width + 1, width)
         if left := sorted(self.arrays.keys() - self.used):
             raise RecordsError(f"it holds an array {quoted(left[0])} that no fit has.")
         return FitParts(
@@ -192,7 +198,8 @@ class _Reader:
         if count < 1 or leaves not in {2**d for d in range(1, MAX_DEPTH + 1)}:
             raise RecordsError(f"the trees of {name!r} have {leaves} leaves.")
         feature = self.array(f"{name}.forest.feature", count, leaves - 1, dtype=np.int32)
-        self.indices(feature, 0, columns.size + projection.shape[1], f"{name}.forest.feature")
+        projected = projection.shape[1] if projection.size else 0
+        self.indices(feature, 0, columns.size + projected, f"{name}.forest.feature")
         threshold = self.array(f"{name}.forest.threshold", count, leaves - 1, finite=False)
         return Trees(columns, projection, Forest(feature, threshold, leaf))
 
@@ -212,8 +219,8 @@ class _Reader:
             raise RecordsError(f"the ranks of {name!r} do not ascend.")
         return RankScale(values, levels)
 
-    def reference(self, width: int) -> Reference:
-        places = self.array("reference.places", None, None, dtype=np.float16)
+    def reference(self, length: int, width: int) -> Reference:
+        places = self.array("reference.places", None, length, dtype=np.float16)
         distances = self.array("reference.distances", LEVELS)
         if len(places) == 0 or not (np.diff(distances) > 0).all():
             raise RecordsError("its training places cannot be used.")
@@ -232,6 +239,16 @@ class _Reader:
 
 def _kind(member: object) -> str:
     return next(name for name, kind in KINDS.items() if isinstance(member, kind))
+
+
+def _embedding_length(members: tuple[Ridge | Maxent | Trees, ...]) -> int:
+    """Length of the embeddings that all members expect, 0 without a model; the first member decides."""
+    dim = members[0].vector.size if isinstance(members[0], Ridge) else 0
+    others = [m.vector.size for m in members if isinstance(m, Ridge)]
+    others += [m.projection.shape[0] for m in members if isinstance(m, Trees) and m.projection.size]
+    if any(other != dim for other in others):
+        raise RecordsError("its members expect embeddings of different lengths.")
+    return dim
 
 
 def _covariates(value: Any) -> Covariates:
@@ -255,6 +272,7 @@ def _calibration(value: Any) -> Calibration:
         value["meaning"] in (PROBABILITY, RELATIVE)
         and _is_number(value["shift"])
         and (prevalence is None or (_is_number(prevalence) and 0.0 <= prevalence <= 1.0))
+        and (prevalence is not None or value["meaning"] == RELATIVE)
         and isinstance(value["source"], str)
     )
     if not good:
@@ -269,31 +287,52 @@ def _numbers(value: Any) -> dict[str, float]:
 
 
 def _info(value: Any) -> FitInfo:
-    """Every field of the right type; texts as they are, since whoever shows them escapes them."""
+    """Every field of the right type, and words that are known; other text is escaped where it is shown."""
     hints = get_type_hints(FitInfo)
     if not isinstance(value, dict) or set(value) != set(hints):
         raise RecordsError("where it comes from is not described.")
-    checked: dict[str, Any] = {}
     for name, hint in hints.items():
-        item = value[name]
-        text = str(hint)
-        if text.startswith("tuple[float"):
-            good, item = isinstance(item, list) and len(item) == 4 and all(map(_is_number, item)), tuple(item or ())
-        elif text.startswith("tuple[str"):
-            good, item = isinstance(item, list) and all(isinstance(w, str) for w in item), tuple(item or ())
-        elif text.startswith("dict[str, int"):
-            good = isinstance(item, dict) and all(isinstance(v, int) for v in item.values())
-        elif text.startswith("dict[str, str"):
-            good = isinstance(item, dict) and all(isinstance(v, str) for v in item.values())
-        elif hint in (str, bool, int):
-            good = type(item) is hint
-        else:
-            good = item is None or type(item) is int
-        if not good:
+        if not _CHECKS[hint](value[name]) or (name in _WORDS and not _in(value[name], _WORDS[name])):
             raise RecordsError(f"{name.replace('_', ' ')} is not described as a fit does.")
-        checked[name] = item
+    checked: dict[str, Any] = {n: tuple(item) if isinstance(item, list) else item for n, item in value.items()}
     return FitInfo(**checked)
 
 
+def _in(value: Any, words: tuple[Any, ...]) -> bool:
+    """Whether a value, or each entry of a list, is among the words."""
+    return all(item in words for item in value) if isinstance(value, list) else value in words
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # An integer of any length is a number in JSON; one beyond the range of a float is none here.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and abs(value) < 2**63
+
+
+def _is_texts(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+_CHECKS: dict[Any, Callable[[Any], bool]] = {
+    str: lambda v: isinstance(v, str),
+    bool: lambda v: isinstance(v, bool),
+    int: _is_integer,
+    int | None: lambda v: v is None or _is_integer(v),
+    tuple[str, ...]: _is_texts,
+    tuple[float, float, float, float]: lambda v: isinstance(v, list) and len(v) == 4 and all(map(_is_number, v)),
+    dict[str, int]: lambda v: isinstance(v, dict) and all(map(_is_integer, v.values())),
+    dict[str, str]: lambda v: isinstance(v, dict) and all(isinstance(item, str) for item in v.values()),
+}
+"""What JSON values a field of `FitInfo` of each type may have."""
+
+_WORDS: dict[str, tuple[Any, ...]] = {
+    "features": ("model", "covariates"),
+    "modalities": MODALITIES,
+    "month": (None, *range(1, 13)),
+    "mask": MASKS,
+    "background": ("random", "group", "mixed", "absences", ""),
+}
+"""The values that some fields of `FitInfo` may have, since maps depend on them."""

@@ -48,8 +48,11 @@ class Fitted(FitParts):
         return self.calibration.values(self.ensemble.refits(embeddings, environment))
 
     def uncertainty(self, embeddings: np.ndarray, environment: np.ndarray) -> np.ndarray:
-        """Standard deviation (N,) of the logit over the refits; 0 where there are none (a zero-shot map)."""
-        scores = self.ensemble.refits(embeddings, environment)
+        """Standard deviation (N,) of the first member's logit over its refits; 0 without refits (a zero-shot map).
+
+        The first member alone, since scores joined by ranks cannot differ below the lowest background place.
+        """
+        scores = self.ensemble.first_refits(embeddings, environment)
         if len(scores) < 2:
             return np.zeros(len(environment), dtype=np.float32)
         return scores.std(axis=0, ddof=1).astype(np.float32)

@@ -41,10 +41,10 @@ class Evidence:
         return (CAUTION if self.presences >= FEW else CAUTION_FEW) * error
 
     def sentence(self) -> str:
-        """For a report."""
+        """The evidence and what follows from it, as one sentence."""
         numbers = ", ".join(f"{mean:+.3f} ± {error:.3f} against {name}" for name, (mean, error) in self.gains.items())
         verdict = "the fit is used" if self.accepted else "the zero-shot map is kept"
-        return f"at left-out records, AUC over the zero-shot map is {numbers}: {verdict}"
+        return f"At left-out records, the gain in AUC over the zero-shot map is {numbers}: {verdict}."
 
 
 def leave_out(

@@ -16,7 +16,7 @@ from typing import Any
 
 from sdm._version import __version__
 from sdm.files.atomic import disk_errors
-from sdm.outputs.metadata import one_line
+from sdm.outputs.escape import table_text
 from sdm.records.evaluate import CONTRASTS, CrossValidation, Evaluation, Scores
 from sdm.records.thresholds import RULES, Threshold
 
@@ -24,8 +24,8 @@ COLUMNS = ("section", "subsection", "element", "Value", "filled_by")
 """The application needs the first four, with this capital, and ignores the last."""
 PROGRAM, AUTHOR, OPTIONAL = "program", "author", "author, if applicable"
 """Who fills in an element."""
-
-_FORMULA = tuple("=+-@\t\r")
+EXTENT = "o_scale_1"
+"""The spatial extent, by its identifier in the application."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,9 @@ def write_odmap(path: Path, protocol: Protocol) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for one in elements():
-            value = _cell(values.get(one["id"], ""))
+            value = values.get(one["id"], "")
+            if one["id"] != EXTENT:  # a negative longitude begins it, and the application reads it as it is
+                value = table_text(value)
             by = PROGRAM if value else OPTIONAL if one["optional"] == "1" else AUTHOR
             writer.writerow([one["section"], one["subsection"], one["element"], value, by])
 
@@ -124,7 +126,7 @@ def _overview(p: Protocol) -> dict[str, str]:
         "o_objective_1": "Forecast and transfer" if p.transfer else "Mapping and interpolation",
         "o_objective_2": p.target,
         "o_taxon_1": p.species,
-        "o_scale_1": extent,
+        EXTENT: extent,
         "o_scale_2": p.resolution,
         "o_scale_3": f"{p.years[0]} to {p.years[1]} (records)" if p.years else "",
         "o_scale_5": p.boundary,
@@ -245,12 +247,3 @@ def _measures(contrast: str, scores: Scores | Mapping[str, float | None]) -> str
     names = {"auc": "AUC", "auc_prg": "AUC-PRG", "tss": "TSS", "boyce": "Boyce"}
     listed = ", ".join(f"{label} {values[name]:.3f}" for name, label in names.items() if values.get(name) is not None)
     return f"against {CONTRASTS[contrast]}: {listed or 'no measure'}"
-
-
-def _cell(text: str) -> str:
-    """Text as one line that no spreadsheet takes for a formula."""
-    line = one_line(text)
-    # A negative longitude begins an extent, and is no formula.
-    if line.startswith(_FORMULA) and not line.endswith("(xmin, xmax, ymin, ymax)"):
-        return f"'{line}"
-    return line

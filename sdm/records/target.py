@@ -103,9 +103,7 @@ class FittedTrust:
         rows = [np.clip(self.fitted.novelty(known), 0.0, 100.0)]
         if self._refitted:
             top = UNCERTAINTY.valid_range[1]
-            # Joined by ranks, refits agree wherever all of them are below the lowest background place: far away.
-            scores = self.fitted.ensemble.first_refits(embeddings, environment)
-            rows.insert(0, np.clip(scores.std(axis=0, ddof=1), 0.0, top))
+            rows.insert(0, np.clip(self.fitted.uncertainty(embeddings, environment), 0.0, top))
         return np.stack(rows).astype(np.float32)
 
 

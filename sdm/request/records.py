@@ -86,7 +86,11 @@ class ReadOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class CleanOptions(Options):
-    """The cleaning checks and their limits. None, 0 and False switch a check off."""
+    """The cleaning checks and their limits.
+
+    False switches a check off, as does a limit of 0, except in `shore_km`. So does None, except in `max_uncertainty_m`
+    of a map: there it stands for the size of a pixel, and at least 5 km where a model describes places.
+    """
 
     drop_zero: Annotated[
         bool, Option("Drop coordinates at (0, 0), and equal longitude and latitude.", panel=_CLEAN)
@@ -106,7 +110,9 @@ class CleanOptions(Options):
     max_uncertainty_m: Annotated[
         float | None,
         Option(
-            "Drop records with a larger coordinate uncertainty, in metres; unknown uncertainty is kept.", panel=_CLEAN
+            "Drop records with a larger coordinate uncertainty, in metres; unknown uncertainty is kept; 0: no check. "
+            "Default: the size of a pixel, at least 5000 unless fitted to your rasters alone.",
+            panel=_CLEAN,
         ),
     ] = None
     centroid_km: Annotated[
@@ -138,15 +144,10 @@ class CleanOptions(Options):
         self._set(habitat=parse_word("habitat", self.habitat, MASKS_OF_A_MAP))
         if self.first_year is not None:
             whole_number("first_year", self.first_year)
-        for name, high in (
-            ("max_uncertainty_m", math.inf),
-            ("centroid_km", 100),
-            ("capital_km", 100),
-            ("shore_km", 50),
-        ):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= high:
-                raise RequestError(f"{name} {value!r} is outside 0..{high:g}.")
+        for name, high in (("max_uncertainty_m", math.inf), ("centroid_km", 100.0), ("capital_km", 100.0)):
+            if (value := getattr(self, name)) is not None:
+                self._set(**{name: _number(name, value, 0.0, high)})
+        self._set(shore_km=_number("shore_km", self.shore_km, 0.0, 50.0))
 
 
 BACKGROUNDS = ("auto", "random", "group", "mixed")
@@ -219,7 +220,7 @@ class FitOptions(Options):
 def _number(name: str, value: object, low: float, high: float) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RequestError(f"{name} {str(value)[:40]!r} is not a number.") from None
     if not low <= number <= high:  # NaN too
         raise RequestError(f"{name} {number:g} is outside {low:g}..{high:g}.")

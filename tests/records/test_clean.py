@@ -79,6 +79,7 @@ def test_each_reason(read, row, reason):
         ((*HERE, "LIVING_SPECIMEN"), {"drop_captive": False}),
         ((*HERE, "", "", "1899"), {"first_year": None}),
         ((*HERE, "", "", "1900", "1001"), {"max_uncertainty_m": None}),
+        ((*HERE, "", "", "1900", "1001"), {"max_uncertainty_m": 0}),
         (("13.41", "52.52", "DE"), {"capital_km": None}),
         (("5.25", "54.75"), {"habitat": "none"}),
     ],
@@ -345,6 +346,11 @@ def test_codes_of_countries(text, code):
         {"max_uncertainty_m": -1},
         {"centroid_km": 1e9},
         {"shore_km": np.nan},
+        {"shore_km": None},
+        {"max_uncertainty_m": "far"},
+        {"max_uncertainty_m": [1]},
+        {"centroid_km": "near"},
+        {"capital_km": {}},
     ],
 )
 def test_options_that_make_no_sense(options):

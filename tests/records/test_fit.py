@@ -19,6 +19,7 @@ from sdm.records.fit import fit
 from sdm.records.fitted import Fitted
 from sdm.records.measures import auc
 from sdm.records.table import Records
+from sdm.records.target import FittedScore, FittedTrust
 from sdm.request import Sampling
 from sdm.request.records import FitOptions
 
@@ -307,6 +308,42 @@ def test_novelty_and_shares_with_a_model(unknown, features, salamander):
     assert np.allclose(sum(out.values()), 1.0, atol=1e-5)
 
 
+def test_novelty_does_not_depend_on_the_number_of_threads(features, monkeypatch):
+    """The encoder of the environment runs on one thread, in the fit as in the map, in batches of one size."""
+    import torch
+
+    environment = features.read(np.linspace(0, 20, 700), np.full(700, 48.0)).environment
+    encoders, seen = features.model.load("cpu"), set()
+    encode = type(encoders).encode
+
+    def watched(self, modality, values):
+        seen.add((torch.get_num_threads(), len(values)))
+        return encode(self, modality, values)
+
+    monkeypatch.setattr(type(encoders), "encode", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        space = features.environment_embedding(environment)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {(1, 512)}
+    assert np.allclose(np.linalg.norm(space, axis=1), 1.0, atol=1e-5)
+    assert features.environment_embedding(environment[:0]).shape == (0, space.shape[1])
+
+
+def test_uncertainty_is_that_of_the_band(unknown, features):
+    """Far from the records too, where scores joined by ranks are all at the end of the scale."""
+    f = features.read(np.linspace(-60, 60, 200), np.full(200, 65.0))
+    f = f.select(f.known)
+    spread = unknown.uncertainty(f.embedding, f.environment)
+    first = unknown.ensemble.members[0].refits(f.embedding, f.environment)
+    assert len(unknown.ensemble.members) > 1 and np.allclose(spread, first.std(axis=0, ddof=1), atol=1e-5)
+    space = features.environment_embedding(f.environment)
+    assert np.array_equal(FittedTrust(unknown).trust(f.embedding, f.environment, space)[0], np.clip(spread, 0, 5))
+
+
 def test_prior_options_are_obeyed(salamander):
     with pytest.raises(RequestError, match="is not one that model"):
         fit(salamander, options=FitOptions(prior="known", background_places=300))
@@ -387,11 +424,58 @@ def _replace(name, value):
         (lambda a, m: m["calibration"].update(shift=float("inf")), "values are"),
         (lambda a, m: m["calibration"].update(meaning="truth"), "values are"),
         (lambda a, m: m.update(typical={"climate": "much"}), "typical"),
+        (lambda a, m: m.update(typical={"climate": 10**400}), "typical"),
+        (lambda a, m: m.update(members=[["x"]]), "members"),
+        (lambda a, m: m.update(members={"ridge": 1}), "members"),
+        (lambda a, m: m["info"].update(modalities=5), "modalities"),
+        (lambda a, m: m["info"].update(modalities=["smell"]), "modalities"),
+        (lambda a, m: m["info"].update(extent=[0, 0, 10**400, 1]), "extent"),
+        (lambda a, m: m["info"].update(extent=7), "extent"),
+        (lambda a, m: m["info"].update(background="foo"), "background"),
+        (lambda a, m: m["info"].update(mask="moon"), "mask"),
+        (lambda a, m: m["info"].update(month=13), "month"),
+        (lambda a, m: m["info"].update(method=["x"]), "method"),
+        (lambda a, m: m["info"].update(counts={"presences": True}), "counts"),
+        (lambda a, m: m["info"].update(features="covariates"), "describe places by"),
+        (lambda a, m: m["info"].update(species="\ud800"), "Unicode"),
+        (lambda a, m: m["covariates"].update(names=5), "covariates"),
+        (lambda a, m: m["calibration"].update(meaning="probability", prevalence=None), "values are"),
+        (lambda a, m: m["calibration"].update(meaning=[]), "values are"),
+        (_replace("reference.places", np.ones((9, 7), np.float16)), "shape"),
+        (_replace("member1.projection", np.ones((3, 8), np.float32)), "different lengths|points outside"),
+        (_replace("member1.projection", np.ones((0, 8), np.float32)), "points outside"),
     ],
 )
 def test_a_hostile_file_is_refused(saved, change, message):
     tampered(saved, change)
     with pytest.raises(RecordsError, match=message):
+        Fitted.open(saved)
+
+
+def test_any_value_in_a_description_is_read_or_refused(saved):
+    """Every entry of the description in turn is replaced by values of every type."""
+    raw = saved.read_bytes()
+    header = json.loads(raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]])
+    meta, arrays = json.loads(header["__metadata__"]["fit"]), load_file(saved)
+    places = [(meta, key) for key in meta]
+    places += [(meta[part], key) for part in ("info", "covariates", "calibration") for key in meta[part]]
+    tried = 0
+    for holder, key in places:
+        before = holder[key]
+        for value in (None, True, -1, 10**400, 1e308, "", "x", [], [[]], [None], [{}], {}, {"a": None}, {"a": [[]]}):
+            holder[key] = value
+            save_file(arrays, saved, metadata={"format": "taxabind-map-fit/1", "fit": json.dumps(meta)})
+            try:
+                opened = Fitted.open(saved)
+            except RecordsError:
+                tried += 1
+            else:
+                assert FittedScore.of(opened).explanation and opened.save(saved)
+        holder[key] = before
+    assert tried > 300
+    deep = "[" * 200_000 + "]" * 200_000
+    save_file(arrays, saved, metadata={"format": "taxabind-map-fit/1", "fit": deep})
+    with pytest.raises(RecordsError, match="not JSON"):
         Fitted.open(saved)
 
 

@@ -230,6 +230,7 @@ def test_gate_keeps_the_zero_shot_map_unless_left_out_records_agree():
     worse = leave_out(fold, presence, {"land": land}, lambda out: bad, good)
     assert better.accepted and "the fit is used" in better.sentence()
     assert not worse.accepted and "zero-shot map is kept" in worse.sentence()
+    assert better.sentence().startswith("At left-out records, the gain in AUC") and better.sentence().endswith(" used.")
     torn = leave_out(fold, presence, {"land": land, "group": group}, lambda out: good + 9.0 * group, bad)
     assert torn.gains["land"][0] > 0 > torn.gains["group"][0] and not torn.accepted
     left = []

@@ -291,6 +291,7 @@ def test_the_protocol_has_the_elements_of_odmap_and_says_who_fills_them(tmp_path
     value = {key: row[3] for key, row in named.items()}
     assert value["Overview", "Scale of Analysis", "Spatial extent"] == "-5, 17, 44, 58 (xmin, xmax, ymin, ymax)"
     assert value["Overview", "Focal Taxon", "Focal Taxon"].startswith("'=cmd")
+    assert not any(text.startswith(tuple("=+@")) for text in value.values())
     assert value["Overview", "Algorithms", "Modelling techniques"] == "Maxent; down-sampled forest"
     assert value["Model", "Model settings", "Model settings (fitting)"] == "Maxent: penalty (maxnet)"
     auc = report.validation.result("Ridge", "blocks", "land").mean("auc")

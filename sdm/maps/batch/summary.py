@@ -28,7 +28,7 @@ from sdm.maps.report import provenance, season_phrase
 from sdm.models.licence import credit_lines
 from sdm.names import Resolution
 from sdm.outputs import cube, gallery
-from sdm.outputs.metadata import one_line
+from sdm.outputs.escape import table_text
 
 COLUMNS = (
     "row",
@@ -58,10 +58,6 @@ COLUMNS = (
     "notes",
     "error",
 )
-
-
-FORMULA = tuple("=+-@\t\r")
-"""Characters with which a text must not begin, as a spreadsheet would take it for a formula."""
 
 
 def summary(batch: Batch, totals: Mapping[str, np.ndarray], suffixes: Sequence[str]) -> list[dict[str, Any]]:
@@ -135,13 +131,7 @@ def write_summary(work: Work, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({key: _cell(value) if isinstance(value, str) else value for key, value in row.items()})
-
-
-def _cell(text: str) -> str:
-    """A text as one line that no spreadsheet takes for a formula."""
-    line = one_line(text)
-    return f"'{line}" if text.startswith(FORMULA) or line.startswith(FORMULA) else line
+            writer.writerow({key: table_text(value) if isinstance(value, str) else value for key, value in row.items()})
 
 
 def read_summary(path: Path) -> list[dict[str, Any]]:

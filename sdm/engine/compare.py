@@ -9,6 +9,7 @@ import numpy as np
 
 from sdm.engine.encode import one_torch_thread
 from sdm.engine.places import Target
+from sdm.engine.trust import in_batches
 
 TARGETS_AT_ONCE, PLACES_AT_ONCE = 256, 1024
 """Species and places compared in one matrix product: enough for full speed, few enough for a processor's cache."""
@@ -20,7 +21,6 @@ def score_embeddings(
     device: str = "cpu",
     negligible: float = 0.0,
     scales: np.ndarray | None = None,
-    environment: np.ndarray | None = None,
 ) -> Iterator[tuple[int, np.ndarray | None]]:
     """Compare places with many species, in turn.
 
@@ -33,7 +33,6 @@ def score_embeddings(
     device : a torch device of this process.
     negligible : values below it may be any below it.
     scales : (N,) float32, or None.
-    environment : (N, D) what the model reads of the environment; needed where a target is a fit.
 
     Yields
     ------
@@ -50,11 +49,18 @@ def score_embeddings(
             written = blocks.cosines(np.stack([t.vector for t in part]), floors)
             for k, target in enumerate(part):
                 row = blocks.row(k, written[k])
-                if target.fit is not None and environment is not None:
-                    units = embeddings if scales is None else embeddings * scales[:, None]
-                    yield first + k, target.values(target.fit.logit(units, environment))
-                else:
-                    yield first + k, None if row is None else target.values(row, out=row)
+                yield first + k, None if row is None else target.values(row, out=row)
+
+
+def score_fits(
+    embeddings: np.ndarray, environment: np.ndarray, targets: Sequence[Target], scales: np.ndarray | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """As `score_embeddings`, for species that are fitted to records; `environment`: (N, D) what the model reads."""
+    units = embeddings if scales is None else embeddings * scales[:, None]
+    for k, target in enumerate(targets):
+        if target.fit is None:
+            raise ValueError("a batch holds fits or species of the model, not both")
+        yield k, target.values(in_batches(target.fit.logit, units, environment))
 
 
 class _Blocks:

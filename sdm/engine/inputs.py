@@ -167,8 +167,8 @@ def _open(spec: LayerSpec, environment: Sequence[str], satellite: str | None) ->
     match spec:
         case Position():
             return OpenLayer(_position)
-        case RasterBands(paths, categorical):
-            stack = RasterStack(paths, categorical)
+        case RasterBands(paths, categorical, bands):
+            stack = RasterStack(paths, categorical, bands)
             return OpenLayer(stack.sample, stack.check, lambda: of_files(stack.files))
         case StandardisedVariables():
             return _open_variables(spec, environment)

@@ -253,6 +253,11 @@ class Plan(Places):
         return np.stack([t.values(c + offsets * t.score.margin) for t, c in pairs])
 
     @property
+    def fitted(self) -> bool:
+        """Whether any target is fitted to records."""
+        return any(target.fit is not None for target in self.targets)
+
+    @property
     def environment(self) -> Read:
         """What the model reads of the environment at places, for fits and bands."""
         if "environment" not in self.model.layers:

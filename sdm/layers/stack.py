@@ -19,13 +19,14 @@ class RasterStack:
     ----------
     paths : raster files, or folders of them.
     categorical : names of bands whose values are classes: read at the nearest cell, never interpolated.
+    bands : names of the bands to read, in this order; none: all of them.
 
     Raises
     ------
     LayerError : a raster cannot be used, or a name is there twice or not at all.
     """
 
-    def __init__(self, paths: Iterable[str | Path], categorical: Sequence[str] = ()) -> None:
+    def __init__(self, paths: Iterable[str | Path], categorical: Sequence[str] = (), bands: Sequence[str] = ()) -> None:
         self.files = expand([str(p) for p in paths])
         self._bands: list[tuple[RasterLayer, int]] = []
         names: list[str] = []
@@ -43,6 +44,11 @@ class RasterStack:
             raise LayerError(
                 f"categorical covariate {quoted(unknown[0])} is in no raster; there are {', '.join(names[:20])}."
             )
+        if absent := [name for name in bands if name not in names]:
+            raise LayerError(f"covariate {quoted(absent[0])} is in no raster; there are {', '.join(names[:20])}.")
+        if bands:
+            self._bands = [self._bands[names.index(name)] for name in bands]
+            names = list(bands)
         self.names = tuple(names)
         self.categorical = tuple(name in set(categorical) for name in names)
 

@@ -70,14 +70,17 @@ def map_species(
 def _values(job: Job, values: da.Array, species: str | Sequence[str]) -> xr.DataArray:
     """The map itself, of one species or several as they were asked for."""
     score = job.plan.targets[0].score
-    if isinstance(species, str) or not species:
+    if len(job.resolutions) == 1 and (isinstance(species, str) or not species):
         described = describe(job, 0)
         attrs = {"long_name": described.quantity, "units": "1", **described.tags}
         array = data_array(job.grid, values[0], score.name, attrs, month=job.plan.month)
         return array.assign_coords(species=job.resolutions[0].taxon.name)
     attrs = {"long_name": score.phrase.format("the species"), "units": "1"}
     names = [r.taxon.name for r in job.resolutions]
-    return data_array(job.grid, values, score.name, attrs, names, job.plan.month)
+    array = data_array(job.grid, values, score.name, attrs, names, job.plan.month)
+    meanings = [target.score.name for target in job.plan.targets]
+    # Fits of one file may differ in what their values mean.
+    return array.assign_coords(score=("species", meanings)) if len(set(meanings)) > 1 else array
 
 
 def _layer(job: Job, k: int, band: Band, further: da.Array) -> da.Array:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdm.maps.fits import FittedSpecies
 from sdm.maps.plan import Job
 
 if TYPE_CHECKING:
+    from sdm.maps.fits import FittedSpecies
     from sdm.outputs.blocks import Source
+    from sdm.records.validation import Case
 
 RECORDS = "-records.csv"
 """Every record with its result."""
@@ -50,25 +51,24 @@ def write_fit_files(job: Job, k: int, path: Callable[[str], Path], source: Sourc
     one.case.records.audit.write_csv(path(f"{stem}{RECORDS}"))
     one.fitted.save(path(f"{stem}{FIT}"))
     if job.asked.source.evaluate:
-        _write_review(one, job, [path(f"{stem}{suffix}") for suffix in REVIEW], source, files)
+        _write_review(one.case, job, k, [path(f"{stem}{suffix}") for suffix in REVIEW], source, files)
 
 
-def _write_review(one: FittedSpecies, job: Job, paths: list[Path], source: Source, files: dict[str, str]) -> None:
+def _write_review(case: Case, job: Job, k: int, paths: list[Path], source: Source, files: dict[str, str]) -> None:
+    """Write the report as a page and as JSON, and the ODMAP protocol."""
     from sdm.records.odmap import write_odmap
     from sdm.records.report import MapPicture, write_json, write_report
-    from sdm.records.review import review
+    from sdm.records.review import review_case
 
-    case = one.case
-    assert case is not None
-    found = review(case.records, case.fitted, case.training, case.source, case.prior, case.options, group=case.group)
-    geobox, quantity = job.grid.geobox, job.plan.targets[0].score.phrase.format(one.resolution.taxon.name)
+    review = review_case(case)
+    geobox, quantity = job.grid.geobox, job.plan.targets[k].score.phrase.format(job.resolutions[k].taxon.name)
     links = {LINKS[kind]: name for kind, name in files.items() if kind in LINKS}
-    report = found.report(MapPicture(source, geobox, quantity), links=links)
+    report = review.report(MapPicture(source, geobox, quantity), links=links)
     write_report(paths[0], report)
     write_json(paths[1], report)
     region = job.asked.area.region
     boundary = "rectangle" if region is None else Path(str(region)).name if isinstance(region, str | Path) else "region"
-    write_odmap(paths[2], found.protocol(geobox, boundary=boundary))
+    write_odmap(paths[2], review.protocol(geobox, boundary=boundary))
 
 
 def _fitted(job: Job, k: int) -> FittedSpecies | None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdm.engine.places import Target
-from sdm.errors import ModelError, RecordsError, SpeciesNameError
+from sdm.engine.inputs import layer_fingerprints
+from sdm.engine.places import Places, Target
+from sdm.errors import ModelError, RecordsError, RequestError, SpeciesNameError
 from sdm.files.fingerprint import of_parts
 from sdm.grid import Grid
 from sdm.layers.environment import names_known_variables
+from sdm.layers.stack import RasterStack
 from sdm.models.choice import choose_for_most, refuse_name_of_other_model
 from sdm.models.registry import default_model, list_models, open_model
 from sdm.names import Resolution, Taxon
@@ -24,13 +26,12 @@ from sdm.records.covariate_model import CovariateModel
 from sdm.records.features import ModelFeatures, RasterFeatures
 from sdm.records.fit import fit_prepared, prepare, prior_for
 from sdm.records.fitted import Fitted
-from sdm.records.group import read_group
 from sdm.records.raw import RawRecords
 from sdm.records.read import read_raw
 from sdm.records.table import Records
 from sdm.records.target import BACKGROUNDS, FittedScore, FittedTrust
 from sdm.records.validation import Case
-from sdm.request import CleanOptions, MapRequest, ModelRef, RecordsSource
+from sdm.request import CleanOptions, MapRequest, ModelRef, RecordsSource, Sampling
 
 if TYPE_CHECKING:
     from sdm.models.protocol import Model
@@ -77,8 +78,9 @@ class FittedSpecies:
     @property
     def identity(self) -> str:
         """What its values depend on: 16 hex digits."""
-        scores = self.fitted.ensemble, self.fitted.calibration
-        return of_parts([self.resolution.taxon.name, pickle.dumps(scores, protocol=5).hex()])
+        return of_parts(
+            [self.resolution.taxon.name, *_content(self.fitted.ensemble), *_content(self.fitted.calibration)]
+        )
 
     def report(self) -> dict[str, Any]:
         """The entry of the fit in the report of a map, as JSON values."""
@@ -106,106 +108,146 @@ class FittedSpecies:
         return (*lines, *([info.gate] if info.gate else []), *info.notes, *(f"Cite: {c}" for c in info.citations))
 
 
+def _content(value: Any) -> Iterator[str]:
+    """Text that depends on all numbers of a dataclass, and on nothing else."""
+    if is_dataclass(value):
+        for one in fields(value):
+            yield one.name
+            yield from _content(getattr(value, one.name))
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _content(part)
+    elif isinstance(value, np.ndarray):
+        yield f"{value.dtype.str} {value.shape} {np.ascontiguousarray(value).tobytes().hex()}"
+    else:
+        yield repr(value)
+
+
 Failures = dict[str, str]
 """Why species could not be fitted, by name."""
 
 
-def fit_species(
-    request: MapRequest, grid: Grid, device: str = "auto", failures: Failures | None = None
-) -> tuple[Model, list[FittedSpecies]]:
-    """The species of a request fitted to their records, and the model that describes places.
+@dataclass(frozen=True)
+class Species:
+    """A species of the user's records, before it is fitted."""
 
-    Parameters
-    ----------
-    request : with `source.given`, its region and index opened.
-    grid : of the map.
-    device : auto, cpu, cuda or cuda:N.
-    failures : receives the species whose records are of no use; without it the first of them is an error.
+    name: str
+    resolution: Resolution | None
+    """None: the model does not know it."""
+    raw: RawRecords | Records
+    own: frozenset[str] = frozenset()
+    """Its names in the file."""
 
-    Raises
-    ------
-    RecordsError : the records cannot be read, or are of no use.
-    """
+
+@dataclass(frozen=True)
+class Opened:
+    """The species of a request and the model that describes places, before anything is encoded."""
+
+    model: Model
+    species: tuple[Species, ...] = ()
+    table: RawRecords | None = None
+    """All species of the file."""
+    saved: FittedSpecies | None = None
+    """From the file of a fit, in place of records."""
+
+
+def open_species(request: MapRequest) -> Opened:
+    """Read the records of a request and say what each of its species is. Raises RecordsError."""
     if request.source.fitted is not None:
-        return _from_file(request)
-    raw = _read(request)
-    named = _named(request.query.species, raw, request.source)
+        return _open_saved(request)
+    table = _read(request)
+    labels = list(request.query.species) or _names_in(table, request.source)
     if _covariates_alone(request):
         rasters = request.sampling.environment
         model: Model = CovariateModel.of_rasters(rasters, request.fitting.categorical)
-        resolutions: list[Resolution | None] = [None] * len(named)
+        resolutions: list[Resolution | None] = [None] * len(labels)
     else:
-        model, resolutions = _resolve(list(named), request.model)
-    read: dict[str, Positions] = {}
+        model, resolutions = _resolve(labels, request.model)
+    merged: dict[str, tuple[Resolution | None, list[str]]] = {}
+    for label, resolution in zip(labels, resolutions, strict=True):
+        name = resolution.taxon.name if resolution else label
+        merged.setdefault(name, (resolution, []))[1].append(label)
+    species = tuple(_species(name, resolution, names, table) for name, (resolution, names) in merged.items())
+    return Opened(model, species, table if isinstance(table, RawRecords) else None)
+
+
+def fit_species(
+    opened: Opened, request: MapRequest, places: Places, device: str = "auto", failures: Failures | None = None
+) -> list[FittedSpecies]:
+    """Fit the species of a request to their records.
+
+    Parameters
+    ----------
+    opened : from `open_species`.
+    request : what was asked for.
+    places : of the map: a fit describes places as the map does, in the same modalities, month and layers.
+    device : auto, cpu, cuda or cuda:N.
+    failures : receives the species whose records cannot be used; without it the first of them is an error.
+    """
+    if opened.saved is not None:
+        return [opened.saved]
+    group = _Group(request, opened.table)
     fits = []
-    for (name, part), resolution in zip(named.items(), resolutions, strict=True):
-        records = _cleaned(part, request.cleaning, resolution, grid, model.dim == 0)
-        records = replace(records, species=resolution.taxon.name if resolution else name)
+    for one in opened.species:
         try:
-            case = _fit(records, model, request, _others(request, named, name, read), device)
+            records = replace(_cleaned(one, request.cleaning, places.grid, opened.model.dim == 0), species=one.name)
+            case = _fit(records, opened.model, request, places, group.without(one.own, one.name), device)
         except RecordsError as error:
             if failures is None:
                 raise
-            failures[name] = str(error)
+            failures[one.name] = str(error)
             continue
-        fits.append(FittedSpecies(resolution or _unknown(name), case.fitted, case))
-    return model, fits
+        fits.append(FittedSpecies(one.resolution or _unknown(one.name), case.fitted, case))
+    return fits
 
 
-def _fit(records: Records, model: Model, request: MapRequest, group: Positions | None, device: str) -> Case:
+def _fit(
+    records: Records, model: Model, request: MapRequest, places: Places, group: Positions | None, device: str
+) -> Case:
     """A species fitted, with all that its review needs."""
-    options, source, prior = request.fitting, _source(model, request, device), None
-    if isinstance(source, ModelFeatures):
+    options = request.fitting
+    source: ModelFeatures | RasterFeatures
+    prior = None
+    if isinstance(model, CovariateModel):
+        source = RasterFeatures(model.paths, model.categorical)
+    else:
+        source = ModelFeatures(model, places.sampling, device)
         prior = prior_for(model, source, records.species, options)
     training, info = prepare(records, source, group, options)
     fitted = fit_prepared(training, info, source, prior, options)
     return Case(records, fitted, training, source, prior, options, group)
 
 
-def _source(model: Model, request: MapRequest, device: str) -> ModelFeatures | RasterFeatures:
-    """The source of features of places."""
-    if model.dim == 0:
-        return RasterFeatures(request.sampling.environment, request.fitting.categorical)
-    return ModelFeatures(model, request.sampling, device)
-
-
-def _read(request: MapRequest) -> dict[str, RawRecords | Records]:
-    """The records by the names of their species."""
+def _read(request: MapRequest) -> RawRecords | Records:
+    """The records as they were given."""
     source = request.source
     if isinstance(source.records, Records):
-        return {source.records.species: source.records}
+        return source.records
     if source.gbif is not None:
         from sdm.files.paths import cache_folder
         from sdm.records.gbif import Service, fetch
 
         service = Service(cache=cache_folder() / "gbif", offline=request.model.offline)
-        records = fetch(source.gbif, service=service, clean=request.cleaning)
-        return {records.species: records}
-    return dict(read_raw(Path(source.records), request.reading).by_species())
+        return fetch(source.gbif, service=service, clean=request.cleaning)
+    return read_raw(Path(source.records), request.reading)
 
 
-def _named(
-    names: Sequence[str], raw: dict[str, RawRecords | Records], source: RecordsSource
-) -> dict[str, RawRecords | Records]:
-    """The records of the species that are asked for: those named, or all of the file."""
-    where = str(source.records)
-    if not names:
-        if list(raw) == [""]:
-            return {Path(where).name.split(".")[0] or "species": raw[""]}
-        return {name: part for name, part in raw.items() if name}
-    if len(raw) == 1 and len(names) == 1:
-        return {names[0]: next(iter(raw.values()))}
-    by_key = {name.casefold(): part for name, part in raw.items()}
-    chosen = {}
-    for name in names:
-        part = by_key.get(name.strip().casefold())
-        if part is None:
-            listed = ", ".join(sorted(raw)[:5])
-            raise RecordsError(
-                f"records {where!r} hold no row of {name!r}; they name {len(raw):,} species, such as {listed}."
-            )
-        chosen[name] = part
-    return chosen
+def _names_in(table: RawRecords | Records, source: RecordsSource) -> list[str]:
+    """The species of the records; of a file without names, its own name."""
+    if isinstance(table, Records):
+        return [table.species or "species"]
+    return sorted(name for name in table.names if name) or [Path(str(source.records)).name.split(".")[0] or "species"]
+
+
+def _species(name: str, resolution: Resolution | None, labels: Sequence[str], table: RawRecords | Records) -> Species:
+    """The rows of a species: under the names it was asked for by, its accepted name, or a synonym."""
+    if isinstance(table, Records) or not table.names:
+        return Species(name, resolution, table)
+    known = () if resolution is None else (resolution.taxon.name, *resolution.taxon.synonyms)
+    own = frozenset(found for label in (*labels, *known) if (found := table.find(label)) is not None)
+    if not own:
+        table.only(labels[0])  # raises, with the nearest names of the file
+    return Species(name, resolution, table.united(own, name), own)
 
 
 def _resolve(names: list[str], ref: ModelRef) -> tuple[Model, list[Resolution | None]]:
@@ -232,82 +274,131 @@ def _unknown(name: str) -> Resolution:
     return Resolution(name, Taxon("species", name, ()), True, "records")
 
 
-def _cleaned(
-    part: RawRecords | Records, options: CleanOptions, resolution: Resolution | None, grid: Grid, exact: bool
-) -> Records:
+def _cleaned(one: Species, options: CleanOptions, grid: Grid, exact: bool) -> Records:
     """The records of a species, cleaned by its habitat and the size of a pixel; `exact`: whatever the pixel's size."""
-    if isinstance(part, Records):
-        return part
-    if options.habitat == "auto" and resolution is not None:
-        options = replace(options, habitat=mask_for(resolution.taxon))
+    if isinstance(one.raw, Records):
+        return one.raw
+    if options.habitat == "auto" and one.resolution is not None:
+        options = replace(options, habitat=mask_for(one.resolution.taxon))
     if options.max_uncertainty_m is None:
         pixel = grid.resolution * (KM_PER_DEGREE * 1000.0 if grid.is_geographic else grid.metres_per_unit)
         options = replace(options, max_uncertainty_m=pixel if exact else max(pixel, FINEST_DETAIL_M))
-    return Records.from_raw(part, options)
+    return Records.from_raw(one.raw, options)
 
 
-def _others(
-    request: MapRequest, named: dict[str, RawRecords | Records], own: str, read: dict[str, Positions]
-) -> Positions | None:
-    """The target group: the records of --background without the species itself, else the other species of its file.
+class _Group:
+    """The target group: the records of --background, else all species of the file; cleaned once, by name."""
 
-    `read`: what was cleaned of the other species of the file already, by name.
-    """
-    source = request.source
-    if source.background is not None:
-        return read_group(source.background, own, options=request.reading, clean=request.cleaning)
-    for name, part in named.items():
-        if name not in read and isinstance(part, RawRecords):
-            records = Records.from_raw(part, request.cleaning).presences
-            read[name] = Positions(records.lon, records.lat)
-    parts = [positions for name, positions in read.items() if name != own and len(positions)]
-    if not parts:
-        return None
-    lon, lat = (np.concatenate([getattr(p, axis) for p in parts]) for axis in ("lon", "lat"))
-    return Positions(lon, lat)
+    def __init__(self, request: MapRequest, table: RawRecords | None) -> None:
+        background = request.source.background
+        self.table = table if background is None else read_raw(Path(background), request.reading)
+        self.given, self.cleaning = background is not None, request.cleaning
+
+    @cached_property
+    def places(self) -> dict[str, Positions]:
+        """Where each species was recorded."""
+        if self.table is None or (not self.given and len(self.table.names) < 2):
+            return {}
+        cleaned = {name: Records.from_raw(part, self.cleaning) for name, part in self.table.by_species().items()}
+        return {name: Positions(r.presences.lon, r.presences.lat) for name, r in cleaned.items()}
+
+    def without(self, own: frozenset[str], name: str) -> Positions | None:
+        """Where the species of the group but one were recorded; None where there are none."""
+        left_out = {*own, self.table.find(name) if self.table is not None else None}
+        parts = [positions for key, positions in self.places.items() if key not in left_out and len(positions)]
+        if not parts:
+            if self.given:
+                raise RecordsError(f"--background holds no usable record of another species than {name!r}.")
+            return None
+        lon, lat = (np.concatenate([getattr(p, axis) for p in parts]) for axis in ("lon", "lat"))
+        return Positions(lon, lat)
 
 
 def _covariates_alone(request: MapRequest) -> bool:
-    """Whether the user's rasters are fitted to by themselves: some of them is no variable of the bundled models."""
+    """Whether species are fitted to the user's rasters alone: not all of them are variables of the bundled models."""
     rasters = request.sampling.environment
     if not rasters or request.index is not None or rasters[0].partition("#")[0] == "approximate":
         return False
     return not names_known_variables(rasters)
 
 
-def _from_file(request: MapRequest) -> tuple[Model, list[FittedSpecies]]:
+def _open_saved(request: MapRequest) -> Opened:
     """A fit made before, with the model it was made with."""
     given = request.source.fitted
     fitted = given if isinstance(given, Fitted) else Fitted.open(given)
     name = request.query.species[0] if request.query.species else fitted.info.species or "species"
+    if fitted.info.features == "covariates":
+        return Opened(_rasters_of_fit(fitted, request), saved=FittedSpecies(_unknown(name), fitted))
     model = _model_of_fit(fitted, request)
-    resolution = None
-    if model.dim:
-        try:
-            resolution = model.resolve(name)
-        except SpeciesNameError:
-            resolution = None
+    try:
+        resolution = model.resolve(name)
+    except SpeciesNameError:
+        resolution = None
     known = resolution if resolution is not None and resolution.known else _unknown(name)
-    return model, [FittedSpecies(known, fitted)]
+    return Opened(model, saved=FittedSpecies(known, fitted))
+
+
+def _rasters_of_fit(fitted: Fitted, request: MapRequest) -> Model:
+    """The user's rasters, with the bands that a fit was made with, in its order."""
+    names, categorical = fitted.covariates.names, fitted.covariates.categorical
+    if not request.sampling.environment:
+        raise RecordsError(
+            f"the fit needs the covariates {', '.join(names[:5])}; give their rasters with --environment."
+        )
+    classes = tuple(name for name, is_class in zip(names, categorical, strict=True) if is_class)
+    stack = RasterStack(request.sampling.environment)
+    if missing := [name for name in names if name not in stack.names]:
+        raise RecordsError(
+            f"the fit needs the covariate {missing[0]!r}, which is not among the bands given "
+            f"({', '.join(stack.names[:10])}); name the band or file so."
+        )
+    return CovariateModel.of_rasters(request.sampling.environment, classes, names)
 
 
 def _model_of_fit(fitted: Fitted, request: MapRequest) -> Model:
-    info = fitted.info
-    if info.features == "covariates":
-        if not request.sampling.environment:
-            names = ", ".join(fitted.covariates.names[:5])
-            raise RecordsError(f"the fit needs the covariates {names}; give their rasters with --environment.")
-        model = CovariateModel.of_rasters(request.sampling.environment, request.fitting.categorical)
-        return model
-    ref = request.model
+    """The model that a fit was made with."""
+    info, ref = fitted.info, request.model
     opened: Model | None
     if ref.model is not None:
         opened = open_model(ref.model, cache_dir=ref.cache_dir, offline=ref.offline)
     else:
         opened = next((m for m in list_models() if m.digest == info.model_digest), None)
-    if opened is None or opened.digest != info.model_digest:
+    if opened is None or opened.digest != info.model_digest or opened.dim != fitted.dim:
         raise ModelError(
             f"the fit was made with model {info.model!r} ({info.model_digest}), which is not the one given or bundled "
             "here; give its folder with --model, or fit the records again."
         )
     return opened
+
+
+def sampling_of_fit(saved: FittedSpecies, sampling: Sampling) -> Sampling:
+    """The modalities and the month that a saved fit was made with. Raises RequestError where others are asked for."""
+    info = saved.fitted.info
+    if info.features == "covariates":
+        return replace(sampling, environment=())
+    for name, asked, own in (
+        ("modalities", sampling.modalities, info.modalities),
+        ("month", sampling.month, info.month),
+    ):
+        if asked is not None and asked != own:
+            text = ",".join(own) if isinstance(own, tuple) else own
+            raise RequestError(
+                f"--{name} is given, but the fit was made with {text or 'the whole year'}; leave it out."
+            )
+    return replace(sampling, modalities=info.modalities, month=info.month)
+
+
+def check_layers_of_fit(saved: FittedSpecies, places: Places) -> None:
+    """Raise RecordsError where the layers of a map are not those that a saved fit was made with.
+
+    Another climate is allowed: rasters of the user's own in place of the bundled environment.
+    """
+    info, sampling = saved.fitted.info, places.sampling
+    if info.features == "covariates" or places.source is not None:
+        return
+    now = layer_fingerprints(places.model, (*places.modalities, "environment"), (), sampling.satellite)
+    for name, was in info.layers.items():
+        if was.startswith("bundled:") and now.get(name, was) != was:
+            raise RecordsError(
+                f"the fit was made with another bundled {name} layer than this version has; fit the records again."
+            )

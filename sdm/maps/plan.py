@@ -13,13 +13,14 @@ from sdm.engine.places import Places, Plan, Target
 from sdm.engine.setup import open_grid, open_places
 from sdm.engine.targets import make_target, scorer
 from sdm.errors import RequestError, SpeciesNameError
+from sdm.files.paths import absolute
 from sdm.grid import Grid, as_region
 from sdm.maps.evidence import combine
-from sdm.models.choice import Outcome, choose, refuse_group, refuse_name_of_other_model, resolved
+from sdm.models.choice import choose, resolve_in, resolved
 from sdm.models.device import local_device
 from sdm.models.registry import open_model
 from sdm.names import Resolution, slug
-from sdm.request import BBox, MapRequest, ModelRef, Query
+from sdm.request import BBox, MapRequest, ModelRef, Query, Sampling
 from sdm.request.choices import FORMATS, parse_device
 from sdm.request.months import suffix
 
@@ -170,34 +171,65 @@ def plan_map(request: MapRequest, device: str = "auto") -> Job:
 
 def plan_fits(request: MapRequest, device: str = "auto", failures: dict[str, str] | None = None) -> Job:
     """As `plan_map`, of any number of species that are fitted to records; `failures` as of `fits.fit_species`."""
-    from sdm.maps.fits import fit_species
+    from sdm.maps import fits
 
     if request.query.evidence:
         raise RequestError(
             f"records cannot be combined with other evidence ({', '.join(request.query.evidence[:3])}); omit it."
         )
-    area = replace(request.area, region=as_region(request.area.region))
-    index = None if request.index is None else open_index(request.index)
-    opened = replace(request, area=area, index=index)
-    if index is not None:
-        opened = replace(opened, model=replace(request.model, model=index.find_model(request.model.model)))
-    grid = open_grid(area) if index is None else index.grid
-    model, fits = fit_species(opened, grid, device, failures)
-    if index is None:
-        sampling = replace(request.sampling, environment=()) if model.dim == 0 else request.sampling
-        places = open_places(model, grid, sampling, device)
-    else:
-        places = index.places_in(model, area, request.sampling, device)
-    targets = tuple(one.target(model, request.query.mask, request.fitting.trust) for one in fits)
-    if index is not None:
-        for one, target in zip(fits, targets, strict=True):
-            index.check_mask(target.mask, one.resolution.taxon.name)
+    if request.query.score != "auto" or request.query.as_group:
+        raise RequestError("--score and --as-group have no meaning for a fit to records; omit them.")
+    files = with_opened_files(request)
+    opened = fits.open_species(files)
+    sampling = request.sampling
+    if opened.saved is not None:
+        sampling = fits.sampling_of_fit(opened.saved, sampling)
+    elif opened.model.dim == 0:
+        sampling = replace(sampling, environment=())
+    places = _with_layers_of_index(_places(files, opened.model, sampling, device), files)
+    if opened.saved is not None:
+        fits.check_layers_of_fit(opened.saved, places)
+    fitted = fits.fit_species(opened, request, places, device, failures)
+    targets = tuple(one.target(opened.model, request.query.mask, request.fitting.trust) for one in fitted)
+    job = _job(files, places, tuple(one.resolution for one in fitted), targets)
+    notes = tuple((*own, *one.notes) for own, one in zip(job.notes, fitted, strict=True))
+    return replace(job, asked=request, notes=notes, fits=tuple(fitted))
+
+
+def _with_layers_of_index(places: Places, request: MapRequest) -> Places:
+    """The places of an index with the user's rasters that it was made with: a fit reads the environment itself."""
+    if request.index is None:
+        return places
+    sampling = request.sampling
+    own = [name for name, value in request.index.identity["layers"].items() if value.startswith("own:")]
+    given = {"environment_own": bool(sampling.environment), "satellite": sampling.satellite is not None}
+    if missing := [name for name in own if not given.get(name, False)]:
+        name = missing[0].removesuffix("_own")
+        raise RequestError(
+            f"region index {request.index.url!r} was made with {name} rasters of your own, which a fit reads too; give "
+            f"them with --{name}."
+        )
+    rasters = tuple(absolute(path) for path in sampling.environment)
+    imagery = None if sampling.satellite is None else absolute(sampling.satellite)
+    return replace(places, sampling=replace(places.sampling, environment=rasters, satellite=imagery))
+
+
+def _places(request: MapRequest, model: Model, sampling: Sampling, device: str) -> Places:
+    """The places of a map, or their window of an index; the files of the request are opened."""
+    if request.index is None:
+        return open_places(model, open_grid(request.area), sampling, device)
+    return request.index.places_in(model, request.area, sampling, device)
+
+
+def _job(request: MapRequest, places: Places, resolutions: tuple[Resolution, ...], targets: tuple[Target, ...]) -> Job:
+    """A job of some targets, with the notes that each gives rise to. Raises RegionIndexError for a mask not held."""
+    if request.index is not None:
+        index = open_index(request.index)
+        for resolution, target in zip(resolutions, targets, strict=True):
+            index.check_mask(target.mask, resolution.taxon.name)
     plan_ = _with_targets(places, targets)
-    resolutions = tuple(one.resolution for one in fits)
-    notes = tuple(
-        (*_notes(plan_, one.resolution, target), *one.notes) for one, target in zip(fits, targets, strict=True)
-    )
-    return Job(plan_, resolutions, notes, request, tuple(fits))
+    notes = tuple(_notes(plan_, r, t) for r, t in zip(resolutions, targets, strict=True))
+    return Job(plan_, resolutions, notes, request)
 
 
 def _with_targets(places: Places, targets: tuple[Target, ...]) -> Plan:
@@ -232,23 +264,14 @@ def plan_resolved(request: MapRequest, model: Model, resolutions: Sequence[Resol
     resolutions : what each name of the request means in it.
     device : auto, cpu, cuda or cuda:N.
     """
-    index = request.index
-    if index is None:
-        places = open_places(model, open_grid(request.area), request.sampling, device)
-    else:
-        places = index.places_in(model, request.area, request.sampling, device)
+    places = _places(request, model, request.sampling, device)
     resolutions, vectors = _vectors(model, resolutions, request.query)
     score = scorer(places, request.query.score)
     targets = tuple(
         make_target(model, resolution, vector, score(vector), request.query.mask)
         for resolution, vector in zip(resolutions, vectors, strict=True)
     )
-    if index is not None:
-        for target, resolution in zip(targets, resolutions, strict=True):
-            index.check_mask(target.mask, resolution.taxon.name)
-    result = _with_targets(places, targets)
-    notes = tuple(_notes(result, r, t) for r, t in zip(resolutions, targets, strict=True))
-    return Job(result, tuple(resolutions), notes, request)
+    return _job(request, places, tuple(resolutions), targets)
 
 
 def open_index(index: Index | str | Path) -> Index:
@@ -272,16 +295,6 @@ def _resolve(names: Sequence[str], ref: ModelRef, as_group: bool) -> tuple[Model
 def open_ref(ref: ModelRef) -> Model:
     """The model that a user named. Raises ModelError."""
     return open_model(ref.model, cache_dir=ref.cache_dir, offline=ref.offline)
-
-
-def resolve_in(model: Model, name: str, as_group: bool) -> Outcome:
-    """The resolution of a name in a model that the user chose, or the error."""
-    try:
-        outcome: Outcome = model.resolve(name)
-    except SpeciesNameError as error:
-        outcome = error
-    outcome = refuse_name_of_other_model(model, name, outcome)
-    return outcome if as_group else refuse_group(outcome, model.name)
 
 
 def _vectors(

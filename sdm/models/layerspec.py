@@ -75,6 +75,8 @@ class RasterBands:
 
     paths: tuple[str, ...]
     categorical: tuple[str, ...] = ()
+    bands: tuple[str, ...] = ()
+    """Names of the bands to read, in this order; none: all of them."""
     bundled: ClassVar[bool] = True
     """They are named here already."""
 

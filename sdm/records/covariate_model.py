@@ -33,10 +33,12 @@ class CovariateModel:
     ----------
     paths : raster files, or folders of them.
     categorical : names of bands whose values are classes.
+    bands : names of the bands to read, in this order; none: all of them.
     """
 
     paths: tuple[str, ...]
     categorical: tuple[str, ...] = ()
+    bands: tuple[str, ...] = ()
     name: str = "covariates"
     title: str = "the user's own covariates"
     version: str = ""
@@ -52,19 +54,21 @@ class CovariateModel:
     domain: tuple[float, float] = (-90.0, 90.0)
 
     @classmethod
-    def of_rasters(cls, paths: Sequence[str | Path], categorical: Sequence[str] = ()) -> CovariateModel:
+    def of_rasters(
+        cls, paths: Sequence[str | Path], categorical: Sequence[str] = (), bands: Sequence[str] = ()
+    ) -> CovariateModel:
         """For rasters; their paths are made absolute."""
-        return cls(tuple(absolute(path) for path in paths), tuple(categorical))
+        return cls(tuple(absolute(path) for path in paths), tuple(categorical), tuple(bands))
 
     @cached_property
     def digest(self) -> str:
         """Hash of the content of the rasters."""
-        return of_parts([of_files(expand(self.paths)), *self.categorical])
+        return of_parts([of_files(expand(self.paths)), *self.categorical, "bands", *self.bands])
 
     @property
     def layers(self) -> Mapping[str, LayerSpec]:
         """All bands of the rasters."""
-        return {"environment": RasterBands(self.paths, self.categorical)}
+        return {"environment": RasterBands(self.paths, self.categorical, self.bands)}
 
     @property
     def taxa(self) -> TaxonTable:

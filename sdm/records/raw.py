@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,6 +60,16 @@ class RawRecords:
         taxon = 0 if species is None else self._index(species)
         mask = (self.rows["taxon"] == taxon) | self.rows["unreadable"]
         return self._take(np.flatnonzero(mask), self.names[taxon])
+
+    def find(self, species: str) -> str | None:
+        """The name under which the file has a species; None where it has not."""
+        wanted = {same_name(species), same_name(species_name(species, scientific=True))}
+        return next((name for name in self.names if same_name(name) in wanted), None)
+
+    def united(self, names: Collection[str], species: str) -> RawRecords:
+        """The rows under some of the file's names, as those of one species."""
+        taxa = [taxon for taxon, name in enumerate(self.names) if name in names]
+        return self._take(np.flatnonzero(np.isin(self.rows["taxon"], taxa)), species)
 
     def without(self, species: str) -> RawRecords:
         """The rows of all species but one, as if they were of one without a name."""

@@ -180,7 +180,7 @@ def test_bad_requests_are_one_sentence(options, error, says):
 
 def test_a_name_that_the_file_lacks(tmp_path):
     path = write_csv(tmp_path / "two.csv", [("Vipera aspis", 7, 46), ("Vipera berus", 8, 46)])
-    with pytest.raises(RecordsError, match=r"hold no row of 'Ursus arctos'; they name 2 species"):
+    with pytest.raises(RecordsError, match=r"holds no records of 'Ursus arctos'; it holds 2 species"):
         plan("Ursus arctos", BBOX, records=path)
 
 
@@ -205,3 +205,81 @@ def test_command(run, adders, tmp_path):
     assert "vipera-aspis-records.csv" in out
     report = json.loads((tmp_path / "o" / "vipera-aspis.json").read_text())
     assert report["request"]["records"] == str(adders)
+
+
+def test_a_saved_fit_keeps_its_modalities_and_month(tmp_path, adders):
+    job = plan(records=adders, bbox=BBOX, modalities="location,environment", **FAST)
+    path = job.fits[0].fitted.save(tmp_path / "a.fit.safetensors")
+    again = plan(fitted=path, bbox=BBOX, resolution=0.1)
+    assert again.plan.modalities == ("location", "environment")
+    with pytest.raises(RequestError, match="--modalities is given, but the fit was made with location,environment"):
+        plan(fitted=path, bbox=BBOX, resolution=0.1, modalities="location")
+
+
+def test_rasters_of_a_saved_fit_may_come_in_any_order_but_all_of_them(tmp_path, write_raster):
+    rng = np.random.default_rng(2)
+    east = np.linspace(0.0, 1.0, 40)[None, :].repeat(40, axis=0).astype("float32")
+    noise = rng.random((40, 40)).astype("float32")
+    place = {"west": 6.0, "north": 48.0, "cell": 0.05}
+    a, b = write_raster(east, "east.tif", **place), write_raster(noise, "noise.tif", **place)
+    lon, lat = rng.uniform(6.1, 7.9, 200), rng.uniform(46.1, 47.9, 200)
+    path = write_csv(tmp_path / "s.csv", zip(lon, lat, (lon > 7).astype(int), strict=True), ("lon", "lat", "seen"))
+    box = (6.2, 46.2, 7.8, 47.8)
+    options = {"bbox": box, "resolution": 0.05, "thin": 0, "capital_km": 0, "centroid_km": 0, "refits": 0}
+    job = plan(records=path, presence_column="seen", environment=[a, b], evaluate=False, **options)
+    sdm.write_maps(job, tmp_path / "one", formats="cog")
+    fit_file = tmp_path / "one" / "s.fit.safetensors"
+    sdm.write_maps(plan(fitted=fit_file, environment=[b, a], bbox=box, resolution=0.05), tmp_path / "two")
+    np.testing.assert_array_equal(values(tmp_path / "two" / "s.tif"), values(tmp_path / "one" / "s.tif"))
+    with pytest.raises(RecordsError, match="needs the covariate 'noise'"):
+        plan(fitted=fit_file, environment=[a], bbox=box, resolution=0.05)
+
+
+def test_an_index_decides_how_a_fit_describes_places(tmp_path, adders):
+    index = sdm.build_index(
+        sdm.plan_index(BBOX, resolution=0.2, modalities="location,environment"), tmp_path / "two.zarr"
+    )
+    job = plan(records=adders, index=index, background_places=200, refits=0, evaluate=False)
+    assert job.fits[0].fitted.info.modalities == ("location", "environment")
+
+
+def test_records_of_another_species_are_not_relabelled(adders):
+    with pytest.raises(RecordsError, match="holds no records of 'Ursus arctos'"):
+        plan("Ursus arctos", BBOX, records=adders)
+
+
+def test_names_of_one_species_are_one_map(tmp_path, points):
+    rows = [
+        (("Puma concolor", "Felis concolor")[k % 2], lon, lat) for k, (lon, lat) in enumerate(zip(*points, strict=True))
+    ]
+    job = plan(records=write_csv(tmp_path / "puma.csv", rows), bbox=BBOX, **FAST)
+    assert job.slugs == ("puma-concolor",)
+    assert len(job.fits[0].records) == 40
+
+
+def test_the_rest_of_the_file_is_the_group_of_a_species_asked_for_by_name(tmp_path, points):
+    lon, lat = points
+    rows = [("Vipera aspis", x, y) for x, y in zip(lon, lat, strict=True)]
+    rows += [("Vipera berus", x + 0.5, y + 0.3) for x, y in zip(lon, lat, strict=True)]
+    path = write_csv(tmp_path / "two.csv", rows)
+    group = plan("Vipera aspis", BBOX, records=path, **FAST).fits[0].case.group
+    assert len(group) == 40 and not np.isin(lon, group.lon).any()
+
+
+def test_a_batch_of_fits_has_the_same_bits_for_any_tiling(tmp_path, points):
+    from sdm.maps.batch.records import plan_records
+    from sdm.maps.batch.run import write_batch
+    from sdm.request import ListOptions, MapRequest
+
+    rows = [(name, lon, lat) for name in ("Vipera aspis", "Vipera berus") for lon, lat in zip(*points, strict=True)]
+    path = write_csv(tmp_path / "two.csv", rows)
+    cubes = []
+    for tile_size in (16, 128):
+        request = MapRequest.of(records=path, bbox=BBOX, tile_size=tile_size, **FAST)
+        result = write_batch(plan_records(request, ListOptions()), tmp_path / str(tile_size))
+        cubes.append(result.open()["relative_suitability"].compute().values)
+    np.testing.assert_array_equal(*cubes)
+    single = sdm.map_species(bbox=BBOX, records=path, step=1, **FAST).compute().values
+    both = np.isfinite(cubes[0]) & np.isfinite(single)
+    assert both.sum() > 1000 and np.abs(cubes[0] - single)[both].max() < 0.15
+    assert (tmp_path / "16" / "species" / "vipera-aspis-records.csv").is_file()

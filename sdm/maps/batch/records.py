@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sdm.errors import RecordsError
 from sdm.maps.batch.plan import MAX_TILE, Batch, Row
+from sdm.maps.fit_files import FIT, RECORDS
 from sdm.maps.plan import plan_fits
 from sdm.names.lists import Asked
 from sdm.request import ListOptions, MapRequest
+
+
+def write_fits(batch: Batch, folder: Path) -> None:
+    """Write what became of the records of each species, and its fit, into the folder of files per species."""
+    folder.mkdir(exist_ok=True)
+    for stem, one in zip(batch.stems, batch.job.fits, strict=True):
+        if one.case is not None:
+            one.case.records.audit.write_csv(folder / f"{stem}{RECORDS}")
+            one.fitted.save(folder / f"{stem}{FIT}")
 
 
 def plan_records(request: MapRequest, listing: ListOptions, device: str = "auto") -> Batch:

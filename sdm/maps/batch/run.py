@@ -17,6 +17,7 @@ from sdm.files import records, workspace
 from sdm.grid import Tile
 from sdm.maps.batch.drawings import draw, drawings, write_species
 from sdm.maps.batch.plan import Batch, configuration, plan_batch, species_suffixes
+from sdm.maps.batch.records import write_fits
 from sdm.maps.batch.summary import batch_report, read_summary, summary, write_page, write_summary
 from sdm.maps.batch.texts import PAGE, PICTURES, RICHNESS, SPECIES, STORE, SUMMARY
 from sdm.maps.batch.tiles import Work, map_tile
@@ -106,7 +107,7 @@ def write_list(
     device = job.plan.device if on_cluster(execution) else local_device(job.plan.device).partition(":")[0]
     suffixes = species_suffixes(formats)
     names = [STORE, *(f"{RICHNESS}.{s}" for s in ("tif", "qml", "html")), PICTURES, SUMMARY, PAGE, workspace.REPORT]
-    names += [SPECIES] if suffixes else []
+    names += [SPECIES] if suffixes or job.fits else []
     asked = configuration(batch, formats, device)
     with workspace.Workspace(out, names, overwrite=delivery.overwrite) as space, open_client(execution) as client:
         begun = space.begin(asked, {"command": command, "started": _now()})
@@ -116,6 +117,8 @@ def write_list(
         run = _Run(batch, Work.of(batch, space, begun["command"]), space, execution, client, progress or _silent)
         totals, devices = run.tiles()
         richness = run.pictures(float(totals["highest"]), suffixes)
+        if job.fits:
+            write_fits(batch, space.new / SPECIES)
         rows = summary(batch, totals, suffixes)
         write_summary(run.work, rows)
         write_page(run.work, rows, suffixes)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdm.engine.compare import score_embeddings
+from sdm.engine.compare import score_embeddings, score_fits
 from sdm.engine.places import Plan
 from sdm.engine.tile import mappable, stored_tile
 from sdm.files import records, workspace
@@ -46,7 +46,10 @@ class Work:
         """For a batch in a workspace."""
         # Absolute: a worker has its own working folder.
         new, tmp, tiles = (path.absolute() for path in (space.new, space.tmp, space.tiles))
-        return cls(batch.job.plan, batch, new / STORE, tiles, tmp, new, command)
+        # The records and training places of fits stay here: no task needs them.
+        fits = tuple(replace(one, case=None) for one in batch.job.fits)
+        light = replace(batch, job=replace(batch.job, fits=fits))
+        return cls(light.job.plan, light, new / STORE, tiles, tmp, new, command)
 
     @property
     def mask(self) -> str:
@@ -77,13 +80,18 @@ def map_tile(tile: Tile, work: Work) -> str:
     plan = work.plan
     device = plan.here
     codes, scales, pixels = stored_tile(plan, tile, work.mask)
+    environment = None
+    if plan.fitted:
+        environment, known = _environment(plan, tile, pixels)
+        codes, pixels, scales = codes[known], pixels[known], None if scales is None else scales[known]
     habitats, index = _habitats(work, tile, pixels)
     statistics = _Statistics(habitats, index, work.batch.threshold)
     chunks, pictures = _Chunks(work, tile, habitats, index), _Pictures(work, tile, habitats, index)
-    environment = _environment(plan, tile, pixels)
     scored: Iterable[tuple[int, np.ndarray | None]] = ()
-    if pixels.size:
-        scored = score_embeddings(codes, plan.targets, device, cube.STEP / 2, scales, environment)
+    if pixels.size and environment is not None:
+        scored = score_fits(codes, environment, plan.targets, scales)
+    elif pixels.size:
+        scored = score_embeddings(codes, plan.targets, device, cube.STEP / 2, scales)
     for k, row in scored:
         # None: absent from the tile, as most species are from most tiles; the initial values are already right.
         if row is not None and habitats[index[k]].place(row, chunks.layer(k)):
@@ -261,12 +269,14 @@ def _habitats(work: Work, tile: Tile, pixels: np.ndarray) -> tuple[list[_Habitat
     return [_Habitat(pixels, p, area, tile.shape) for p in places], index
 
 
-def _environment(plan: Plan, tile: Tile, pixels: np.ndarray) -> np.ndarray | None:
-    """The environment (N, D) at pixels (N,) of a tile, for the targets that need it; None: none does."""
-    if not pixels.size or all(target.fit is None for target in plan.targets):
-        return None
+def _environment(plan: Plan, tile: Tile, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The environment at pixels (N,) of a tile that fits read, and where all layers cover them.
+
+    The environment (K, D) is that of the K covered pixels; the second array is boolean (N,).
+    """
     lon, lat = (a.ravel()[pixels] for a in plan.lonlat(*plan.pixels(tile)))
-    return plan.environment(lon, lat)[0]
+    environment, known = plan.environment(lon, lat)
+    return environment[known], known
 
 
 @lru_cache(maxsize=2)

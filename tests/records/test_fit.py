@@ -443,7 +443,7 @@ def _replace(name, value):
         (lambda a, m: m["calibration"].update(meaning=[]), "values are"),
         (_replace("reference.places", np.ones((9, 7), np.float16)), "shape"),
         (_replace("member1.projection", np.ones((3, 8), np.float32)), "different lengths|points outside"),
-        (_replace("member1.projection", np.ones((0, 8), np.float32)), "points outside"),
+        (lambda a, m: a.update({"member1.projection": a["member1.projection"][:0].copy()}), "points outside"),
     ],
 )
 def test_a_hostile_file_is_refused(saved, change, message):

@@ -185,6 +185,9 @@ def _print_result(result: Any) -> None:
         print(f"  {score.replace('_', ' ')} {s['min']:.3f} .. {s['max']:.3f}, mean {s['mean']:.3f}; {area}")
     else:
         print("  no pixel is modelled here (all masked)")
+    for one in result.report.get("cross_validation", []):
+        error = "" if one["standard_error"] is None else f" ± {one['standard_error']:.2f}"
+        print(f"  AUC {one['auc']:.2f}{error} against {one['against']}, in spatial blocks left out of the fit")
     novel = result.report.get("trust", {}).get("share_novel") or 0.0
     if novel > NOVEL:
         print(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdm.maps.plan import Job
 
 if TYPE_CHECKING:
     from sdm.maps.fits import FittedSpecies
     from sdm.outputs.blocks import Source
+    from sdm.records.evaluate import CrossValidation
     from sdm.records.validation import Case
 
 RECORDS = "-records.csv"
@@ -30,7 +31,9 @@ def fit_suffixes(job: Job, k: int) -> tuple[str, ...]:
     return (RECORDS, FIT, *(REVIEW if job.asked.source.evaluate else ()))
 
 
-def write_fit_files(job: Job, k: int, path: Callable[[str], Path], source: Source, files: dict[str, str]) -> None:
+def write_fit_files(
+    job: Job, k: int, path: Callable[[str], Path], source: Source, files: dict[str, str]
+) -> list[dict[str, Any]]:
     """Write what a fit leaves beside the k-th map.
 
     Parameters
@@ -40,22 +43,29 @@ def write_fit_files(job: Job, k: int, path: Callable[[str], Path], source: Sourc
     source : the values of the map, shape (y, x).
     files : names of its other files by their kind.
 
+    Returns
+    -------
+    What cross-validation in spatial blocks says of it, for each kind of comparison places; empty without a review.
+
     Raises
     ------
     OutputError : a file cannot be written.
     """
     one = _fitted(job, k)
     if one is None or one.case is None:
-        return
+        return []
     stem = job.slugs[k]
     one.case.records.audit.write_csv(path(f"{stem}{RECORDS}"))
     one.fitted.save(path(f"{stem}{FIT}"))
-    if job.asked.source.evaluate:
-        _write_review(one.case, job, k, [path(f"{stem}{suffix}") for suffix in REVIEW], source, files)
+    if not job.asked.source.evaluate:
+        return []
+    return _write_review(one.case, job, k, [path(f"{stem}{suffix}") for suffix in REVIEW], source, files)
 
 
-def _write_review(case: Case, job: Job, k: int, paths: list[Path], source: Source, files: dict[str, str]) -> None:
-    """Write the report as a page and as JSON, and the ODMAP protocol."""
+def _write_review(
+    case: Case, job: Job, k: int, paths: list[Path], source: Source, files: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Write the report as a page and as JSON, and the ODMAP protocol; returns the AUCs."""
     from sdm.records.odmap import write_odmap
     from sdm.records.report import MapPicture, write_json, write_report
     from sdm.records.review import review_case
@@ -69,6 +79,21 @@ def _write_review(case: Case, job: Job, k: int, paths: list[Path], source: Sourc
     region = job.asked.area.region
     boundary = "rectangle" if region is None else Path(str(region)).name if isinstance(region, str | Path) else "region"
     write_odmap(paths[2], review.protocol(geobox, boundary=boundary))
+    return _headline(review.validation)
+
+
+def _headline(validation: CrossValidation | None) -> list[dict[str, Any]]:
+    """AUC in the first division into folds, for each kind of comparison places."""
+    if validation is None:
+        return []
+    from sdm.records.evaluate import CONTRASTS
+
+    method, scheme = validation.methods[0], next(iter(validation.folds))
+    return [
+        {"against": CONTRASTS[one.contrast], "auc": one.mean("auc"), "standard_error": one.standard_error("auc")}
+        for one in validation.results
+        if (one.method, one.scheme) == (method, scheme) and one.mean("auc") is not None
+    ]
 
 
 def _fitted(job: Job, k: int) -> FittedSpecies | None:

@@ -177,10 +177,11 @@ class _Writer:
             "tiles_s": round(self.encoded - self.started, 3),
             "written_s": round(time.time() - self.encoded, 3),
         }
+        review = write_fit_files(self.job, k, self.staging.path, array, files)
         measured = {"statistics": summary.to_dict(), **_trust(meta, summary), "timings": timings, "files": files}
+        measured |= {"cross_validation": review} if review else {}
         content = report(self.job, k, self.device, self.command, **measured)
         sidecar.write_json(self.staging.path(f"{stem}.json"), content)
-        write_fit_files(self.job, k, self.staging.path, array, files)
         return content
 
     def remove_scratch(self) -> None:

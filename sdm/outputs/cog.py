@@ -184,7 +184,7 @@ def _tags(metadata: MapMetadata, summary: Summary) -> dict[str, str]:
         "modelled_pixels": str(summary.count),
         "modelled_area_km2": f"{summary.modelled_area_km2:.6g}",
     }
-    if metadata.unit == "1":  # of another quantity, the sum of value x area is not an area
+    if metadata.unit == "1" and metadata.variable == "probability":  # of another quantity value x area is no area
         tags["expected_area_km2"] = f"{summary.expected_area_km2:.6g}"
     if metadata.attribution:
         tags["TIFFTAG_COPYRIGHT"] = one_line("; ".join(metadata.attribution))

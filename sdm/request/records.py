@@ -162,8 +162,9 @@ class FitOptions(Options):
     background_kind: Annotated[
         str,
         Option(
-            "What presences are compared with: random land, the places of other species' records (group), or half and "
-            "half (mixed). Default: absences if there are any, mixed if there are other species, else random.",
+            "What presences are compared with: random land, places of other species' records (group), half and half "
+            "(mixed), or auto: absences where the records hold enough, mixed where enough records of other species lie "
+            "within reach, else random.",
             panel=_FIT,
         ),
     ] = "auto"

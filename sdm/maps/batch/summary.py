@@ -75,7 +75,7 @@ def summary(batch: Batch, totals: Mapping[str, np.ndarray], suffixes: Sequence[s
             line |= _names(batch, row, row.resolution, row.target, suffixes)
             measured = {name: values[row.target] for name, values in per_taxon.items()}
             is_probability = batch.job.plan.targets[row.target].score.name == "probability"
-            line |= _measures(measured, row.resolution.known and is_probability)
+            line |= _measures(measured, row.resolution.known and is_probability, is_probability)
             line["threshold"] = _number(batch.threshold)
         rows.append(line)
     return rows
@@ -100,14 +100,15 @@ def _names(batch: Batch, row: Row, resolution: Resolution, k: int, suffixes: Seq
     }
 
 
-def _measures(total: Mapping[str, float], calibrated: bool) -> dict[str, Any]:
-    """The numbers of a map; areas in km2. `calibrated`: its values are probabilities of the species itself."""
+def _measures(total: Mapping[str, float], calibrated: bool, is_probability: bool) -> dict[str, Any]:
+    """The numbers of a map; areas in km2. `calibrated`: of the species itself."""
     line: dict[str, Any] = {"pixels": int(total["count"]), "modelled_area_km2": _number(total["modelled"])}
     if total["count"] > 0:
         above, expected = total["above"], total["expected"]
         line |= {
             "area_above_threshold_km2": _number(above),
-            "expected_area_km2": _number(expected),
+            # Relative suitability adds up to no area.
+            "expected_area_km2": _number(expected) if is_probability else "",
             "mean": _number(total["sum"] / total["count"]),
             "max": _number(total["max"]),
             "min": _number(total["min"]),

@@ -30,13 +30,17 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 CONTRASTS = {
+    "absences": "recorded absences",
     "land": "random places within reach",
     "group": "places where the group was recorded",
-    "absences": "recorded absences",
 }
-"""What presences are compared with."""
+"""What presences are compared with, the most informative first."""
 
 PRESENCE = "presence"
+POOLED = frozenset({"auc_prg"})
+"""Measures of all folds together: precision gain has no lower bound, so one small fold would decide their mean."""
+FEWEST_POOLED = 10
+"""Presences below which these measures say nothing."""
 _AT_ONCE = 20_000  # candidates for random places
 _MOST_CANDIDATES = 4_000_000
 _MOST_RECORDS = 2000  # presences that distances are measured to exactly
@@ -430,13 +434,18 @@ class Result:
     """Measures of the scores of all folds together."""
 
     def mean(self, name: str) -> float | None:
-        """Mean of a measure over the folds in which it applies."""
+        """Mean of a measure over the folds in which it applies; of those in `POOLED` the value of all folds together.
+
+        None where a pooled measure has fewer than `FEWEST_POOLED` presences.
+        """
+        if name in POOLED:
+            return getattr(self.pooled, name) if self.pooled.presences >= FEWEST_POOLED else None
         values = self._values(name)
         return float(np.mean(values)) if values else None
 
     def standard_error(self, name: str) -> float | None:
-        """Standard error of that mean; None with fewer than two folds."""
-        values = self._values(name)
+        """Standard error of that mean; None with fewer than two folds, and of a pooled measure."""
+        values = [] if name in POOLED else self._values(name)
         return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
     def _values(self, name: str) -> list[float]:

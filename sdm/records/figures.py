@@ -6,9 +6,10 @@ import io
 import json
 import math
 import re
+import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -172,11 +173,14 @@ def boyce(lines: Sequence[Line]) -> Figure:
             curve = measures.boyce(line.presence, line.others).curve
             axes.plot(curve.x, curve.y, **_stroke(line))
         axes.set_xlabel("Score")
-        axes.set_ylabel("Presences per place (1: as at random)")
+        axes.set_ylabel("Ratio to chance")
         axes.set_ylim(bottom=0)
+        axes.locator_params(axis="y", nbins=5)
         axes.legend(loc="upper left", handlelength=1.6)
 
-    return draw("boyce", "Ratio of presences to comparison places along the score", _SQUARE, paint)
+    # Ratios may have three digits, so their labels need a wider margin than those of shares.
+    size = replace(_SQUARE, left=0.66)
+    return draw("boyce", "Ratio of presences to comparison places along the score", size, paint)
 
 
 def calibration(line: Line) -> Figure:
@@ -235,11 +239,11 @@ def response(number: int, curve: Response) -> Figure:
         axes.set_ylim(floor - 2 * room, top + room)
         marks = curve.presences[(curve.presences >= curve.x[0]) & (curve.presences <= curve.x[-1])]
         axes.plot(marks, np.full(marks.size, floor - room), "|", color=_INK, markersize=6, markeredgewidth=0.9)
-        axes.set_title(_short(curve.name, 34))
+        axes.set_title(textwrap.fill(_short(curve.name, 64), 36))
         axes.locator_params(axis="both", nbins=5)
 
     return draw(
-        f"response{number}", f"Response to {curve.name}", Size(2.9, 2.2, left=0.42, bottom=0.28, top=0.26), paint
+        f"response{number}", f"Response to {curve.name}", Size(2.9, 2.35, left=0.42, bottom=0.28, top=0.41), paint
     )
 
 

@@ -44,6 +44,8 @@ class Protocol:
     """First and last year of the records kept."""
     records: Mapping[str, Any] = field(default_factory=dict)
     """`Audit.counts()`."""
+    used: int | None = None
+    """Presences that the fit was made with, after thinning; None: not known."""
     citations: Mapping[str, Any] = field(default_factory=dict)
     """`Citations.to_dict()`."""
     sources: Sequence[str] = ()
@@ -179,9 +181,11 @@ def _sample_size(p: Protocol) -> str:
     if not p.records:
         return ""
     presences, absences = int(p.records.get("presences", 0)), int(p.records.get("absences", 0))
+    used = f" ({p.used:,} used after thinning)" if p.used is not None and p.used != presences else ""
     if not absences:
-        return f"{presences:,} presences"
-    return f"{presences:,} presences, {absences:,} absences (prevalence {presences / (presences + absences):.3g})"
+        return f"{presences:,} presences{used}"
+    prevalence = presences / (presences + absences)
+    return f"{presences:,} presences{used}, {absences:,} absences (prevalence {prevalence:.3g})"
 
 
 def _cleaning(p: Protocol, changes: Mapping[str, int]) -> str:

@@ -21,7 +21,16 @@ from sdm.files.atomic import disk_errors
 from sdm.outputs.escape import html_text, relative_link
 from sdm.outputs.metadata import one_line
 from sdm.records import figures
-from sdm.records.evaluate import CONTRASTS, LABELS, PRESENCE, CrossValidation, Evaluation, Result, Scores
+from sdm.records.evaluate import (
+    CONTRASTS,
+    FEWEST_POOLED,
+    LABELS,
+    PRESENCE,
+    CrossValidation,
+    Evaluation,
+    Result,
+    Scores,
+)
 from sdm.records.explain import Importance, Response
 from sdm.records.figures import CONTRAST_COLOURS, METHOD, Figure, Line
 from sdm.records.thresholds import RULES, RangeArea, Threshold
@@ -63,6 +72,8 @@ class Report:
     """The `Records` that were used, for the map."""
     counts: Mapping[str, Any] = field(default_factory=dict)
     """`Audit.counts()`."""
+    used: int | None = None
+    """Presences that the fit was made with, at most `counts["presences"]`; None: not known."""
     sentences: Sequence[str] = ()
     """`Audit.sentences()`."""
     validation: CrossValidation | None = None
@@ -106,7 +117,7 @@ def report_dict(report: Report) -> dict[str, Any]:
         "version": __version__,
         "quantity": one_line(report.picture.quantity) if report.picture else None,
         "probability": report.probability,
-        "records": dict(report.counts),
+        "records": dict(report.counts) | ({} if _used(report) is None else {"presences_used": _used(report)}),
         "cross_validation": report.validation.to_dict() if report.validation else None,
         "evaluation": report.evaluation.to_dict() if report.evaluation else None,
         "thresholds": [one.to_dict() for one in report.thresholds],
@@ -140,7 +151,7 @@ def limits(report: Report) -> list[str]:
             "Values are relative suitability: 0.8 is better than 0.4, but it does not mean that the species is "
             "present in 8 of 10 such places."
         )
-    presences = report.counts.get("presences") or (report.evaluation.presences if report.evaluation else None)
+    presences = _used(report)
     if presences is not None and presences < _FEW:
         number = "one presence" if presences == 1 else f"{presences:,} presences"
         texts.append(f"With {number} all measures are uncertain; look at their standard errors.")
@@ -151,6 +162,25 @@ def limits(report: Report) -> list[str]:
         if report.evaluation.off_map:
             texts.append(f"{report.evaluation.off_map:,} presences lie where the map has no value and were not used.")
     return [*texts, *map(one_line, report.limits)]
+
+
+def _used(report: Report) -> int | None:
+    """Presences behind the fit or the evaluation; without either, those kept."""
+    if report.used is not None:
+        return report.used
+    if report.evaluation is not None:
+        return report.evaluation.presences
+    kept = report.counts.get("presences")
+    return None if kept is None else int(kept)
+
+
+def _used_text(report: Report) -> str:
+    """What the number of presences used was taken from: "presences used after thinning, 60 kept, of 90 rows"."""
+    kept, rows = int(report.counts.get("presences", 0)), int(report.counts.get("rows", 0))
+    if _used(report) == kept:
+        return f"presences used, of {rows:,} rows"
+    how = "on the map, one per pixel" if report.evaluation is not None else "after thinning"
+    return f"presences used {how}, {kept:,} kept, of {rows:,} rows"
 
 
 def _validation_limits(validation: CrossValidation) -> list[str]:
@@ -165,22 +195,25 @@ def _validation_limits(validation: CrossValidation) -> list[str]:
         )
         if blocked is not None and at_random is not None and at_random - blocked > 0.05:
             texts.append(
-                f"The AUC is {at_random:.2f} in random folds and {blocked:.2f} in spatial blocks: the map is worse far "
-                "from its records than near them."
+                f"The AUC against {CONTRASTS[contrasts[0]]} is {at_random:.2f} in random folds and {blocked:.2f} in "
+                "spatial blocks: the map is worse far from its records than near them."
             )
     if "land" in contrasts and "group" not in contrasts and "absences" not in contrasts:
         texts.append(
             "The presences are compared with random land only. If observers went to some places more than to "
             "others, a map of where they went scores well too; records of other species of the group would tell."
         )
-    for contrast in contrasts:
-        texts += _beaten(validation, method, contrast)
-    return texts
+    return texts + _beaten(validation)
 
 
-def _beaten(validation: CrossValidation, method: str, contrast: str) -> list[str]:
-    """A sentence where a baseline is at least as good as the method in the first scheme."""
-    scheme = next(iter(validation.folds))
+def _beaten(validation: CrossValidation) -> list[str]:
+    """For each comparison a sentence with the baselines that are at least as good as the method."""
+    return [text for contrast in validation.places.contrasts for text in _beaten_against(validation, contrast)]
+
+
+def _beaten_against(validation: CrossValidation, contrast: str) -> list[str]:
+    """The sentence of one comparison, in the first scheme of folds; AUCs are compared to three decimals."""
+    method, scheme = validation.methods[0], next(iter(validation.folds))
     own = validation.result(method, scheme, contrast).mean("auc")
     rivals = {
         name: auc
@@ -189,13 +222,20 @@ def _beaten(validation: CrossValidation, method: str, contrast: str) -> list[str
     }
     if own is None or not rivals:
         return []
-    best = max(rivals, key=lambda name: rivals[name])
-    if rivals[best] < own:
+    ranked = sorted(rivals.items(), key=lambda rival: -rival[1])
+    better = [(name, auc) for name, auc in ranked if round(auc, 3) > round(own, 3)]
+    equal = [(name, auc) for name, auc in ranked if round(auc, 3) == round(own, 3)]
+    said = [f"{_named(better)} {'is' if len(better) == 1 else 'are'} better than this map"] if better else []
+    said += [f"{_named(equal)} {'is' if len(equal) == 1 else 'are'} as good as this map"] if equal else []
+    if not said:
         return []
-    return [
-        f"Against {CONTRASTS[contrast]} the baseline “{one_line(best)}” is at least as good (AUC "
-        f"{rivals[best]:.3f}, this map {own:.3f})."
-    ]
+    return [f"Against {CONTRASTS[contrast]}, {'; '.join(said)} (AUC {own:.3f})."]
+
+
+def _named(rivals: Sequence[tuple[str, float]]) -> str:
+    """Names of methods with their AUC: "“Maxent” (AUC 0.853) and “Random forest” (AUC 0.840)"."""
+    texts = [f"“{one_line(name)}” (AUC {auc:.3f})" for name, auc in rivals]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
 def _page(report: Report) -> str:
@@ -207,7 +247,7 @@ def _page(report: Report) -> str:
         ("curves", "Curves", _curves(report)),
         ("folds", "Folds", _folds(report)),
         ("variables", "Variables", _variables(report)),
-        ("thresholds", "Thresholds and range", _thresholds(report)),
+        ("thresholds", "Thresholds and range" if report.area else "Thresholds", _thresholds(report)),
         ("limits", "How far to trust it", _list(limits(report))),
         ("made", "How it was made", _provenance(report)),
     ]
@@ -229,12 +269,11 @@ def _page(report: Report) -> str:
 def _cards(report: Report) -> str:
     cards = []
     if report.counts:
-        rows = report.counts.get("rows", 0)
-        cards.append((f"{report.counts.get('presences', 0):,}", f"presences kept, of {rows:,} rows read"))
+        cards.append((f"{_used(report) or 0:,}", _used_text(report)))
     for contrast, scores, error, scheme in _headline(report):
         if scores is not None:
             spread = f" <small>± {error:.2f}</small>" if error is not None else ""
-            cards.append((f"{scores:.2f}{spread}", f"AUC against {CONTRASTS[contrast]}{scheme}"))
+            cards.append((f"{scores:.2f}{spread}", f"AUC against {_counted(report, contrast)}{scheme}"))
     if report.area:
         span = ""
         if report.area.low_km2 is not None and report.area.high_km2 is not None:
@@ -246,7 +285,20 @@ def _cards(report: Report) -> str:
         '<div class="cards">'
         + "".join(f'<div class="card"><b>{a}</b><span>{b}</span></div>' for a, b in cards)
         + "</div>"
+        + "".join(
+            f'<p class="beaten">{html_text(text)}</p>'
+            for text in (_beaten(report.validation) if report.validation else ())
+        )
     )
+
+
+def _counted(report: Report, contrast: str) -> str:
+    """The places of a comparison with their number: "1,000 random places within reach"."""
+    if report.validation:
+        number = int((report.validation.places.kind == contrast).sum())
+    else:
+        number = report.evaluation.scores[contrast].places if report.evaluation else 0
+    return f"{number:,} {CONTRASTS[contrast]}"
 
 
 def _headline(report: Report) -> list[tuple[str, float | None, float | None, str]]:
@@ -312,14 +364,16 @@ def _records(report: Report) -> str:
 def _measures(report: Report) -> str:
     parts = []
     if report.validation:
+        counted = {name: _counted(report, name) for name in report.validation.places.contrasts}
         for scheme, folds in report.validation.folds.items():
             parts.append(
                 f'<h3>{html_text(_scheme_title(folds.kind))}</h3><p class="note">{html_text(folds.describe())}</p>'
             )
-            parts.append(_table(report.validation, scheme))
+            parts.append(_table(report.validation, scheme, counted))
         parts.append(
             '<p class="note">Means over the folds ± standard error; the best of each column in bold. AUC: chance '
-            "that a presence scores above a comparison place. AUC-PRG and Boyce: 0 is chance, 1 is best. TSS: the "
+            "that a presence scores above a comparison place. AUC-PRG and Boyce: 0 is chance, 1 is best; AUC-PRG is of "
+            f"all folds together, and not given with fewer than {FEWEST_POOLED} presences. TSS: the "
             "largest over all thresholds. COR: correlation of score and presence.</p>"
         )
     if report.evaluation:
@@ -342,7 +396,8 @@ def _shown(results: Sequence[Result]) -> list[str]:
     return [name for name in LABELS if any(one.mean(name) is not None for one in results)]
 
 
-def _table(validation: CrossValidation, scheme: str) -> str:
+def _table(validation: CrossValidation, scheme: str, counted: Mapping[str, str]) -> str:
+    """The measures of all methods, in one group of rows for each comparison; `counted`: its places in words."""
     contrasts = validation.places.contrasts
     results = {
         (method, contrast): validation.result(method, scheme, contrast)
@@ -353,34 +408,25 @@ def _table(validation: CrossValidation, scheme: str) -> str:
     shown = {name: listed for name, listed in shown.items() if listed}
     if not shown:
         return '<p class="note">No fold has presences and comparison places.</p>'
-    top = "".join(f'<th class="edge" colspan="{len(shown[name])}">Against {CONTRASTS[name]}</th>' for name in shown)
-    names = "".join(
-        f"<th{_edge(at)}>{LABELS[measure]}</th>" for name in shown for at, measure in enumerate(shown[name])
-    )
-    rows = []
-    for number, method in enumerate(validation.methods):
-        cells = "".join(
-            _cell([results[one, name] for one in validation.methods], number, measure, at)
-            for name in shown
-            for at, measure in enumerate(shown[name])
-        )
-        own = ' class="own"' if number == 0 else ""
-        rows.append(f"<tr{own}><td>{html_text(method)}</td>{cells}</tr>")
-    return (
-        f'<div class="scroll"><table><thead><tr><th></th>{top}</tr><tr><th>Method</th>{names}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    columns = [measure for measure in LABELS if any(measure in listed for listed in shown.values())]
+    names = "".join(f"<th>{LABELS[measure]}</th>" for measure in columns)
+    bodies = []
+    for contrast in shown:
+        compared = [results[method, contrast] for method in validation.methods]
+        rows = [f'<tr><th colspan="{1 + len(columns)}">Against {counted[contrast]}</th></tr>']
+        for number, method in enumerate(validation.methods):
+            cells = "".join(_cell(compared, number, measure) for measure in columns)
+            own = ' class="own"' if number == 0 else ""
+            rows.append(f"<tr{own}><td>{html_text(method)}</td>{cells}</tr>")
+        bodies.append(f"<tbody>{''.join(rows)}</tbody>")
+    return f'<div class="scroll"><table><thead><tr><th>Method</th>{names}</tr></thead>{"".join(bodies)}</table></div>'
 
 
-def _edge(at: int) -> str:
-    return ' class="edge"' if at == 0 else ""
-
-
-def _cell(results: Sequence[Result], number: int, measure: str, at: int) -> str:
+def _cell(results: Sequence[Result], number: int, measure: str) -> str:
     value, error = results[number].mean(measure), results[number].standard_error(measure)
-    classes = ["edge"] if at == 0 else []
+    classes = []
     if value is None:
-        return f'<td class="{" ".join(classes)}">–</td>'
+        return "<td>–</td>"
     everyone = [mean for one in results if (mean := one.mean(measure)) is not None]
     best = min(everyone) if measure in _LOW_IS_GOOD else max(everyone)
     if len(everyone) > 1 and f"{value:.3f}" == f"{best:.3f}":
@@ -393,7 +439,7 @@ def _evaluation(evaluation: Evaluation) -> str:
     names = [name for name in LABELS if any(getattr(one, name) is not None for one in evaluation.scores.values())]
     head = "".join(f"<th>{LABELS[name]}</th>" for name in names)
     rows = "".join(
-        f"<tr><td>Against {CONTRASTS[contrast]} ({scores.places:,})</td>"
+        f"<tr><td>Against {scores.places:,} {CONTRASTS[contrast]}</td>"
         + "".join(f"<td>{_number(scores, name)}</td>" for name in names)
         + "</tr>"
         for contrast, scores in evaluation.scores.items()
@@ -413,25 +459,25 @@ def _number(scores: Scores, name: str) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _lines(report: Report) -> tuple[list[Line], list[Line]]:
-    """Lines of the map itself, one per comparison, and those of its baselines against the first comparison."""
+def _lines(report: Report) -> tuple[dict[str, Line], list[Line]]:
+    """Lines of the map itself by their comparison, and those of its baselines against the first comparison."""
     if report.validation:
         validation, scheme = report.validation, next(iter(report.validation.folds))
-        own = [_line(validation, validation.methods[0], scheme, name) for name in validation.places.contrasts]
+        own = {name: _line(validation, validation.methods[0], scheme, name) for name in validation.places.contrasts}
         rivals = [
             _line(validation, method, scheme, validation.places.contrasts[0], number)
             for number, method in enumerate(validation.methods[1:])
         ]
-        return [one for one in own if one], [one for one in rivals if one]
+        return {name: one for name, one in own.items() if one}, [one for one in rivals if one]
     if report.evaluation:
         values = report.evaluation.values
-        own_lines = [
-            Line(f"Against {CONTRASTS[name]}", values[PRESENCE], values[name], CONTRAST_COLOURS[name], 1.9)
+        own_lines = {
+            name: Line(f"Against {CONTRASTS[name]}", values[PRESENCE], values[name], CONTRAST_COLOURS[name], 1.9)
             for name in CONTRASTS
             if name in values
-        ]
+        }
         return own_lines, []
-    return [], []
+    return {}, []
 
 
 def _line(
@@ -452,9 +498,10 @@ def _short_contrast(contrast: str) -> str:
 
 
 def _curves(report: Report) -> str:
-    own, rivals = _lines(report)
-    if not own:
+    by_contrast, rivals = _lines(report)
+    if not by_contrast:
         return ""
+    own = list(by_contrast.values())
     panels = [
         ("ROC", figures.roc([*rivals, *own]), "Farther to the upper left is better; the diagonal is chance."),
         (
@@ -469,7 +516,7 @@ def _curves(report: Report) -> str:
         ),
         (
             "Omission and area",
-            figures.omission(own[0], report.thresholds),
+            figures.omission(by_contrast.get("land", own[0]), report.thresholds),
             "What a threshold costs, and what it gains.",
         ),
     ]

@@ -12,12 +12,13 @@ from functools import cached_property
 import numpy as np
 
 from sdm.errors import RecordsError, RequestError
+from sdm.models.layerspec import StandardisedVariables, Variable
 from sdm.records.background import Positions, group_places, random_places
 from sdm.records.baselines import Fitter, Indices, Scores, distance_to_records, elapid_maxent, fixed_scores, has_elapid
 from sdm.records.calibration import PROBABILITY
 from sdm.records.evaluate import PRESENCE, CrossValidation, Places, cross_validate
 from sdm.records.explain import Importance, Response, importance, responses
-from sdm.records.features import Features, FeatureSource
+from sdm.records.features import Features, FeatureSource, ModelFeatures
 from sdm.records.fit import Core, fit_core, informative
 from sdm.records.fitted import Fitted
 from sdm.records.folds import standard_folds
@@ -26,6 +27,7 @@ from sdm.records.prior import SpeciesPrior
 from sdm.records.table import Records
 from sdm.records.thresholds import Threshold, threshold
 from sdm.records.training import Training, grow_maxent, grow_trees
+from sdm.records.variables import in_units, variable_name
 from sdm.request.records import FitOptions
 
 METHOD = "This map"
@@ -40,8 +42,15 @@ MOST_EXPLAINED = 1000
 """Comparison places that importance is measured at."""
 CURVES = 12
 """Variables with a response curve."""
-EMBEDDING = "embedding"
-"""What importance calls the embedding of a place, all of it."""
+EMBEDDING = "Embedding of the place"
+"""What importance calls the embedding, all of it."""
+_GROUP_NAMES = {
+    "climate": "Climate",
+    "terrain": "Terrain",
+    "land cover": "Land cover",
+    "surroundings": "Surroundings",
+}
+"""Groups of a model's variables, as importance names them."""
 _RULES = ("mtp", "p10", "equal", "maxtss")
 _RAW = ("climate", "terrain")
 """Groups of a model's variables that Maxent and forest are given, as analysts do."""
@@ -312,7 +321,7 @@ def _explained(case: Case, pool: Pool) -> np.ndarray:
 def _shuffled_together(case: Case, width: int) -> dict[str, list[int]]:
     """By name the columns, of a table of embeddings (N, width) and environments side by side, that are one variable."""
     covariates = case.source.covariates
-    by = covariates.names if case.prior is None else covariates.groups
+    by = covariates.names if case.prior is None else [_GROUP_NAMES.get(one, one) for one in covariates.groups]
     groups = {name: [width + k for k, one in enumerate(by) if one == name] for name in dict.fromkeys(by)}
     return groups | ({EMBEDDING: list(range(width))} if width else {})
 
@@ -320,7 +329,8 @@ def _shuffled_together(case: Case, width: int) -> dict[str, list[int]]:
 def response_curves(case: Case) -> tuple[Response, ...]:
     """Response curves of the variables that vary most with the value; none of classes or where zero-shot was kept.
 
-    With a model the embedding stays as it is: a curve shows the correction of the map by a variable alone.
+    With a model the embedding stays as it is: a curve shows the correction of the map by a variable alone. Its
+    variables have their full names, and are in the units of their layers; a user's own rasters are as they are.
     """
     if case.fitted.info.zero_shot:
         return ()
@@ -335,7 +345,7 @@ def response_curves(case: Case) -> tuple[Response, ...]:
     chosen = sorted(wanted, key=lambda k: -np.nan_to_num(strength[k]))[:CURVES]
     width = training.features.embedding.shape[1]
     table = np.hstack([training.features.embedding, training.features.environment])
-    return responses(
+    curves = responses(
         lambda values: _values(case.fitted, _split(values, width)),
         table,
         training.presence,
@@ -343,6 +353,25 @@ def response_curves(case: Case) -> tuple[Response, ...]:
         points=30,
         places=80,
         seed=case.options.seed,
+    )
+    variables = _variables(case.source)
+    if not variables:
+        return curves
+    return tuple(_in_units(curve, variables[k]) for k, curve in zip(chosen, curves, strict=True))
+
+
+def _variables(source: FeatureSource) -> tuple[Variable, ...]:
+    """Declarations of the columns of the environment; none where they are the user's own rasters."""
+    spec = source.model.layers["environment"] if isinstance(source, ModelFeatures) else None
+    return spec.variables if isinstance(spec, StandardisedVariables) else ()
+
+
+def _in_units(curve: Response, variable: Variable) -> Response:
+    return replace(
+        curve,
+        name=variable_name(variable),
+        x=in_units(variable, curve.x),
+        presences=in_units(variable, curve.presences),
     )
 
 

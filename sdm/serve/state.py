@@ -111,7 +111,6 @@ class Explorer:
         return {
             **taxon_fields(resolution.taxon),
             "query": resolution.query,
-            "known": resolution.known,
             "how": resolution.how,
             "notes": [note for note in job.notes[0] if note != source_note],
             "lineage": list(resolution.taxon.lineage),

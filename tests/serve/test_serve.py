@@ -351,9 +351,10 @@ def test_names(explorer):
         "matched": "",
     }
     assert explorer.suggest("\x00\x1b[31m") == explorer.suggest("../../etc") == []
-    unknown = explorer.describe("Ursus spelaeus")
-    assert (unknown["name"], unknown["rank"], unknown["known"]) == ("Ursus", "genus", False)
-    assert "Ursus spelaeus is not in the model" in " ".join(unknown["notes"]).replace("'", "")
+    genus = explorer.describe("Ursus")
+    assert (genus["name"], genus["rank"]) == ("Ursus", "genus")
+    with pytest.raises(SpeciesNameError, match="'Ursus spelaeus' is not in model mammals-trees"):
+        explorer.describe("Ursus spelaeus")
     with pytest.raises(SpeciesNameError):
         explorer.describe("Ursus arctoss")
 

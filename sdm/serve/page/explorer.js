@@ -171,8 +171,7 @@ function showSpecies() {
   $("species-name").className = ["species", "genus"].includes(species.rank) ? "taxon" : "";
   const how = species.how === "scientific name" ? "" : `found by ${species.how}`;
   $("species-common").textContent =
-    [species.rank === "species" ? "" : species.rank, species.common, species.known ? how : "not in the model by this name"]
-      .filter(Boolean).join(" · ");
+    [species.rank === "species" ? "" : species.rank, species.common, how].filter(Boolean).join(" · ");
   $("species-notes").replaceChildren(...species.notes.map((note) => element("li", note)));
   $("expected").textContent = area(species.expected_km2);
   $("modelled").textContent = area(species.modelled_km2);

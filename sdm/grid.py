@@ -26,7 +26,7 @@ from odc.geo.geobox import GeoBox
 from pyproj.exceptions import CRSError, ProjError
 
 from sdm.errors import BoxError, RequestError, TooLargeError
-from sdm.files.union import union_of_valid
+from sdm.files.union import FEW, union_of_valid
 from sdm.request import BBox
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ class Region:
         polygons = _polygons(geometry)
         if not polygons:
             raise BoxError(f"region {source} holds no polygon with an area; give polygons to map inside.")
-        geometry = union_of_valid(polygons)
+        # The parts of a valid multipolygon do not overlap; to unite very many of them again takes seconds.
+        if len(polygons) <= FEW or geometry.geom_type != "MultiPolygon" or not shapely.is_valid(geometry):
+            geometry = union_of_valid(polygons)
         west, south, east, north = geometry.bounds
         if south < -90.001 or north > 90.001 or west < -360.0 or east > 360.0 or east - west > 360.001:
             raise BoxError(

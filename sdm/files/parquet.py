@@ -16,7 +16,7 @@ MAX_BYTES = 16 << 30
 """Bytes of the columns that are read, unpacked."""
 
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12}
-_AT_ONCE = 1024
+_AT_ONCE, _NESTED_AT_ONCE = 1024, 16
 
 
 def refuse_large_parquet(
@@ -58,24 +58,24 @@ def refuse_large_parquet(
 
 
 def _sizes(file: pq.ParquetFile, columns: Sequence[str] | None) -> tuple[int, set[str]]:
-    """(Bytes of the numbers in columns and of packed texts, names of the columns of text)."""
+    """(Bytes of the numbers in columns and of packed texts, paths of the columns of text)."""
     total, texts = 0, set()
     for group in range(file.metadata.num_row_groups):
         chunks = file.metadata.row_group(group)
         for i in range(chunks.num_columns):
             chunk = chunks.column(i)
-            name = chunk.path_in_schema.partition(".")[0]
-            if columns is not None and name not in columns:
+            if columns is not None and chunk.path_in_schema.partition(".")[0] not in columns:
                 continue
-            width = _WIDTHS.get(chunk.physical_type)
-            if width is None:
-                texts.add(name)
-            total += max(chunk.num_values * (width or 4), chunk.total_uncompressed_size)
+            width = _WIDTHS.get(chunk.physical_type, file.schema.column(i).length)
+            if chunk.physical_type == "BYTE_ARRAY":
+                width = 4
+                texts.add(chunk.path_in_schema)
+            total += max(chunk.num_values * width, chunk.total_uncompressed_size)
     return total, texts
 
 
-def _text_bytes(path: Path, columns: list[str], limit: int) -> int:
-    """Bytes of the texts of columns, written out; counting ends above `limit`.
+def _text_bytes(path: Path, texts: list[str], limit: int) -> int:
+    """Bytes of the texts at these paths, written out; counting ends above `limit`.
 
     Dictionaries stay dictionaries: one long text, repeated in every row, is not written out to count it.
     """
@@ -83,9 +83,12 @@ def _text_bytes(path: Path, columns: list[str], limit: int) -> int:
     import pyarrow.parquet as pq
     import pyarrow.types as types
 
+    plain = [text for text in texts if "." not in text]
     total = 0
-    with pq.ParquetFile(path, read_dictionary=columns) as file:
-        for batch in file.iter_batches(batch_size=_AT_ONCE, columns=columns):
+    with pq.ParquetFile(path, read_dictionary=plain) as file:
+        names = sorted({text.partition(".")[0] for text in texts} & set(file.schema_arrow.names))
+        rows = _AT_ONCE if len(plain) == len(texts) else _NESTED_AT_ONCE
+        for batch in file.iter_batches(batch_size=rows, columns=names):
             for column in batch.columns:
                 if types.is_dictionary(column.type):
                     lengths = pc.binary_length(column.dictionary)

@@ -17,7 +17,8 @@ MAX_CROSSINGS = 50_000
 _MAX_PAIRS = 12_000_000
 """Pairs of edges that are examined; an ordinary outline has three or four for each edge."""
 _PAIRS_AT_ONCE = 1_000_000
-_FEW = 1000
+FEW = 1000
+"""Parts that are united one with another; of more, first those that touch."""
 
 
 def union(shapes: np.ndarray, source: str = "region") -> shapely.Geometry:
@@ -36,7 +37,7 @@ def union(shapes: np.ndarray, source: str = "region") -> shapely.Geometry:
 def union_of_valid(shapes: np.ndarray | list[shapely.Polygon]) -> shapely.Geometry:
     """The union of valid geometries."""
     # Parts that are far from each other are united a hundred times faster this way; few keep the order they had.
-    return shapely.union_all(shapes) if len(shapes) <= _FEW else shapely.disjoint_subset_union_all(shapes)
+    return shapely.union_all(shapes) if len(shapes) <= FEW else shapely.disjoint_subset_union_all(shapes)
 
 
 def _crosses_too_often(shapes: np.ndarray) -> bool:
@@ -95,4 +96,5 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         along, to = edge[:, 1] - edge[:, 0], point - edge[:, 0]
         return np.sign(along[:, 0] * to[:, 1] - along[:, 1] * to[:, 0])
 
-    return (side(a, b[:, 0]) * side(a, b[:, 1]) < 0) & (side(b, a[:, 0]) * side(b, a[:, 1]) < 0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return (side(a, b[:, 0]) * side(a, b[:, 1]) < 0) & (side(b, a[:, 0]) * side(b, a[:, 1]) < 0)

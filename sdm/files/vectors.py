@@ -49,7 +49,7 @@ class Limits:
     """MiB that one feature of GeoJSON may take in memory, as GDAL estimates it."""
 
 
-REGION = Limits(size=512 << 20, text=32 << 20, features=200_000, feature=120)
+REGION = Limits(size=512 << 20, text=32 << 20, features=100_000, feature=120)
 TABLE = Limits(size=16 << 30, text=1 << 30, features=50_000_000, feature=200)
 
 

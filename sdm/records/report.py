@@ -175,12 +175,12 @@ def _used(report: Report) -> int | None:
 
 
 def _used_text(report: Report) -> str:
-    """What the number of presences used was taken from: "presences used after thinning, 60 kept, of 90 rows"."""
+    """What the number of presences used was taken from: "presences used (after thinning), 60 kept, of 90 rows"."""
     kept, rows = int(report.counts.get("presences", 0)), int(report.counts.get("rows", 0))
     if _used(report) == kept:
         return f"presences used, of {rows:,} rows"
     how = "on the map, one per pixel" if report.evaluation is not None else "after thinning"
-    return f"presences used {how}, {kept:,} kept, of {rows:,} rows"
+    return f"presences used ({how}), {kept:,} kept, of {rows:,} rows"
 
 
 def _validation_limits(validation: CrossValidation) -> list[str]:

@@ -8,6 +8,9 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from sdm.errors import LayerError, RecordsError
+from sdm.layers.environment import Input
+from sdm.models.layerspec import Variable
+from sdm.models.registry import open_model
 from sdm.outputs.metadata import MapMetadata
 from sdm.outputs.zarr_store import create, open_map, write_tile
 from sdm.records import measures
@@ -30,6 +33,7 @@ from sdm.records.explain import importance, responses
 from sdm.records.folds import leave_location_out, random_folds, spatial_folds, unit_vectors
 from sdm.records.sample import open_sampler
 from sdm.records.table import Records
+from sdm.records.variables import in_units, variable_name
 
 RANDOM = EvaluateOptions(places=500, surface="none")
 
@@ -311,3 +315,45 @@ def test_response_curves_of_a_known_function():
     assert (curve.low <= curve.mean).all() and (curve.mean <= curve.high).all()
     np.testing.assert_allclose(np.diff(flat.mean), np.diff(flat.x))
     np.testing.assert_allclose(curve.presences, np.percentile(table[:120, 0], range(10, 100, 10)))
+
+
+def test_auc_prg_is_of_all_folds_together_and_not_given_with_few_presences():
+    random = np.random.default_rng(2)
+    for presences, given in ((30, True), (8, False)):
+        present = np.arange(presences + 200) < presences
+        places = Places(
+            random.uniform(0, 5, present.size),
+            random.uniform(0, 5, present.size),
+            np.where(present, "presence", "land"),
+        )
+        score = present + random.normal(size=present.size)
+        result = cross_validate(places, {"a": fixed_scores(score)}, {"random": random_folds(present)}).results[0]
+        expected = measures.auc_prg(score[present], score[~present]) if given else None
+        assert result.mean("auc_prg") == (pytest.approx(expected) if given else None)
+        assert result.standard_error("auc_prg") is None and result.standard_error("auc") is not None
+
+
+@pytest.mark.parametrize(
+    ("layer", "transform", "raw"),
+    [
+        ("bio1", "identity", [-12.0, 0.0, 25.0]),
+        ("bio12", "log1p", [0.0, 300.0, 4000.0]),
+        ("elevation", "land_km", [0.0, 2500.0]),
+        ("elevation", "sea_km", [-4000.0, 0.0]),
+        ("elevation", "symlog", [-300.0, 0.0, 1200.0]),
+    ],
+)
+def test_standardised_variables_return_to_their_units(layer, transform, raw):
+    fields = {"layer": layer, "transform": transform, "mean": 0.7, "std": 6.5 if transform == "identity" else 2.5}
+    standardised = Input(**fields).apply(np.array(raw))
+    np.testing.assert_allclose(in_units(Variable(**fields), standardised), raw, rtol=1e-4, atol=1e-3)
+
+
+def test_variables_have_the_names_that_analysts_read():
+    assert variable_name(Variable("bio12", "log1p")) == "Annual precipitation (mm)"
+    assert variable_name(Variable("elevation", "symlog")) == "Elevation (m)"
+    assert variable_name(Variable("landcover", "class", 12)) == "Cropland (share)"
+    for name in ("mammals-trees", "birds"):
+        spec = open_model(name).layers["environment"]
+        names = [variable_name(one) for one in spec.variables if not one.layer.startswith("mean")]
+        assert len(names) == len(set(names)) and all(one.endswith(")") for one in names)

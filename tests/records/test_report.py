@@ -259,6 +259,34 @@ def test_limits_follow_from_the_numbers():
     assert not any("presences all measures" in text for text in limits(made()))
 
 
+def test_all_baselines_that_beat_the_map_are_named_beside_the_headline(tmp_path):
+    random = np.random.default_rng(1)
+    n, m = 40, 300
+    present = np.arange(n + m) < n
+    places = Places(
+        random.uniform(5, 17, n + m), random.uniform(44, 58, n + m), np.repeat(["presence", "land"], [n, m])
+    )
+    scores = {name: present * gain + random.normal(size=n + m) for name, gain in (("Own", 0.3), ("A", 3), ("B", 2))}
+    scores |= {"Twin": scores["Own"], "Worse": -scores["A"]}
+    methods = {name: fixed_scores(score) for name, score in scores.items()}
+    report = Report("A map", validation=cross_validate(places, methods, {"random": random_folds(present)}))
+    (text,) = [one for one in limits(report) if "than this map" in one]
+    pattern = r"Against .*, “A” \(AUC .*\) and “B” \(AUC .*\) are better than this map; “Twin” \(AUC .*\) is as good"
+    assert re.match(pattern, text) and "Worse" not in text
+    write_report(tmp_path / "a.html", report)
+    page = (tmp_path / "a.html").read_text()
+    assert page.index("better than this map") < page.index("<nav>")
+    assert "AUC against 300 random places within reach" in page
+
+
+def test_the_presences_used_are_told_from_those_kept(tmp_path):
+    report = replace(made(), used=29)
+    write_report(tmp_path / "a.html", report)
+    assert "presences used (after thinning), 60 kept, of 90 rows" in (tmp_path / "a.html").read_text()
+    assert any(text.startswith("With 29 presences") for text in limits(report))
+    assert report_dict(report)["records"]["presences_used"] == 29
+
+
 def test_curves_with_many_points_stay_small():
     random = np.random.default_rng(0)
     line = Line("a", random.normal(1, 1, 5000), random.normal(0, 1, 50_000), "#000000")

@@ -31,6 +31,7 @@ from sdm.records.read import read_raw
 from sdm.records.table import Records
 from sdm.records.target import BACKGROUNDS, FittedScore, FittedTrust
 from sdm.records.validation import Case
+from sdm.records.values import same_name
 from sdm.request import CleanOptions, MapRequest, ModelRef, RecordsSource, Sampling
 
 if TYPE_CHECKING:
@@ -105,7 +106,20 @@ class FittedSpecies:
         lines = [] if self.records is None else self.records.audit.sentences()
         lines.append(f"Fitted to {info.counts.get('presences', 0):,} presences: {info.method}.")
         lines.append(f"Compared with {BACKGROUNDS[info.background]} ({info.background_rule}).")
+        if info.mask == "sea" and not self.resolution.taxon.lineage:
+            lines.append("Most of its records lie at sea, so only sea and lakes are mapped; --mask maps other pixels.")
         return (*lines, *([info.gate] if info.gate else []), *info.notes, *(f"Cite: {c}" for c in info.citations))
+
+    def place_note(self, grid: Grid) -> tuple[str, ...]:
+        """A sentence where none of the records lies in the box of a map."""
+        if self.case is None:
+            return ()
+        west, south, east, north = grid.bbox
+        seen = self.case.records.presences
+        inside = ((seen.lon - west) % 360.0 <= east - west) & (seen.lat >= south) & (seen.lat <= north)
+        if inside.any():
+            return ()
+        return (f"None of the {len(seen):,} presences lies in the box of the map.",)
 
 
 def _content(value: Any) -> Iterator[str]:
@@ -191,6 +205,9 @@ def fit_species(
     for one in opened.species:
         try:
             records = replace(_cleaned(one, request.cleaning, places.grid, opened.model.dim == 0), species=one.name)
+            if not records.present.any():
+                told = " ".join(records.audit.sentences())
+                raise RecordsError(f"there is no usable presence among the records of {one.name!r}. {told}")
             case = _fit(records, opened.model, request, places, group.without(one.own, one.name), device)
         except RecordsError as error:
             if failures is None:
@@ -328,6 +345,7 @@ def _open_saved(request: MapRequest) -> Opened:
     fitted = given if isinstance(given, Fitted) else Fitted.open(given)
     name = request.query.species[0] if request.query.species else fitted.info.species or "species"
     if fitted.info.features == "covariates":
+        _refuse_other_species(_unknown(name), fitted)
         return Opened(_rasters_of_fit(fitted, request), saved=FittedSpecies(_unknown(name), fitted))
     model = _model_of_fit(fitted, request)
     try:
@@ -335,7 +353,16 @@ def _open_saved(request: MapRequest) -> Opened:
     except SpeciesNameError:
         resolution = None
     known = resolution if resolution is not None and resolution.known else _unknown(name)
+    _refuse_other_species(known, fitted)
     return Opened(model, saved=FittedSpecies(known, fitted))
+
+
+def _refuse_other_species(resolution: Resolution, fitted: Fitted) -> None:
+    """Raise RecordsError for a name that is not that of the species of a saved fit."""
+    taxon, own = resolution.taxon, fitted.info.species
+    names = {same_name(name) for name in (taxon.name, *taxon.synonyms)}
+    if own and same_name(own) not in names:
+        raise RecordsError(f"the fit is of {own!r}, not of {taxon.name!r}; leave the name out.")
 
 
 def _rasters_of_fit(fitted: Fitted, request: MapRequest) -> Model:

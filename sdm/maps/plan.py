@@ -192,7 +192,7 @@ def plan_fits(request: MapRequest, device: str = "auto", failures: dict[str, str
     fitted = fits.fit_species(opened, request, places, device, failures)
     targets = tuple(one.target(opened.model, request.query.mask, request.fitting.trust) for one in fitted)
     job = _job(files, places, tuple(one.resolution for one in fitted), targets)
-    notes = tuple((*own, *one.notes) for own, one in zip(job.notes, fitted, strict=True))
+    notes = tuple((*own, *one.notes, *one.place_note(places.grid)) for own, one in zip(job.notes, fitted, strict=True))
     return replace(job, asked=request, notes=notes, fits=tuple(fitted))
 
 

@@ -186,7 +186,7 @@ def test_a_name_that_the_file_lacks(tmp_path):
 
 def test_without_a_usable_record(tmp_path):
     path = write_csv(tmp_path / "sea.csv", [("Vipera aspis", 0, 0), ("Vipera aspis", "", "")])
-    with pytest.raises(RecordsError, match="no presence among the records"):
+    with pytest.raises(RecordsError, match=r"no usable presence among the records of 'Vipera aspis'.*2 rows, 0 kept"):
         plan(records=path, bbox=BBOX)
 
 
@@ -283,3 +283,16 @@ def test_a_batch_of_fits_has_the_same_bits_for_any_tiling(tmp_path, points):
     both = np.isfinite(cubes[0]) & np.isfinite(single)
     assert both.sum() > 1000 and np.abs(cubes[0] - single)[both].max() < 0.15
     assert (tmp_path / "16" / "species" / "vipera-aspis-records.csv").is_file()
+
+
+def test_a_saved_fit_is_not_another_species(mapped):
+    folder, _ = mapped
+    with pytest.raises(RecordsError, match="the fit is of 'Vipera aspis', not of 'Ursus arctos'"):
+        plan("Ursus arctos", BBOX, fitted=folder / "vipera-aspis.fit.safetensors", resolution=0.1)
+    assert plan("vipera aspis", BBOX, fitted=folder / "vipera-aspis.fit.safetensors", resolution=0.1).slugs
+
+
+def test_records_outside_the_map_are_said_so(adders):
+    far = plan(records=adders, bbox=(20.0, 50.0, 24.0, 53.0), **FAST)
+    assert any("None of the 40 presences lies in the box" in note for note in far.notes[0])
+    assert not any("lies in the box" in note for note in plan(records=adders, bbox=BBOX, **FAST).notes[0])

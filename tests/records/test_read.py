@@ -117,7 +117,7 @@ def test_named_columns_win(tmp_path):
         ("lon,b\n1,2\n", "no column of latitude .* --lat-column"),
         ("lon,longitude,lat\n1,2,3\n", "several columns that could be the longitude.*--lon-column"),
         ("lon,lat,lat\n1,2,3\n", "several columns that could be the latitude"),
-        ("species,lon,lat\nA b,1,2\nC d,3,4\n", "holds 2 species .*'A b', 'C d'.*say which one"),
+        ("species,lon,lat\nA b,1,2\nC d,3,4\n", "holds 2 species .*'A b', 'C d'.*name the one to use"),
         ("lon,lat,presence\n1,2,maybe\n", "'maybe', which is neither presence nor absence"),
         ("lon,lat\n", "has no rows"),
         ("\n\n", "no line of column names"),

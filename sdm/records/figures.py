@@ -239,7 +239,7 @@ def response(number: int, curve: Response) -> Figure:
         axes.set_ylim(floor - 2 * room, top + room)
         marks = curve.presences[(curve.presences >= curve.x[0]) & (curve.presences <= curve.x[-1])]
         axes.plot(marks, np.full(marks.size, floor - room), "|", color=_INK, markersize=6, markeredgewidth=0.9)
-        axes.set_title(textwrap.fill(_short(curve.name, 64), 36))
+        axes.set_title(textwrap.fill(_short(curve.name, 58), 30), fontsize=8.5)
         axes.locator_params(axis="both", nbins=5)
 
     return draw(

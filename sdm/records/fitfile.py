@@ -22,6 +22,7 @@ from sdm.records.calibration import PROBABILITY, RELATIVE, Calibration
 from sdm.records.features import Covariates
 from sdm.records.fitparts import FitInfo, FitParts
 from sdm.records.forest import Forest
+from sdm.records.guard import regular_file
 from sdm.records.maxent import CATEGORY, HINGE, LINEAR, REVERSE, Terms
 from sdm.records.members import KINDS, Ensemble, Maxent, RankScale, Ridge, Trees, to_arrays
 from sdm.records.trust import LEVELS, Reference
@@ -33,6 +34,8 @@ MAX_BYTES = 64_000_000
 MAX_TEXT = 1_000_000
 MAX_MEMBERS = 16
 MAX_DEPTH = 14
+MAX_NUMBER = float(np.float32(1e30))
+"""No weight of a fit comes near it; sums of larger ones would leave the range of float32."""
 
 
 def write_parts(fitted: FitParts, path: Path) -> Path:
@@ -65,6 +68,7 @@ def write_parts(fitted: FitParts, path: Path) -> Path:
 
 def read_parts(path: Path) -> FitParts:
     """Read a fit. Raises RecordsError for whatever is not one."""
+    regular_file(path, "fit file")
     try:
         return _Reader(path).parts()
     except RecordsError as error:
@@ -146,6 +150,8 @@ class _Reader:
             raise RecordsError(f"array {quoted(name)} has the shape {value.shape} or type {value.dtype} of no fit.")
         if value.dtype.kind == "f" and not (np.isfinite(value).all() if finite else not np.isnan(value).any()):
             raise RecordsError(f"array {quoted(name)} holds numbers that are not finite.")
+        if finite and value.dtype.kind == "f" and float(np.abs(value).max(initial=0.0)) > MAX_NUMBER:
+            raise RecordsError(f"array {quoted(name)} holds numbers beyond {MAX_NUMBER:g}, which no fit has.")
         return value
 
     def member(self, name: str, kind: str, width: int) -> Ridge | Maxent | Trees:
@@ -294,6 +300,9 @@ def _info(value: Any) -> FitInfo:
     for name, hint in hints.items():
         if not _CHECKS[hint](value[name]) or (name in _WORDS and not _in(value[name], _WORDS[name])):
             raise RecordsError(f"{name.replace('_', ' ')} is not described as a fit does.")
+    west, south, east, north = value["extent"]
+    if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90):
+        raise RecordsError("its extent is not on the globe.")
     checked: dict[str, Any] = {n: tuple(item) if isinstance(item, list) else item for n, item in value.items()}
     return FitInfo(**checked)
 

@@ -8,8 +8,9 @@ from typing import Self
 
 import numpy as np
 
+from sdm.errors import RecordsError, quoted
 from sdm.records.calibration import with_prevalence
-from sdm.records.features import Covariates
+from sdm.records.features import Covariates, FeatureSource
 from sdm.records.fitfile import read_parts, write_parts
 from sdm.records.fitparts import FitParts
 from sdm.records.members import Ensemble, Ridge
@@ -107,6 +108,19 @@ class Fitted(FitParts):
         """Read the file of a fit, which is not trusted. Raises RecordsError."""
         parts = read_parts(Path(path))
         return cls(**{f.name: getattr(parts, f.name) for f in fields(parts)})
+
+
+def check_covariates(fitted: Fitted, source: FeatureSource) -> None:
+    """Raise RecordsError where a fit was made with other columns of the environment than `source` reads."""
+    own, read = fitted.covariates.names, source.covariates.names
+    if own == read:
+        return
+    if len(own) != len(read):
+        difference = f"{len(own):,} covariates, but the model reads {len(read):,}"
+    else:
+        first, other = next((a, b) for a, b in zip(own, read, strict=True) if a != b)
+        difference = f"covariate {quoted(first, 60)} where the model reads {quoted(other, 60)}"
+    raise RecordsError(f"the fit names {difference}; fit the records again.")
 
 
 def contributions(

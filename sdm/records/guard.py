@@ -20,22 +20,23 @@ MAX_SMALL = 16 << 20
 _PIECE = 1 << 20
 
 
-def regular_file(path: str | Path) -> Path:
-    """The path of an existing file, absolute. Raises RecordsError for anything else."""
+def regular_file(path: str | Path, what: str = "records") -> Path:
+    """The path of an existing file, absolute. Raises RecordsError for anything else, which it calls `what`."""
     path = Path(path)
+    name = f"{what} {quoted(str(path), 120)}"
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise RecordsError(f"records {quoted(str(path), 120)} is a folder; give the file in it.")
-        if not stat.S_ISREG(mode):
-            raise RecordsError(f"records {quoted(str(path), 120)} is not a file.")
-        if path.stat().st_size == 0:
-            raise RecordsError(f"records {quoted(str(path), 120)} is an empty file.")
+        status = path.stat()
     except FileNotFoundError:
-        raise RecordsError(f"records {quoted(str(path), 120)} does not exist.") from None
+        raise RecordsError(f"{name} does not exist.") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise RecordsError(f"records {quoted(str(path), 120)} cannot be read ({reason}).") from None
+        raise RecordsError(f"{name} cannot be read ({reason}).") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise RecordsError(f"{name} is a folder; give the file in it.")
+    if not stat.S_ISREG(status.st_mode):
+        raise RecordsError(f"{name} is not a file.")
+    if status.st_size == 0:
+        raise RecordsError(f"{name} is an empty file.")
     return path.absolute()
 
 

@@ -67,9 +67,10 @@ class RawRecords:
         return next((name for name in self.names if same_name(name) in wanted), None)
 
     def united(self, names: Collection[str], species: str) -> RawRecords:
-        """The rows under some of the file's names, as those of one species."""
+        """The rows under some of the file's names, as those of one species, and those that could not be read."""
         taxa = [taxon for taxon, name in enumerate(self.names) if name in names]
-        return self._take(np.flatnonzero(np.isin(self.rows["taxon"], taxa)), species)
+        mask = np.isin(self.rows["taxon"], taxa) | self.rows["unreadable"]
+        return self._take(np.flatnonzero(mask), species)
 
     def without(self, species: str) -> RawRecords:
         """The rows of all species but one, as if they were of one without a name."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from sdm.errors import LayerError, OutputError
 from sdm.layers.raster import open_raster
+from sdm.records.guard import regular_file
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -126,7 +127,8 @@ def _runs(sorted_values: npt.NDArray[np.int64]) -> Iterator[slice]:
 def open_sampler(source: str | Path | xr.DataArray, band: int = 1) -> MapSampler:
     """A map to look up: a raster file, a Zarr store of this program, or a DataArray (y, x) with a CRS.
 
-    Raises LayerError when it cannot be read, has no georeference or no such band.
+    Raises RecordsError for a pipe, a device or any folder but a store, LayerError for a map that cannot be read, has
+    no georeference or no such band.
     """
     if not isinstance(source, str | Path):
         return _of_array(source, getattr(source, "name", None) or "map")
@@ -140,7 +142,8 @@ def open_sampler(source: str | Path | xr.DataArray, band: int = 1) -> MapSampler
             return _of_array(open_map(path), path.name)
         except OutputError as error:
             raise LayerError(f"map {str(source)!r} cannot be read: {error}") from error
-    return _of_file(path, band)
+    # Opening a pipe would wait for ever.
+    return _of_file(regular_file(path, "map"), band)
 
 
 def _of_file(path: Path, band: int) -> MapSampler:

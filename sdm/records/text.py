@@ -71,12 +71,21 @@ def detect_layout(stream: TextStream) -> Layout:
         raise RecordsError(f"{stream.source} has no readable line of column names ({error}).") from None
     if len(names) > MAX_COLUMNS:
         raise RecordsError(f"{stream.source} has {len(names):,} columns, more than {MAX_COLUMNS:,}.")
-    widths = set()
+    rows: list[list[str]] = []
     with contextlib.suppress(csv.Error):
-        widths = {len(row) for _, row in zip(range(20), reader, strict=False) if row}
-    if len(names) + 1 in widths and len(names) not in widths:
-        names = ["", *names]  # row names of R
+        rows.extend(row for _, row in zip(range(20), reader, strict=False) if row)
+    if _has_row_names(rows, len(names)):
+        names = ["", *names]
     return Layout(names, delimiter, quote, skip)
+
+
+def _has_row_names(rows: list[list[str]], width: int) -> bool:
+    """Whether the rows begin with a name that the header leaves out, as R writes them, rather than end blank."""
+    wide = [row for row in rows if len(row) == width + 1]
+    if not wide or any(len(row) == width for row in rows):
+        return False
+    numbered = [row[0] for row in wide] == [str(i) for i in range(1, len(wide) + 1)]
+    return numbered or any(row[-1].strip() for row in wide)
 
 
 def _reader(text: str, delimiter: str, quote: str) -> _Reader:
@@ -114,53 +123,128 @@ def batches(
 ) -> Iterator[tuple[np.ndarray, dict[str, pa.Array]]]:
     """(Numbers of rows, column of text by role), piece by piece; unreadable rows go to the collector.
 
-    `columns`: index of the column of each role into `layout.names`, and after them the constants.
+    Rows with more cells than the header are read where the surplus cells are blank; they come after those of their
+    piece that have none. `columns`: index of the column of each role into `layout.names`, and after them the
+    constants. Raises RecordsError.
     """
     width = len(layout.names)
     labels = [str(i) for i in range(width)]
-    needed = sorted({i for i in columns.values() if i < width}) or [0]
     own = {columns[role] for role in ("lon", "lat", "date", "uncertainty", "event") if role in columns}
-    bad: list[int] = []
+    types = {i: pa.string() if i in own else _CODED for i in sorted({i for i in columns.values() if i < width}) or [0]}
+    constants = dict(enumerate(layout.constants.values(), width))
+    uneven = _UnevenRows(layout)
+    start = 1
 
-    def skip_row(row: pyarrow.csv.InvalidRow) -> str:
-        bad.append(row.number)
-        return "skip"
+    def by_role(row: np.ndarray, values: Mapping[int, pa.Array]) -> tuple[np.ndarray, dict[str, pa.Array]]:
+        n = len(row)
+        return row, {
+            role: values[i] if i < width else pa.array([constants[i]] * n, pa.string()) for role, i in columns.items()
+        }
 
     try:
-        reader = pyarrow.csv.open_csv(
-            stream,
-            pyarrow.csv.ReadOptions(use_threads=False, block_size=MAX_LINE, skip_rows=layout.skip, column_names=labels),
-            pyarrow.csv.ParseOptions(
-                delimiter=layout.delimiter,
-                quote_char=layout.quote or False,
-                newlines_in_values=bool(layout.quote),
-                ignore_empty_lines=True,
-                invalid_row_handler=skip_row,
-            ),
-            pyarrow.csv.ConvertOptions(
-                include_columns=[labels[i] for i in needed],
-                # Most columns have few different values.
-                column_types={labels[i]: pa.string() if i in own else _CODED for i in needed},
-                strings_can_be_null=False,
-            ),
-        )
-        start = 1
-        constants = dict(enumerate(layout.constants.values(), width))
-        for batch in reader:
-            n = batch.num_rows
-            row = _row_numbers(start, n, np.array(bad, np.int64) - layout.skip)
-            start = int(row[-1]) + 1 if n else start
-            yield (
-                row,
-                {
-                    role: batch.column(labels[i]) if i < width else pa.array([constants[i]] * n, pa.string())
-                    for role, i in columns.items()
-                },
-            )
+        for batch in _open_csv(stream, layout, {labels[i]: kind for i, kind in types.items()}, uneven):
+            if batch.num_rows:
+                row = _row_numbers(start, batch.num_rows, np.array(uneven.skipped, np.int64))
+                start = int(row[-1]) + 1
+                uneven.skipped = [number for number in uneven.skipped if number >= start]
+                yield by_role(row, {i: batch.column(labels[i]) for i in types})
+            if uneven.padded:
+                yield by_role(*uneven.take_padded(types))
+        if uneven.padded:
+            yield by_role(*uneven.take_padded(types))
     except pa.ArrowException as error:
-        raise RecordsError(f"{source} cannot be read as a table ({_reason(error)}).") from None
-    if bad:
-        collector.unreadable(np.array(bad, np.int64) - layout.skip)
+        raise RecordsError(
+            f"{source} cannot be read as a table ({_reason(error, max([start, *uneven.skipped]))})."
+        ) from None
+    if not uneven.ended:
+        last = max([start - 1, *uneven.skipped])
+        raise RecordsError(f"{source} cannot be read as a table: a quotation mark is never closed (row {last:,}).")
+    if uneven.unreadable:
+        collector.unreadable(np.array(uneven.unreadable, np.int64))
+
+
+class _UnevenRows:
+    """The rows of a table that have not as many cells as its header, which Arrow leaves out."""
+
+    END = "\x1e"
+    """The first cell of a row that is put after the last one: it is not seen where a quotation mark stays open."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.end = self.END + layout.delimiter * len(layout.names)
+        self.ended = False
+        self.skipped: list[int] = []
+        """Numbers of rows that are not in Arrow's batches."""
+        self.unreadable: list[int] = []
+        self.padded: list[tuple[int, list[str]]] = []
+        """(Number, cells) of rows whose surplus cells are blank."""
+
+    def __call__(self, row: pyarrow.csv.InvalidRow) -> str:
+        if row.text.rstrip("\r\n") == self.end:
+            self.ended = True
+            return "skip"
+        number = row.number - self.layout.skip
+        self.skipped.append(number)
+        cells = self._cells(row.text) if row.actual_columns > row.expected_columns else []
+        if len(cells) == row.actual_columns and not any(cell.strip() for cell in cells[row.expected_columns :]):
+            self.padded.append((number, cells))
+        else:
+            self.unreadable.append(number)
+        return "skip"
+
+    def _cells(self, text: str) -> list[str]:
+        try:
+            return next(_reader(text, self.layout.delimiter, self.layout.quote), [])
+        except csv.Error:
+            return []
+
+    def take_padded(self, types: Mapping[int, pa.DataType]) -> tuple[np.ndarray, dict[int, pa.Array]]:
+        """(Numbers, columns by index) of the rows with blank surplus cells since the last call."""
+        numbers, cells = zip(*self.padded, strict=True)
+        self.padded = []
+        return np.array(numbers), {i: pa.array([c[i] for c in cells], pa.string()).cast(t) for i, t in types.items()}
+
+
+class _Ended:
+    """A stream with some bytes after its last ones."""
+
+    closed = False
+
+    def __init__(self, stream: TextStream, end: bytes) -> None:
+        self.stream, self.end = stream, end
+
+    def read(self, size: int) -> bytes:
+        piece = self.stream.read(size)
+        if not piece:
+            piece, self.end = self.end[:size], self.end[size:]
+        return piece
+
+
+def _open_csv(
+    stream: TextStream, layout: Layout, types: dict[str, pa.DataType], uneven: _UnevenRows
+) -> pyarrow.csv.CSVStreamingReader:
+    return pyarrow.csv.open_csv(
+        _Ended(stream, f"\n{uneven.end}\n".encode()),
+        pyarrow.csv.ReadOptions(
+            use_threads=False,
+            block_size=MAX_LINE,
+            skip_rows=layout.skip,
+            column_names=[str(i) for i in range(len(layout.names))],
+        ),
+        pyarrow.csv.ParseOptions(
+            delimiter=layout.delimiter,
+            quote_char=layout.quote or False,
+            newlines_in_values=bool(layout.quote),
+            ignore_empty_lines=True,
+            invalid_row_handler=uneven,
+        ),
+        pyarrow.csv.ConvertOptions(
+            include_columns=list(types),
+            # Most columns have few different values.
+            column_types=types,
+            strings_can_be_null=False,
+        ),
+    )
 
 
 def _row_numbers(start: int, n: int, bad: np.ndarray) -> np.ndarray:
@@ -169,6 +253,8 @@ def _row_numbers(start: int, n: int, bad: np.ndarray) -> np.ndarray:
     return np.setdiff1d(np.arange(start, start + n + len(bad)), bad)[:n]
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, row: int) -> str:
     text = " ".join(str(error).split())
-    return "a row is longer than 2 MiB, or a quotation mark is never closed" if "straddl" in text else text[:200]
+    if "straddl" in text:
+        return f"a row is longer than 2 MiB, or a quotation mark is never closed, from row {row:,} on"
+    return text[:200]

@@ -493,5 +493,5 @@ def test_what_is_no_fit_is_refused(saved, tmp_path):
     save_file({"a": np.zeros(2)}, tmp_path / "other.safetensors", metadata={"format": "pt"})
     with pytest.raises(RecordsError, match="its format is not"):
         Fitted.open(tmp_path / "other.safetensors")
-    with pytest.raises(RecordsError, match="cannot be read"):
+    with pytest.raises(RecordsError, match="does not exist"):
         Fitted.open(tmp_path / "none.safetensors")

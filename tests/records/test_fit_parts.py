@@ -1,10 +1,16 @@
 """The parts of a fit, on arrays alone."""
 
+import json
+import os
 import time
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from scipy.special import expit
 from sklearn.tree import DecisionTreeClassifier
 
@@ -21,12 +27,16 @@ from sdm.records.background import (
     thinned,
 )
 from sdm.records.calibration import relative, with_prevalence
+from sdm.records.features import Covariates
+from sdm.records.fitparts import FitInfo
+from sdm.records.fitted import Fitted, check_covariates
 from sdm.records.folds import distances_km, unit_vectors
 from sdm.records.forest import Forest, _spread, fit_forest
 from sdm.records.gate import leave_out, neighbour_folds, share_below
 from sdm.records.likelihood import Problem, Rows, fit_ridge, refit, unpenalised
 from sdm.records.measures import auc
 from sdm.records.members import Ensemble, RankScale, Ridge, Trees
+from sdm.records.sample import open_sampler
 from sdm.records.trust import Reference, shares
 from sdm.request.records import FitOptions
 
@@ -295,6 +305,90 @@ def test_mess_is_negative_outside_the_trained_range():
     reference = Reference.of(np.ones((500, 1), np.float32), environment, np.arange(500) < 9, seed=0)
     mess = reference.mess(np.array([[0.5, 0.5, 0.5], [1.5, 0.5, 0.5], [0.5, -1.0, 0.5]]))
     assert mess[0] > 80 and mess[1] == pytest.approx(-50, abs=2) and mess[2] == pytest.approx(-100, abs=2)
+
+
+def saved_fit(path):
+    """A fit to two covariates, written to a file."""
+    covariates = Covariates(("bio1", "bio12"), ("climate", "climate"), (False, False))
+    environment = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
+    nothing, none = np.empty(0, np.float32), np.empty((0, 0), np.float32)
+    weight = np.array([1.0, 0.5, 0.0, -0.5], np.float32)
+    ridge = Ridge(
+        nothing,
+        np.zeros(2, np.float32),
+        np.ones(2, np.float32),
+        weight,
+        np.zeros(1, np.float32),
+        none,
+        np.empty((0, 4), np.float32),
+        nothing,
+    )
+    ensemble = Ensemble((ridge,), np.ones(1, np.float32))
+    logit = ensemble.logit(np.empty((400, 0), np.float32), environment)
+    space = np.column_stack([environment, np.ones(400)]).astype(np.float32)
+    reference = Reference.of(space, environment, np.arange(400) < 40, seed=0)
+    info = FitInfo("Vipera berus", "covariates", extent=(170.0, -10.0, -170.0, 10.0))
+    return Fitted(info, covariates, ensemble, relative(logit, np.ones(400), "none is known"), reference, {}).save(path)
+
+
+def edited(path, arrays=None, **info):
+    """The file of a fit with other arrays and other entries of its `info`."""
+    with safe_open(path, framework="numpy") as file:
+        meta, held = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    fit = json.loads(meta["fit"])
+    fit["info"] |= info
+    save_file(held | (arrays or {}), path, metadata=meta | {"fit": json.dumps(fit)})
+    return path
+
+
+def test_a_fit_across_180_degrees_is_read(tmp_path):
+    assert Fitted.open(saved_fit(tmp_path / "a.fit.safetensors")).info.extent == (170.0, -10.0, -170.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    "extent", [[-181, 0, 0, 1], [0, 0, 181, 1], [0, -91, 1, 0], [0, 0, 1, 91], [0, 5, 1, 4], [1e300, 0, 1, 1]]
+)
+def test_a_fit_with_an_extent_that_is_not_on_the_globe_is_refused(tmp_path, extent):
+    path = edited(saved_fit(tmp_path / "a.fit.safetensors"), extent=extent)
+    with pytest.raises(RecordsError, match="its extent is not on the globe"):
+        Fitted.open(path)
+
+
+@pytest.mark.parametrize("value", [1e31, -3e38])
+def test_a_fit_with_huge_weights_is_refused(tmp_path, value):
+    weight = np.array([1.0, value, 0.0, 0.0], np.float32)
+    path = edited(saved_fit(tmp_path / "a.fit.safetensors"), {"member0.weight": weight})
+    with pytest.raises(RecordsError, match=r"'member0.weight' holds numbers beyond 1e\+30"):
+        Fitted.open(path)
+
+
+def test_a_fit_with_other_covariates_than_the_model_is_refused(tmp_path):
+    fitted = Fitted.open(saved_fit(tmp_path / "a.fit.safetensors"))
+
+    def source(*names):
+        return SimpleNamespace(covariates=Covariates(names, names, (False,) * len(names)))
+
+    check_covariates(fitted, source("bio1", "bio12"))
+    with pytest.raises(RecordsError, match="covariate 'bio1' where the model reads 'bio12'"):
+        check_covariates(fitted, source("bio12", "bio1"))
+    with pytest.raises(RecordsError, match="2 covariates, but the model reads 1"):
+        check_covariates(fitted, source("bio1"))
+
+
+@pytest.mark.parametrize("open_file", [Fitted.open, open_sampler])
+def test_pipes_devices_and_folders_are_refused_at_once(tmp_path, open_file):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    for path, message in [
+        (tmp_path / "pipe", "is not a file"),
+        (Path("/dev/zero"), "is not a file"),
+        (tmp_path / "folder", "is a folder"),
+        (tmp_path / "empty", "is an empty file"),
+    ]:
+        with pytest.raises(RecordsError, match=message) as error:
+            open_file(path)
+        assert "\n" not in str(error.value)
 
 
 def test_shares_sum_to_one():

@@ -288,6 +288,65 @@ def test_rows_of_the_wrong_length_are_told(tmp_path):
     assert records.audit.counts()["dropped"] == {"unreadable row": 2}
 
 
+@pytest.mark.parametrize("end", [",", ",,", ", , "])
+@pytest.mark.parametrize("every", [1, 2])
+def test_surplus_cells_that_are_blank(tmp_path, end, every):
+    lines = SIMPLE.splitlines()
+    lines[1::every] = [line + end for line in lines[1::every]]
+    records = Records.read(write(tmp_path / "a.csv", "\n".join(lines)))
+    check_places(records)
+    assert records.row.tolist() == [1, 2, 3]
+    assert records.audit.counts()["dropped"] == {}
+
+
+def test_many_rows_with_blank_surplus_cells(tmp_path):
+    """More than are read at once, every third of them uneven and a few unreadable."""
+    ends = [",,", "", "", ",x"]
+    text = "".join(f"Vipera berus,{i / 1000},{47}{ends[i % 3 if i % 1000 else 3]}\n" for i in range(1, 150_001))
+    raw = read_raw(write(tmp_path / "a.csv", "species,lon,lat\n" + text))
+    assert np.array_equal(raw.rows["row"], np.arange(1, 150_001))
+    assert np.flatnonzero(raw.rows["unreadable"]).tolist() == list(range(999, 150_000, 1000))
+    there = ~raw.rows["unreadable"]
+    assert np.array_equal(raw.rows["lon"][there], (np.arange(1, 150_001) / 1000)[there])
+
+
+def test_unreadable_rows_are_not_of_other_species(tmp_path):
+    text = "species,lon,lat\nVipera berus,8,47,,\nVipera berus,9,48,x\nUrsus arctos,10,49\nVipera berus\n"
+    raw = read_raw(write(tmp_path / "a.csv", text))
+    for part in (raw.only("Vipera berus"), raw.united(["Vipera berus"], "Vipera berus")):
+        audit = Records.from_raw(part).audit
+        assert audit.row.tolist() == [1, 2, 4]
+        assert audit.counts()["kept"] == 1
+        assert audit.counts()["dropped"] == {"unreadable row": 2}
+        assert audit.counts()["other_species"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "row"),
+    [
+        ('Vipera berus,8,47\n"Vipera berus,9,48\nVipera berus,9,49\n', 2),
+        ('Vipera berus,8,47\nVipera berus,9,"48\nVipera berus,9,49', 2),
+        ('"Vipera berus,8,47\n', 1),
+        ('only one\nVipera berus,8,47,,\nVipera berus,8,47\n"Vipera ""berus"",9,48\n', 4),
+    ],
+)
+def test_a_quotation_mark_that_is_never_closed(tmp_path, rows, row):
+    path = write(tmp_path / "a.csv", "species,lon,lat\n" + rows)
+    with pytest.raises(RecordsError, match=rf"a quotation mark is never closed \(row {row}\)"):
+        read_raw(path)
+
+
+def test_a_quotation_mark_that_is_never_closed_in_a_large_file(tmp_path):
+    text = "species,lon,lat\n" + "x,1,2\n" * 10 + '"' + "x,1,2\n" * 1_000_000
+    with pytest.raises(RecordsError, match="a quotation mark is never closed, from row 11 on"):
+        read_raw(write(tmp_path / "a.csv", text))
+
+
+def test_quotation_marks_inside_cells(tmp_path):
+    text = 'species,lon,lat,locality\n"Vipera ""x"" berus",8,47,5" pipe\nVipera berus,9,48,"two\nlines"\n'
+    assert len(read_raw(write(tmp_path / "a.csv", text))) == 2
+
+
 def test_row_names_of_r(tmp_path):
     text = '"species" "lon" "lat"\n' + "".join(
         f'"{i}" "Ursus arctos" {x} {y}\n' for i, (x, y) in enumerate(zip(LON, LAT, strict=True))

@@ -25,7 +25,7 @@ from sdm.records.background import Positions
 from sdm.records.covariate_model import CovariateModel
 from sdm.records.features import ModelFeatures, RasterFeatures
 from sdm.records.fit import fit_prepared, prepare, prior_for
-from sdm.records.fitted import Fitted
+from sdm.records.fitted import Fitted, check_covariates
 from sdm.records.raw import RawRecords
 from sdm.records.read import read_raw
 from sdm.records.table import Records
@@ -395,6 +395,7 @@ def _model_of_fit(fitted: Fitted, request: MapRequest) -> Model:
             f"the fit was made with model {info.model!r} ({info.model_digest}), which is not the one given or bundled "
             "here; give its folder with --model, or fit the records again."
         )
+    check_covariates(fitted, ModelFeatures(opened))
     return opened
 
 

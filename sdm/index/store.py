@@ -266,9 +266,11 @@ class _Bounded(WrapperStore):
         # What does not compress gets longer by Blosc's own header and table of blocks.
         content = await super().get(key, prototype, byte_range or RangeByteRequest(0, self._limit + (1 << 20)))
         if content is not None:
-            # A Blosc header: version, codec, flags, type size, then the unpacked length in four bytes.
-            start = bytes(content.as_numpy_array()[:8])
-            if len(start) < 8 or int.from_bytes(start[4:8], "little") > self._limit:
+            # A Blosc header: version, codec, flags, type size; then in four bytes each the unpacked length, the length
+            # of a block, and the packed length, beyond which the decoder would read other memory.
+            start = bytes(content.as_numpy_array()[:16])
+            unpacked, packed = (int.from_bytes(start[at : at + 4], "little") for at in (4, 12))
+            if len(start) < 16 or unpacked > self._limit or packed != len(content):
                 raise ValueError(f"chunk {key!r} has the wrong size")
         return content
 

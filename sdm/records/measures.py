@@ -73,6 +73,7 @@ def prg(presence: npt.ArrayLike, background: npt.ArrayLike, weights: npt.ArrayLi
     odds = scores.size / others.size
     some = hits > 0  # before the first hit both gains are minus infinity or undefined
     recall = 1 - odds * (1 - hits[some]) / hits[some]
+    recall[np.abs(recall) < 1e-12] = 0.0  # a rounding error must not cut off the point where the curve begins
     precision = 1 - alarms[some] / hits[some]
     first = int(np.argmax(recall >= 0))
     if recall[first] > 0:

@@ -204,7 +204,7 @@ def test_chunks_do_not_show(published, rng, monkeypatch):
         ("image", np.zeros((1, 48, 48, 3), np.float32), "uint8"),
         ("satellite", np.zeros((1, 47, 48, 3), np.uint8), r"\(1, 47, 48, 3\)"),
         ("audio", [np.zeros((2, 100), np.float32)], "mono"),
-        ("audio", [np.full(100, np.nan, np.float32)], "gap"),
+        ("audio", [np.full(100, np.nan, np.float32)], "missing samples"),
         ("text", ["x" * 5000], "5,000 characters"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.engine.inputs import layer_fingerprints
-from sdm.engine.places import Places, Target
+from sdm.engine.places import KM_PER_DEGREE, Places, Target
 from sdm.errors import ModelError, RecordsError, RequestError, SpeciesNameError
 from sdm.files.fingerprint import of_parts
 from sdm.grid import Grid
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 FINEST_DETAIL_M = 5000.0
 """Metres: what the bundled layers resolve. Records are not dropped for being less exact than a finer pixel."""
-KM_PER_DEGREE = 111.195
 
 
 @dataclass(frozen=True)

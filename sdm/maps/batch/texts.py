@@ -79,37 +79,27 @@ def _fitted_metadata(batch: Batch, command: str) -> MapMetadata:
 
 
 def richness_metadata(batch: Batch, command: str) -> MapMetadata:
-    """Metadata of the sum over the species, (y, x)."""
+    """Metadata of the sum over the species, (y, x): a number of species only where all maps hold probabilities."""
     count, plan = len(batch.job.resolutions), batch.job.plan
-    if not are_probabilities(batch):
-        return _summed_metadata(batch, command)
-    return MapMetadata(
-        title=f"Richness of {count:,} species{season_phrase(plan)}",
-        quantity=f"Expected number, of {count:,} species, whose range holds the place{season_phrase(plan)}",
-        description=(
+    if are_probabilities(batch):
+        title = "Richness"
+        quantity = f"Expected number, of {count:,} species, whose range holds the place"
+        description = (
             f"Sum of the probabilities of {count:,} species that the pixel lies in their range: the expected number of "
             "them whose range holds it. Only the species of the list count; one that is not modelled at a pixel adds "
             "nothing. NaN: none of them is modelled there."
-        ),
-        variable=RICHNESS,
-        unit="species",
-        valid_range=(0.0, float(count)),
-        tags=_tags(batch, command),
-        attribution=attribution(plan),
-        month=plan.month,
-    )
-
-
-def _summed_metadata(batch: Batch, command: str) -> MapMetadata:
-    """Of the sum over species where not all have probabilities: (y, x)."""
-    count, plan = len(batch.job.resolutions), batch.job.plan
-    return MapMetadata(
-        title=f"Summed suitability of {count:,} species{season_phrase(plan)}",
-        quantity=f"Sum of the values of {count:,} species{season_phrase(plan)}",
-        description=(
+        )
+    else:
+        title = "Summed suitability"
+        quantity = f"Sum of the values of {count:,} species"
+        description = (
             f"Sum of the values of {count:,} species. Not a number of species: relative suitability is not a "
             "probability. NaN: none of the species is modelled there."
-        ),
+        )
+    return MapMetadata(
+        title=f"{title} of {count:,} species{season_phrase(plan)}",
+        quantity=f"{quantity}{season_phrase(plan)}",
+        description=description,
         variable=RICHNESS,
         unit="species",
         valid_range=(0.0, float(count)),

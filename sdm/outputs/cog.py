@@ -54,7 +54,8 @@ def write_cog(
     """Write a map and return its exact statistics.
 
     The file has float32 values with nodata NaN, overviews of means over modelled pixels, DEFLATE with the
-    floating-point predictor, band description and unit, exact STATISTICS_* tags and the tags of `metadata`.
+    floating-point predictor, a short name and unit of each band, its meaning as the tag `quantity` of the band, exact
+    STATISTICS_* tags and the tags of `metadata`.
     It appears at `path` only after its layout has been validated, every block of every level decoded, and
     every pixel found equal to the source. Memory is bounded for maps of any size.
 
@@ -139,7 +140,7 @@ def _write_plain(
         _write_band(file, 1, layers[0], accumulator, checks)
         summary = accumulator.result()
         file.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * len(metadata.bands)]
-        file.set_band_description(1, one_line(metadata.quantity))
+        file.set_band_description(1, metadata.variable)
         file.set_band_unit(1, one_line(metadata.unit))
         for number, (layer, band) in enumerate(zip(layers[1:], metadata.bands, strict=True), start=2):
             further = BandAccumulator(geobox, band)
@@ -150,7 +151,9 @@ def _write_plain(
             file.update_tags(number, **_band_tags(described, summary.count + summary.nodata_count), **_meaning(band))
             summary = replace(summary, bands=(*summary.bands, described))
         file.update_tags(**_tags(metadata, summary))
-        file.update_tags(1, **_band_tags(summary, summary.count + summary.nodata_count))
+        file.update_tags(
+            1, quantity=one_line(metadata.quantity), **_band_tags(summary, summary.count + summary.nodata_count)
+        )
     return summary, checks
 
 

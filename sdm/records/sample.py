@@ -169,7 +169,7 @@ def _of_file(path: Path, band: int) -> MapSampler:
     height, width = dataset.block_shapes[band - 1]
     return MapSampler(
         name=path.name,
-        quantity=dataset.descriptions[band - 1] or "",
+        quantity=dataset.tags(band).get("quantity") or dataset.descriptions[band - 1] or "",
         shape=dataset.shape,
         transform=dataset.transform,
         crs=pyproj.CRS.from_user_input(dataset.crs),

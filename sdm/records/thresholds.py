@@ -198,7 +198,8 @@ def _write_plain(path: Path, source: Source, geobox: GeoBox, chosen: Threshold, 
         for rows, columns, values in iter_blocks(source, _MAX_PIXELS):
             window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
             file.write(binary(values, chosen.value), 1, window=window)
-        file.set_band_description(1, f"Suitable: 1, not suitable: 0 ({RULES[chosen.rule]})")
+        file.set_band_description(1, "suitable")
+        file.update_tags(1, quantity=f"Suitable: 1, not suitable: 0 ({RULES[chosen.rule]})")
         safe = {re.sub(r"[^A-Za-z0-9_.-]", "_", key): one_line(value) for key, value in tags.items()}
         file.update_tags(
             **safe,

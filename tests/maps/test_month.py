@@ -182,7 +182,8 @@ def test_every_output_says_the_month_and_the_licence(run, tmp_path, birds):
         assert tags["month"] == "5" and tags["licence"] == "CC BY-NC-SA 4.0"
         assert "Model birds: CC BY-NC-SA 4.0 (non-commercial)" in tags["TIFFTAG_COPYRIGHT"]
         assert "not a habitat quality; ranges are made up." in tags["TIFFTAG_IMAGEDESCRIPTION"]
-        assert src.descriptions == ("Probability that the place lies in the range of Hirundo rustica in May",)
+        assert src.descriptions == ("probability",)
+        assert src.tags(1)["quantity"] == "Probability that the place lies in the range of Hirundo rustica in May"
     data = xr.open_zarr(tmp_path / "maps" / f"{stem}.zarr")
     assert data.attrs["month"] == "5" and "(barn swallow) in May" in data.attrs["title"]
     assert "CC BY-NC-SA 4.0" in data.attrs["licence"]

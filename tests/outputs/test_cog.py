@@ -29,7 +29,8 @@ def test_round_trip(grid, store, tmp_path, metadata):
         np.testing.assert_array_equal(file.read(1), values)
         assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
         assert file.tags(ns="IMAGE_STRUCTURE")["PREDICTOR"] == "3"
-        assert file.descriptions == (metadata.quantity,) and file.units == ("1",)
+        assert file.descriptions == (metadata.variable,) and file.units == ("1",)
+        assert file.tags(1)["quantity"] == metadata.quantity
         assert file.colorinterp[0].name == "gray"
         tags, band = file.tags(), file.tags(1)
     assert tags["AREA_OR_POINT"] == "Area" and tags["tag_AREA_OR_POINT"] == "Point"
@@ -183,7 +184,7 @@ def test_further_bands_are_written_named_and_measured(tmp_path, grid, banded):
     summary = cog.write_cog(tmp_path / "map.tif", field(grid), grid, banded, layers)
     with rasterio.open(tmp_path / "map.tif") as file:
         assert file.count == 4 and file.descriptions[1:] == ("uncertainty", "novelty", "depth")
-        assert file.descriptions[0] == banded.quantity and file.units == ("1", "1", "percent", "m")
+        assert file.descriptions[0] == banded.variable and file.units == ("1", "1", "percent", "m")
         assert all(np.isnan(value) for value in file.nodatavals)
         np.testing.assert_array_equal(file.read(1), field(grid))
         for number, layer in enumerate(layers, start=2):

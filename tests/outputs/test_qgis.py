@@ -60,7 +60,7 @@ def test_cog_and_zarr_in_qgis(qgis, store, tmp_path, grid, metadata):
         labels = [label for label in found["legend"] if label.replace(".", "").isdigit()]
         assert labels[0] == "0" and labels[-1] == "1" and len(labels) == 11
         if index == 0:
-            assert metadata.quantity in found["band"]
+            assert metadata.variable in found["band"]
         drawn = np.asarray(Image.open(tmp_path / f"{index}.png").convert("RGB")).astype(int)
         assert drawn.shape == expected.shape
         off = np.abs(drawn - expected).max(axis=2)
@@ -73,7 +73,7 @@ def test_a_cog_with_further_bands_is_shown_by_its_first(qgis, tmp_path, banded):
     style.write_qml(tmp_path / "map.qml", banded)
     (found,) = qgis(tmp_path, str(tmp_path / "map.tif"))
     assert found["valid"] and found["renderer"] == "singlebandpseudocolor" and found["nodata"]
-    assert [name.partition(": ")[2] for name in found["bands"]] == [banded.quantity, "uncertainty", "novelty", "depth"]
+    assert [name.partition(": ")[2] for name in found["bands"]] == [banded.variable, "uncertainty", "novelty", "depth"]
     values = field(grid)
     expected = style.colours(np.where(np.isnan(values), 0, values)).astype(int)
     expected[np.isnan(values)] = (255, 0, 255)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rasterio
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
@@ -57,6 +58,14 @@ def test_a_pixel_is_the_one_the_place_falls_in(write_raster):
     expected = [0, 0, 16, 19, np.nan, np.nan, np.nan, 0]
     np.testing.assert_array_equal(sampler.values(sampler.pixels(lon, lat)), expected)
     np.testing.assert_allclose(sampler.bounds, (10, 48, 12.5, 50))
+
+
+def test_the_meaning_of_a_band_is_its_tag_or_its_name(write_raster):
+    path = write_raster(gradient(), descriptions=["Suitability"])
+    assert open_sampler(path).quantity == "Suitability"
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(1, quantity="Probability that it is there")
+    assert open_sampler(path).quantity == "Probability that it is there"
 
 
 @pytest.mark.parametrize("crs", ["EPSG:3035", "EPSG:3413", "EPSG:32633"])

@@ -457,7 +457,7 @@ def test_download_is_a_cog_of_the_query(server, index, explorer, tmp_path):
         assert tags["species"] == "Ursus arctos"
         assert tags["model_hash"] == explorer.model.digest
         assert index.digest in tags["notes"]
-        assert "probability" in file.descriptions[0].lower()
+        assert file.descriptions == ("probability",)
     assert not list(server.folder.iterdir())
 
 

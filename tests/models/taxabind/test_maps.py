@@ -114,7 +114,8 @@ def test_written_maps_say_what_they_are(folder, photo, tmp_path):
         tags = src.tags()
         assert tags["score"] == "relative_suitability" and tags["model"] == "taxabind"
         assert "bear.png" in tags["species"] and src.nodata is not None and np.isnan(src.nodata)
-        text = json.dumps(tags) + str(src.descriptions)
+        text = json.dumps(tags) + json.dumps(src.tags(1))
+        assert src.descriptions == ("relative_suitability",)
         assert "NOT a probability" in text and "Probability that the place lies" not in text
         assert "approximat" in text.lower()  # the environment is not WorldClim itself
     report = json.loads(result.files["json"].read_text())

@@ -21,6 +21,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from sdm.errors import ClusterWarning, SdmError
+from sdm.request.choices import parse_word
 from sdm.request.months import when
 from sdm.request.options import Option, Options
 
@@ -30,6 +31,9 @@ EPILOG = (
     "143 terminated."
 )
 DEBUG = "TAXABIND_MAP_DEBUG"
+
+PROGRESS = ("bar", "lines")
+"""The ways to report progress."""
 
 _STAGES = {
     "checking": "checking finished tiles",
@@ -65,6 +69,18 @@ class Reporting(Options):
         False
     )
     quiet: Annotated[bool, Option("No progress, no summary.", panel="Output", flags=("--quiet", "-q"))] = False
+    progress: Annotated[
+        str,
+        Option(
+            "How to report progress on stderr: bar (on a terminal only), or lines such as 'progress tiles 3/16', for "
+            "programs that start this one.",
+            panel="Output",
+            metavar="bar|lines",
+        ),
+    ] = "bar"
+
+    def __post_init__(self) -> None:
+        parse_word("progress", self.progress, PROGRESS)
 
 
 def run(app: typer.Typer, name: str) -> None:
@@ -181,8 +197,11 @@ def say_licence(model: Any) -> None:
 
 
 @contextmanager
-def progress(enabled: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar with time left on stderr; nothing when it is not a terminal."""
+def progress(enabled: bool, style: str = "bar") -> Iterator[Callable[[str, int, int], None]]:
+    """A bar with time left on stderr, or nothing when it is not a terminal; with "lines", a line for each step."""
+    if enabled and style == "lines":
+        yield lambda stage, done, total: print(f"progress {stage} {done}/{total}", file=sys.stderr, flush=True)
+        return
     if not enabled or not sys.stderr.isatty():
         yield lambda stage, done, total: None
         return

@@ -42,7 +42,7 @@ def map_batch(batch: Batch, delivery: Delivery, execution: Execution, reporting:
         print(json.dumps(estimate, indent=2)) if reporting.json_output else _print_estimate(estimate)
         return
     try:
-        with progress(enabled=not reporting.quiet) as tell:
+        with progress(not reporting.quiet, reporting.progress) as tell:
             result = write_list(batch, delivery, execution, command=command_line(), progress=tell)
     except (KeyboardInterrupt, SystemExit) as stop:
         stop.add_note(f"finished tiles are kept in {delivery.out}; the same command resumes from them.")

@@ -80,7 +80,7 @@ def build_command(
         print(json.dumps(estimate, indent=2)) if options.json_output else _print_estimate(estimate)
         return
     try:
-        with progress(enabled=not options.quiet) as tell:
+        with progress(not options.quiet, options.progress) as tell:
             index = build(
                 job,
                 options.out,

@@ -148,7 +148,7 @@ def _map(job: Job, delivery: Delivery, execution: Execution, options: MapOptions
         estimate = job.estimate(delivery.formats_or())
         print(json.dumps(estimate, indent=2)) if options.json_output else _print_estimate(estimate)
         return
-    with progress(enabled=not options.quiet) as tell:
+    with progress(not options.quiet, options.progress) as tell:
         results = write(job, delivery, execution, command=command_line(), progress=tell)
     if options.json_output:
         reports = [r.report for r in results]

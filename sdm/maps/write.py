@@ -169,7 +169,7 @@ class _Writer:
             summaries = [summarise_band(layer, geobox, band) for layer, band in zip(bands, meta.bands, strict=True)]
             summary = replace(summarise(array, geobox), bands=tuple(summaries))
         give_memory_back()
-        files = {suffix[1:]: f"{stem}{suffix}" for suffix in self.kept}
+        files = {suffix[1:]: f"{stem}{suffix}" for suffix in (*self.kept, *fit_suffixes(self.job, k))}
         if "html" in self.formats:
             links = {LINKS[kind]: name for kind, name in files.items() if kind in LINKS}
             write_html(self.staging.path(f"{stem}.html"), array, meta, self.countries, links, bands=bands)

@@ -1,0 +1,158 @@
+"""What all algorithms share: their place in the toolbox, common parameters, the layers that they load."""
+
+from pathlib import Path
+
+from qgis.core import (
+    QgsProcessing,
+    QgsProcessingAlgorithm,
+    QgsProcessingContext,
+    QgsProcessingOutputFile,
+    QgsProcessingParameterCrs,
+    QgsProcessingParameterDefinition,
+    QgsProcessingParameterEnum,
+    QgsProcessingParameterExtent,
+    QgsProcessingParameterFeatureSource,
+    QgsProcessingParameterFolderDestination,
+    QgsProcessingParameterNumber,
+    QgsProcessingParameterString,
+    QgsProcessingUtils,
+)
+from qgis.PyQt.QtGui import QIcon
+
+from . import inputs
+
+MASKS = ["auto", "land", "sea", "none"]
+MONTHS = [
+    "Whole year",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+
+
+class Algorithm(QgsProcessingAlgorithm):
+    """An algorithm that runs a command of taxabind-map."""
+
+    NAME = TITLE = HELP = ""
+
+    def createInstance(self):
+        return type(self)()
+
+    def name(self):
+        return self.NAME
+
+    def displayName(self):
+        return self.TITLE
+
+    def shortHelpString(self):
+        return self.HELP
+
+    def helpUrl(self):
+        return "https://github.com/taxabind-map/taxabind-map/tree/main/docs"
+
+    def icon(self):
+        return QIcon(str(Path(__file__).with_name("icon.svg")))
+
+    def advanced(self, parameter):
+        """Add a parameter under the heading for advanced ones."""
+        parameter.setFlags(parameter.flags() | QgsProcessingParameterDefinition.FlagAdvanced)
+        self.addParameter(parameter)
+
+    def add_area(self):
+        """Add the parameters of the area: extent, region, resolution, CRS."""
+        self.addParameter(QgsProcessingParameterExtent("EXTENT", "Extent", optional=True))
+        self.addParameter(
+            QgsProcessingParameterFeatureSource(
+                "REGION", "Region (instead of the extent)", [QgsProcessing.TypeVectorPolygon], optional=True
+            )
+        )
+        self.addParameter(
+            QgsProcessingParameterNumber(
+                "RESOLUTION",
+                "Pixel size in units of the CRS (empty: about a megapixel)",
+                QgsProcessingParameterNumber.Double,
+                optional=True,
+                minValue=0.0,
+            )
+        )
+        self.advanced(QgsProcessingParameterCrs("CRS", "CRS of the map (empty: EPSG:4326)", optional=True))
+
+    def area(self, parameters, context, feedback):
+        """The arguments of the area."""
+        words = inputs.box(self, parameters, "EXTENT", context)
+        region = inputs.layer_file(self, parameters, "REGION", context, feedback)
+        if region:
+            words = ["--region", region]
+        if parameters.get("RESOLUTION") not in (None, ""):
+            words += ["--resolution", inputs.number(self.parameterAsDouble(parameters, "RESOLUTION", context))]
+        crs = self.parameterAsCrs(parameters, "CRS", context)
+        if crs.isValid():
+            words += ["--crs", crs.authid() or crs.toWkt()]
+        return words
+
+    def add_habitat(self):
+        """Add the parameters of the mask, the month and the range."""
+        self.addParameter(
+            QgsProcessingParameterEnum(
+                "MASK", "Mask", MASKS, defaultValue="auto", usesStaticStrings=True, optional=True
+            )
+        )
+        self.addParameter(
+            QgsProcessingParameterEnum("MONTH", "Month (seasonal models only)", MONTHS, defaultValue=0, optional=True)
+        )
+        self.addParameter(
+            QgsProcessingParameterString(
+                "RULE",
+                "Also the range as polygon, by this rule: 0.5, precision=0.9, recall=0.9, area (empty: no range)",
+                optional=True,
+            )
+        )
+
+    def habitat(self, parameters, context):
+        """The arguments of the mask, the month and the range."""
+        words = []
+        mask = self.parameterAsEnumString(parameters, "MASK", context)
+        if mask and mask != "auto":
+            words += ["--mask", mask]
+        month = self.parameterAsEnum(parameters, "MONTH", context)
+        if month:
+            words += ["--month", str(month)]
+        rule = self.parameterAsString(parameters, "RULE", context).strip()
+        if rule:
+            words += ["--range", rule]
+        return words
+
+    def add_folder(self):
+        """Add the parameter and the output of the folder of results."""
+        self.addParameter(QgsProcessingParameterFolderDestination("FOLDER", "Folder for the results"))
+
+    def folder(self, parameters, context):
+        """The folder of results."""
+        return self.parameterAsString(parameters, "FOLDER", context)
+
+    def add_files(self, *outputs):
+        """Add outputs that are files: (name, words) pairs."""
+        for name, words in outputs:
+            self.addOutput(QgsProcessingOutputFile(name, words))
+
+
+def load(context, path, name, output):
+    """Have a layer loaded, with the style beside it, when the algorithm has ended."""
+    details = QgsProcessingContext.LayerDetails(name, context.project(), output)
+    # QGIS would rename it after the output, by one of its settings.
+    details.forceName = True
+    layer = QgsProcessingUtils.mapLayerFromString(str(path), context)
+    if layer is None:
+        return
+    # The temporary store owns it until QGIS moves it to the project.
+    layer.setName(name)
+    context.addLayerToLoadOnCompletion(layer.id(), details)

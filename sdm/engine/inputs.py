@@ -15,6 +15,7 @@ from sdm.layers import ATTRIBUTION
 from sdm.layers.environment import BUNDLED, Environment, Input, expand
 from sdm.layers.satellite import Satellite
 from sdm.layers.stack import RasterStack
+from sdm.layers.surroundings import around
 from sdm.models.layerspec import (
     ImageryCrops,
     LayerSpec,
@@ -119,7 +120,8 @@ def layer_fingerprints(
             case StandardisedVariables():
                 prints[modality] = "bundled:" + of_files(data / name for name in BUNDLED)
                 if environment:
-                    prints[f"{modality}_own"] = "own:" + of_files(expand(environment))
+                    # The second word: how they enter the means around a place, which an older index did not have.
+                    prints[f"{modality}_own"] = "own:" + of_parts([of_files(expand(environment)), "surroundings"])
             case MosaicCrops():
                 own = satellite is not None
                 prints[modality] = ("own:" if own else "bundled:") + of_files([satellite or data / "satellite.tif"])
@@ -195,7 +197,22 @@ def _open_variables(spec: StandardisedVariables, rasters: Sequence[str]) -> Open
             values[~known] = 0.0
         return values, known
 
-    return OpenLayer(read, layer.check if rasters else _no_check)
+    return OpenLayer(read, layer.check if rasters else _no_check, sentence=_on_surroundings(layer))
+
+
+def _on_surroundings(layer: Environment) -> str:
+    """Which of the user's rasters are in the means around a place."""
+    if not layer.replaced:
+        return ""
+    names = ", ".join(layer.replaced)
+    if not layer.surroundings:
+        return f"Your rasters of {names} replace the bundled ones at each place; the model reads no means of them."
+    meanings = (around(name) for name in layer.surroundings)
+    text = ", ".join(f"{km:g}" for km in sorted({m.km for m in meanings if m is not None}))
+    return (
+        f"Your rasters of {names} replace the bundled ones, also in the means of the environment within {text} km of a "
+        "place as far as they reach; beyond, the bundled layers count."
+    )
 
 
 def _open_mosaic(spec: MosaicCrops, raster: str | None) -> OpenLayer:

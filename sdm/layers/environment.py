@@ -17,11 +17,15 @@ import numpy as np
 from sdm.errors import LayerError
 from sdm.files.paths import folder
 from sdm.layers.raster import RasterLayer, Source, interpolate
+from sdm.layers.surroundings import shifted_surroundings
 
 BUNDLED = ("bioclim.tif", "elevation.tif", "relief.tif", "landcover.tif", "surroundings.tif")
 
 CLIP = 5.0
 """Standard deviations to which standardised values are clipped: models are not trained beyond."""
+
+BIOCLIM_BANDS = 19
+"""Bioclimatic variables, in a file of all of them."""
 
 _TEMPERATURES = {1, 5, 6, 8, 9, 10, 11}
 _PRECIPITATIONS = {12, 13, 14, 16, 17, 18, 19}
@@ -89,6 +93,10 @@ class Environment:
         """Names of the variables the user's rasters provide."""
         self._own = {layer for layer, _ in replaced.values()}
         bands.update(replaced)
+        around = {i.layer: bands[i.layer] for i in self.inputs if i.layer in bands and i.layer not in replaced}
+        around = {name: source for name, source in around.items() if name.startswith("mean")}
+        self.surroundings = _with_surroundings(bands, around, replaced)
+        """Names of the means around a place in which the user's rasters are."""
         self._groups = _group(self.inputs, bands)
 
     def sample(self, lon: np.ndarray, lat: np.ndarray, standardise: bool = True) -> np.ndarray:
@@ -162,6 +170,22 @@ def _group(inputs: tuple[Input, ...], bands: dict[str, tuple[RasterLayer, int]])
     return list(groups.values())
 
 
+def _with_surroundings(
+    bands: dict[str, tuple[RasterLayer, int]],
+    around: dict[str, tuple[RasterLayer, int]],
+    replaced: dict[str, tuple[RasterLayer, int]],
+) -> tuple[str, ...]:
+    """Put the user's rasters into the means around a place, entries of `bands`; returns the names that changed."""
+    if not around or not replaced:
+        return ()
+    layer = next(iter(around.values()))[0]
+    shifted = shifted_surroundings(layer, {name: band for name, (_, band) in around.items()}, replaced)
+    if shifted is None:
+        return ()
+    bands.update({name: (shifted, band) for name, (_, band) in around.items()})
+    return tuple(name for name, (_, band) in around.items() if band in shifted.shifts)
+
+
 def _as_slice(columns: list[int]) -> slice | list[int]:
     """Consecutive columns as a slice, which is far faster to assign to."""
     first = columns[0]
@@ -176,6 +200,9 @@ def _named_bands(layer: RasterLayer) -> dict[str, tuple[RasterLayer, int]]:
         name = _variable(layer.descriptions[band - 1]) or (_variable(stem) if layer.count == 1 else None)
         if name:
             bands[name] = (layer, band)
+    if not bands and layer.count == BIOCLIM_BANDS and re.search(r"(?:^|[^a-z])bio(?:c|clim)?(?![a-z])", stem.lower()):
+        # Scenarios of WorldClim, wc2.1_10m_bioc_MODEL_ssp585_2061-2080.tif, have one band for each of bio1..bio19.
+        bands = {f"bio{band}": (layer, band) for band in range(1, layer.count + 1)}
     return bands
 
 
@@ -214,6 +241,8 @@ def _variable(text: str) -> str | None:
     if match := re.match(r"mean\d+km-[a-z]+\d*", text):  # a mean around the place is not the variable itself
         return match[0]
     if match := re.search(r"chelsa_bio10_0*([1-9]\d?)(?!\d)", text):  # there "bio10" is the name of the whole set
+        return f"bio{int(match[1])}"
+    if match := re.search(r"bioc_.+_0*([1-9]\d?)$", text):  # bands of WorldClim's scenarios, after model and years
         return f"bio{int(match[1])}"
     if match := re.search(r"(?:^|[^a-z])bio[ _-]?0*([1-9]\d?)(?!\d)", text):
         return f"bio{int(match[1])}"

@@ -11,6 +11,7 @@ from rasterio.warp import transform as warp_points
 from scipy.interpolate import RegularGridInterpolator
 
 from sdm.errors import LayerError
+from sdm.files.paths import folder
 from sdm.layers import raster
 from sdm.layers.environment import Environment, Input
 from sdm.layers.landmask import LandMask
@@ -575,15 +576,56 @@ def test_classes_become_shares(write_raster):
     assert got.tolist() == [[1, 0], [0.5, 0.5], [0.25, 0.75]]
 
 
-def test_surroundings_stay_when_the_variable_is_replaced(write_raster):
-    lon, lat = np.array([5.25]), np.array([45.25])
-    inputs = [Input("bio1"), Input("mean100km-bio1")]
-    before = Environment(inputs).sample(lon, lat, standardise=False)[0]
-    mine = Environment(inputs, [write_raster(flat(40.0), "bio1.tif", cell=10.0)])
-    after = mine.sample(lon, lat, standardise=False)[0]
-    assert mine.replaced == ("bio1",)
-    assert before[0] != before[1]
-    assert after.tolist() == [40.0, before[1]]
+def test_surroundings_hold_the_rasters_of_the_user_as_far_as_they_reach(write_raster):
+    """A warmer copy of the bundled layer moves the means around a place, in full inside it, and not at all far off."""
+    with rasterio.open(folder("data") / "bioclim.tif") as src:
+        window = rasterio.windows.Window(2160, 400, 480, 360)  # 0..40 E, 26.7..56.7 N
+        stored, north = src.read(1, window=window), 90 - 400 / 12
+    celsius = stored.astype(np.float32) * 0.1
+    inputs = [Input("bio1"), *(Input(f"mean{km}km-bio1") for km in (100, 300, 900)), Input("mean100km-bio4")]
+    lon, lat = np.array([20.0, 0.0, -60.0]), np.array([42.0, 42.0, 42.0])  # its middle, its western edge, far off
+    before = Environment(inputs).sample(lon, lat, standardise=False)
+
+    def change(values, name):
+        mine = Environment(inputs, [write_raster(values, name, cell=1 / 12, west=0.0, north=north)])
+        return mine, mine.sample(lon, lat, standardise=False) - before
+
+    warmer, shift = change(celsius + 3, "bio1.tif")
+    assert warmer.replaced == ("bio1",) and warmer.surroundings == tuple(f"mean{k}km-bio1" for k in (100, 300, 900))
+    assert np.allclose(shift[0, :3], 3, atol=0.03)
+    # Half of what lies around a place on the edge; 900 km also reach beyond the other edges.
+    assert np.allclose(shift[1, 1:3], 1.5, atol=0.25) and 0.8 < shift[1, 3] < 1.5 < shift[0, 3] < 2.9
+    assert np.abs(shift[2, 1:]).max() < 0.01 and (shift[:2, 4] == 0).all()
+    _, none = change(celsius, "same/bio1.tif")
+    assert np.abs(none[:2, 1:]).max() < 1e-4
+
+
+@pytest.mark.parametrize("cell", [1 / 12, 1 / 6, 1.0])
+def test_surroundings_of_a_global_raster_of_any_pixel_size(write_raster, cell):
+    """A constant everywhere has that mean everywhere, on both sides of the antimeridian and near the poles."""
+    rows = round(180 / cell)
+    path = write_raster(np.full((rows, 2 * rows), 1100, np.int16), "bio12.tif", cell=cell)
+    inputs = [Input("mean100km-bio12"), Input("mean300km-bio12")]
+    lon, lat = np.array([-179.9, 179.9, 0.0, 33.0]), np.array([0.0, -17.0, 84.0, 51.0])
+    got = Environment([*inputs, Input("bio12")], [path]).sample(lon, lat, standardise=False)
+    assert np.allclose(got[:, :2], np.log1p(1100), atol=0.05) and (got[:, 2] == 1100).all()
+
+
+def test_a_scenario_of_worldclim_has_nineteen_bands(write_raster):
+    bands = np.stack([np.full((18, 36), k, np.float32) for k in range(1, 20)])
+    inputs = [Input("bio1"), Input("bio12"), Input("bio19")]
+    for name, described in (
+        ("wc2.1_10m_bioc_MPI-ESM1-2-HR_ssp585_2061-2080.tif", ()),
+        ("future.tif", [f"bio{k:02d}" for k in range(1, 20)]),
+        ("other.tif", [f"wc2.1_10m_bioc_MPI-ESM1-2-HR_ssp585_2061-2080_{k}" for k in range(1, 20)]),
+    ):
+        path = write_raster(bands, name, cell=10.0, descriptions=described)
+        environment = Environment(inputs, [path])
+        assert environment.replaced == ("bio1", "bio12", "bio19"), name
+        got = environment.sample(np.array([10.0]), np.array([40.0]), standardise=False)
+        assert got.tolist() == [[1, 12, 19]]
+    with pytest.raises(LayerError, match="no band that this model reads"):
+        Environment(inputs, [write_raster(bands, "habitats.tif", cell=10.0)])
 
 
 def test_missing_part_of_a_users_raster(write_raster):

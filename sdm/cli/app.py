@@ -113,7 +113,11 @@ def run(app: typer.Typer, name: str) -> None:
 
 
 def _interruption_note(stop: BaseException) -> str:
-    """What a command noted on its interruption; Typer may have put another exception around it."""
+    """The state of the outputs, or what a command noted on its interruption."""
+    publication = sys.modules.get("sdm.files.publication")
+    if publication is not None and publication.published:
+        return f"the outputs had been written to {publication.published[-1].parent}, and are complete."
+    # Typer may have put another exception around it.
     error: BaseException | None = stop
     while error is not None:
         if notes := getattr(error, "__notes__", None):

@@ -41,12 +41,8 @@ def map_batch(batch: Batch, delivery: Delivery, execution: Execution, reporting:
         estimate = batch.estimate(delivery.formats_or(()))
         print(json.dumps(estimate, indent=2)) if reporting.json_output else _print_estimate(estimate)
         return
-    try:
-        with progress(not reporting.quiet, reporting.progress) as tell:
-            result = write_list(batch, delivery, execution, command=command_line(), progress=tell)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        stop.add_note(f"finished tiles are kept in {delivery.out}; the same command resumes from them.")
-        raise
+    with progress(not reporting.quiet, reporting.progress) as tell:
+        result = write_list(batch, delivery, execution, command=command_line(), progress=tell)
     if reporting.json_output:
         print(json.dumps(result.report, indent=2))
     elif not reporting.quiet:

@@ -79,19 +79,8 @@ def build_command(
         estimate = job.estimate()
         print(json.dumps(estimate, indent=2)) if options.json_output else _print_estimate(estimate)
         return
-    try:
-        with progress(not options.quiet, options.progress) as tell:
-            index = build(
-                job,
-                options.out,
-                execution,
-                reuse=options.reuse,
-                overwrite=options.overwrite,
-                progress=tell,
-            )
-    except (KeyboardInterrupt, SystemExit) as stop:
-        stop.add_note(f"finished tiles are kept in {options.out}.partial; the same command resumes from them.")
-        raise
+    with progress(not options.quiet, options.progress) as tell:
+        index = build(job, options.out, execution, reuse=options.reuse, overwrite=options.overwrite, progress=tell)
     _print_info(index.info(), options.json_output, options.quiet)
 
 

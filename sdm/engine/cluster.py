@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdm._version import __version__
 from sdm.errors import ClusterError, ClusterWarning, RequestError
+from sdm.files.signals import held_back
 from sdm.request import Execution
 
 if TYPE_CHECKING:
@@ -210,19 +211,13 @@ def _signals_wait() -> Iterator[None]:
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()  # it unblocks SIGINT in the thread that starts it
-    came: list[int] = []
-    # Threads, and the processes they start, inherit the mask; the handlers are for signals other threads take.
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in handled}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
+    with held_back():  # for signals that other threads take
+        # Threads, and the processes they start, inherit the mask.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def visible_gpus() -> tuple[str, ...]:

@@ -9,8 +9,8 @@ final place (same file system, so that a rename is enough), and moved only when 
         staging.publish()
 
 Leaving the block without `publish` - error, Ctrl-C, SIGTERM - removes the staging folder. After SIGKILL or a
-power cut it stays, hidden, and the next `Staging` in that folder removes it: it holds a lock that dies with
-its process. Older outputs are set aside during publication and return if publication fails.
+power cut it stays, hidden, and the next run in that folder removes it: it holds a lock that dies with
+its process. If files were changing place at that moment, that run finishes it first (see `sdm.files.publication`).
 """
 
 import contextlib
@@ -23,34 +23,41 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
 from sdm.errors import OutputError
+from sdm.files import publication
 from sdm.files.locks import Lock, LockedError
+from sdm.files.publication import companions
+from sdm.files.signals import held_back
 
 PREFIX = ".sdm-staging-"
 """Prefix of the names of staging folders."""
 
-_COMPANIONS = (".aux.xml", ".ovr", ".msk")
-"""Extensions that GIS programs add to a .tif; left behind, such files would describe the map that was replaced."""
-
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NEARLY_FULL = 1 << 20  # bytes left on a disk that counts as full: GDAL does not pass on the reason
+LINGER_S = 0.25
+"""Seconds for which a folder is removed again should it come back: see `_remove`."""
 _ABANDONED = 3600.0  # seconds after which a staging folder without a lock is a leftover
 
 
 def check_targets(folder: Path, names: Iterable[str], *, overwrite: bool = False) -> None:
-    """Raise OutputError unless the outputs `names` can be published in `folder`. Changes nothing.
+    """Raise OutputError unless the outputs `names` can be published in `folder`.
 
+    What runs that were killed have left there is finished or removed first; nothing else is changed.
     Refused: a folder that cannot be made or written to, names with separators, outputs that exist already
     (unless `overwrite`), and - overwriting or not - symbolic links, a folder where a file should be or the
     reverse, and a folder named like a Zarr output that is not a Zarr store.
     """
     folder = Path(folder)
     check_folder(folder)
+    clear(folder)
+    _check_names(folder, names, overwrite)
+
+
+def _check_names(folder: Path, names: Iterable[str], overwrite: bool) -> None:
     seen: set[str] = set()
     for name in names:
         if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
@@ -96,11 +103,6 @@ def _check_target(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path} is not a regular file, so it cannot be replaced; remove it.")
 
 
-def companions(path: Path) -> list[Path]:
-    """The files that GIS programs may have put beside an output."""
-    return [path.with_name(path.name + suffix) for suffix in _COMPANIONS] if path.suffix == ".tif" else []
-
-
 class Staging:
     """A hidden folder in `folder` where the outputs `names` are made, then published together.
 
@@ -121,19 +123,26 @@ class Staging:
         check_folder(self.folder)
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            _remove_stale(self.folder)
         check_targets(self.folder, self.names, overwrite=self.overwrite)
         self._signals.enter_context(sigterm_exits())
         try:
-            with disk_errors(self.folder):
-                self._root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.folder))
-                self._lock = Lock(self._root / "lock")
-                # After the lock: a folder that has it, and whose lock is free, is stale beyond doubt.
-                (self._root / "new").mkdir()
+            with disk_errors(self.folder), held_back():
+                self._make()
         except BaseException:
             self._close()
             raise
         return self
+
+    def _make(self) -> None:
+        for last in (False, False, True):
+            try:
+                self._root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.folder))
+                self._lock = Lock(self._root / "lock")
+                (self._root / "new").mkdir()
+                return
+            except (LockedError, FileNotFoundError):  # taken for a leftover by another run, before its lock was held
+                if last:
+                    raise OutputError(f"{self.folder} is being changed by other runs; try again.") from None
 
     def path(self, name: str) -> Path:
         """The path to write the output `name` to until it is published."""
@@ -146,8 +155,8 @@ class Staging:
     def publish(self) -> list[Path]:
         """Move every output to its final place and return the final paths, in the order of `names`.
 
-        Either all are moved or, after any error or interruption, none is and earlier outputs are back.
-        (A SIGKILL in these few renames can leave new outputs beside old ones; none is lost or partial.)
+        Either all are moved or, after an error, none is and earlier outputs are back. SIGINT and SIGTERM wait until
+        the files are in place; after SIGKILL the next run in the folder puts all of them in place.
         Raises OutputError if an output was not made, or a target appeared meanwhile.
         """
         staged = [self.path(name) for name in self.names]
@@ -156,26 +165,8 @@ class Staging:
                 raise OutputError(f"Output {path.name} was not written; nothing is published.")
         assert self._root is not None
         with disk_errors(self.folder):
-            for path in staged:
-                flush(path)
-            check_targets(self.folder, self.names, overwrite=self.overwrite)
-            aside = self._root / "old"
-            aside.mkdir()
-            try:
-                for path in staged:
-                    final = self.folder / path.name
-                    for old in (final, *companions(final)):
-                        if old.exists():
-                            old.rename(aside / old.name)
-                    path.rename(final)
-            except BaseException:
-                # What was moved is read off the disk, not remembered: a signal may strike between two lines.
-                for path in staged:
-                    if not path.exists():
-                        (self.folder / path.name).rename(path)
-                _put_back(aside, self.folder)
-                raise
-            flush_folder(self.folder)
+            _check_names(self.folder, self.names, self.overwrite)
+            publication.publish(self._root, self.folder, self.names)
         self._published = True
         return [self.folder / name for name in self.names]
 
@@ -186,14 +177,16 @@ class Staging:
 
     def _close(self) -> None:
         try:
-            if self._root is not None:
-                _remove(self._root, linger=0.0 if self._published else 0.25)
-            if self._lock is not None:
-                self._lock.release()
-                self._lock = None
-            if self._root is not None:
-                shutil.rmtree(self._root, ignore_errors=True)  # Windows keeps the file of a lock that is held
-                self._root = None
+            with held_back():
+                root, self._root = self._root, None
+                left = root is not None and publication.pending(root)  # for the next run to finish
+                if root is not None and not left:
+                    _remove(root, linger=0.0 if self._published else LINGER_S)
+                if self._lock is not None:
+                    self._lock.release()
+                    self._lock = None
+                if root is not None and not left:
+                    shutil.rmtree(root, ignore_errors=True)  # Windows keeps the file of a lock that is held
         finally:
             self._signals.close()
 
@@ -229,65 +222,43 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(143)
 
 
-def _remove_stale(folder: Path) -> None:
-    """Remove staging folders of processes that are gone, first putting back outputs they had set aside."""
-    for root in folder.glob(PREFIX + "*"):
-        if not any((root / name).is_dir() for name in ("new", "old")):  # being made: its lock may not be held yet
-            _remove_abandoned(root)
+def clear(folder: Path) -> None:
+    """Finish or undo the publications of runs that were killed in a folder, and remove what else they left there.
+
+    Raises OutputError where that fails.
+    """
+    for root in Path(folder).glob(PREFIX + "*"):
+        if root.is_symlink() or not _is_ours(root):
             continue
         try:
-            lock = Lock(root / "lock")
-        except (LockedError, OSError):  # its process is alive, or it is another user's
+            lock = Lock(root / "lock", wait_s=0.0)
+        except (LockedError, OSError):  # its process is alive
             continue
         if not lock.held:  # no locks here, so nothing tells
             _remove_abandoned(root)
             continue
         try:
-            _put_back(root / "old", folder)
+            with disk_errors(folder):
+                publication.recover(root, folder)
+                publication.forget(root)
+            shutil.rmtree(root, ignore_errors=True)
         finally:
             lock.release()
         shutil.rmtree(root, ignore_errors=True)
 
 
+def _is_ours(root: Path) -> bool:
+    """Whether this user made a folder: what others leave in a shared one is not to be believed."""
+    try:
+        return os.name != "posix" or root.stat().st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
 def _remove_abandoned(root: Path) -> None:
     with contextlib.suppress(OSError):
-        if time.time() - root.stat().st_mtime > _ABANDONED:
+        if not publication.pending(root) and time.time() - root.stat().st_mtime > _ABANDONED:
             shutil.rmtree(root, ignore_errors=True)
-
-
-def _put_back(aside: Path, folder: Path) -> None:
-    if aside.is_dir():
-        for old in aside.iterdir():
-            if not os.path.lexists(folder / old.name):
-                old.rename(folder / old.name)
-
-
-def flush(path: Path) -> None:
-    """Make the content durable before the rename is: else a power cut leaves a final name on no content."""
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    # Side by side: file systems write many waiting files in one go.
-    with ThreadPoolExecutor(min(16, max(1, len(files)))) as pool:
-        list(pool.map(_flush_one, files))
-
-
-def _flush_one(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def flush_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            # Some network file systems refuse; the files are in place all the same.
-            with contextlib.suppress(OSError):
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -22,15 +22,15 @@ class LockedError(Exception):
 class Lock:
     """A lock on a file, which is made for it and removed with it.
 
-    On a file system without locks it does nothing. Raises LockedError when another process, or this one through
-    another object, holds it, OSError when the file cannot be made.
+    `wait_s`: seconds to wait for it. On a file system without locks it does nothing. Raises LockedError when another
+    process, or this one through another object, holds it, OSError when the file cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wait_s: float = WAIT_S) -> None:
         self.path = path
         self._lock: BaseFileLock = FileLock(path, thread_local=False)
         try:
-            self._lock.acquire(timeout=WAIT_S, poll_interval=0.02)
+            self._lock.acquire(timeout=wait_s, poll_interval=0.02)
         except Timeout:
             raise LockedError(_holder(path)) from None
         except OSError as error:

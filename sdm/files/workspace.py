@@ -7,7 +7,7 @@ While the run is unfinished, everything lies in one folder::
         tiles/I.J.npz      the record of a finished tile, see `sdm.files.records`
         tmp/               files being written
         new/               outputs, under their final names
-        publish.json       written last: the outputs are being moved to their final places
+        publish.json       the outputs are being moved to their final places, see `sdm.files.publication`
 
 A tile's record is believed only if the files it lists are whole, so neither a killed process nor a power cut leaves
 a gap: the tile is computed again, and the outputs have the same bytes as those of a run that was never interrupted.
@@ -30,7 +30,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from sdm.errors import OutputError
-from sdm.files.atomic import check_folder, companions, disk_errors, flush, flush_folder
+from sdm.files import publication
+from sdm.files.atomic import check_folder, clear, disk_errors
+from sdm.files.durable import write_whole
 from sdm.files.locks import Lock, LockedError
 from sdm.files.records import files_are_whole, read_record, record_path
 
@@ -109,6 +111,8 @@ class Workspace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, KeyboardInterrupt | SystemExit) and self.note:
+            error.add_note(self.note)
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -133,8 +137,9 @@ class Workspace:
         with disk_errors(self.partial):
             for left in self.folder.glob(self._discarded("*")):
                 shutil.rmtree(left, ignore_errors=True)
-            if (self.partial / "publish.json").exists():  # interrupted while it was publishing
-                self._move()
+            clear(self.folder)
+            if publication.recover(self.partial, self.folder):  # killed while it was publishing
+                self._discard()
             asked = json.loads(json.dumps(configuration))
             started, finished = self._started(), self.kind.finished(self.folder)
             resumes = started is not None and not differences(started["configuration"], asked)
@@ -152,7 +157,7 @@ class Workspace:
             if started is None:
                 started = {"configuration": asked, "notes": json.loads(json.dumps(notes))}
                 self.partial.mkdir(exist_ok=True)
-                _write_whole(self.partial / self.kind.request, json.dumps(started, indent=1).encode())
+                write_whole(self.partial / self.kind.request, json.dumps(started, indent=1).encode())
             shutil.rmtree(self.tmp, ignore_errors=True)
             for folder in (self.new, self.tmp, self.tiles):
                 folder.mkdir(exist_ok=True)
@@ -189,8 +194,15 @@ class Workspace:
                 tell(done)
         return good
 
+    @property
+    def note(self) -> str:
+        """What an interrupted run leaves, for its user; "" where no tile is finished."""
+        if not any(self.tiles.glob("*.npz")):
+            return ""
+        return f"finished tiles are kept in {self.partial}; the same command resumes from them."
+
     def publish(self) -> None:
-        """Move every output to its final place; interrupted in the middle, the next run's `begin` completes it."""
+        """Move every output to its final place; killed in the middle, the next run's `begin` completes it."""
         with disk_errors(self.folder):
             missing = [name for name in self.names if not os.path.lexists(self.new / name)]
             if missing:
@@ -198,25 +210,8 @@ class Workspace:
             finished = self.kind.finished(self.folder)
             stale = [] if finished is None else finished["outputs"]
             self._check_targets(stale)
-            for name in self.names:
-                flush(self.new / name)
-            _write_whole(self.partial / "publish.json", json.dumps({"names": self.names, "stale": stale}).encode())
-            self._move()
-
-    def _move(self) -> None:
-        old, last = self.partial / "old", self.kind.last
-        old.mkdir(exist_ok=True)
-        listed = json.loads((self.partial / "publish.json").read_bytes())
-        if last is not None and (self.new / last).exists():
-            _set_aside([self.folder / last], old)
-        _set_aside([self.folder / name for name in listed["stale"] if name not in listed["names"]], old)
-        for name in sorted(listed["names"], key=lambda n: n == last):
-            if os.path.lexists(self.new / name):
-                final = self.folder / name
-                _set_aside([final, *companions(final)], old)
-                (self.new / name).rename(final)
-        flush_folder(self.folder)
-        self._discard()
+            names = sorted(self.names, key=lambda name: name == self.kind.last)
+            publication.publish(self.partial, self.folder, names, stale, lambda partial: self._discard())
 
     def _discard(self) -> None:
         # Renamed first: half a folder must not be taken for an unfinished run.
@@ -277,21 +272,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     phrases = [f"{key} {_short(before.get(key))}, not {_short(now.get(key))}" for key in keys]
     return "; ".join(phrases[:3]) + (f"; and {len(phrases) - 3} more" if len(phrases) > 3 else "")
-
-
-def _set_aside(paths: Iterable[Path], old: Path) -> None:
-    for path in paths:
-        if os.path.lexists(path):
-            path.rename(old / f"{uuid.uuid4().hex[:8]}-{path.name}")
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears complete and durable, or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    flush(part)
-    part.replace(path)
-    flush_folder(path.parent)
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from sdm.errors import OutputError
 from sdm.files.atomic import PREFIX, Staging, check_targets, disk_errors
+from sdm.files.locks import Lock
 
 NAMES = ("map.tif", "map.zarr", "map.json")
 
@@ -199,16 +201,6 @@ def test_running_neighbour_is_left_alone(tmp_path):
     assert len(left) == 2 and left[0].startswith(PREFIX)
 
 
-def test_kill_during_publication_gives_old_outputs_back(tmp_path):
-    root = tmp_path / f"{PREFIX}dead"
-    (root / "old").mkdir(parents=True)
-    (root / "lock").touch()
-    (root / "old" / "map.json").write_text("old")
-    with Staging(tmp_path, ["other.json"]):
-        pass
-    assert content(tmp_path) == {"map.json": "old"}
-
-
 def test_someone_elses_sigterm_handler_stays(tmp_path):
     def theirs(number, frame):
         pass
@@ -222,14 +214,37 @@ def test_someone_elses_sigterm_handler_stays(tmp_path):
         signal.signal(signal.SIGTERM, before)
 
 
-def test_abandoned_staging_without_lock_goes_when_old(tmp_path):
+def test_staging_that_nobody_holds_goes_at_once(tmp_path):
+    (tmp_path / f"{PREFIX}begun").mkdir()
+    (tmp_path / f"{PREFIX}half-removed" / "new").mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / f"{PREFIX}link").symlink_to(elsewhere)
+    check_targets(tmp_path, ["a.json"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{PREFIX}link", "elsewhere"]
+
+
+def test_staging_without_locks_goes_when_old(tmp_path, monkeypatch):
+    monkeypatch.setattr(Lock, "held", False)
     root = tmp_path / f"{PREFIX}begun"
     root.mkdir()
-    with Staging(tmp_path, ["a.json"]):
-        assert root.exists()
+    check_targets(tmp_path, ["a.json"])
+    assert root.exists()
     os.utime(root, (time.time() - 1e5,) * 2)
-    with Staging(tmp_path, ["a.json"]):
-        assert not root.exists()
+    check_targets(tmp_path, ["a.json"])
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("names", [["../../precious"], ["/precious"], [".."], [5], "precious", None])
+def test_a_journal_of_paths_is_refused(tmp_path, names):
+    (tmp_path / "precious").write_text("mine")
+    folder = tmp_path / "out"
+    root = folder / f"{PREFIX}dead"
+    (root / "old").mkdir(parents=True)
+    (root / "publish.json").write_text(json.dumps({"names": [], "stale": names}))
+    with pytest.raises(OutputError, match=r"publish\.json cannot be read .*; remove .* yourself\."):
+        check_targets(folder, ["a.json"])
+    assert (tmp_path / "precious").read_text() == "mine" and root.exists()
 
 
 def test_disk_errors_are_plain_sentences(tmp_path):

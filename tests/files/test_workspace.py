@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,29 +161,6 @@ def test_outputs_of_an_earlier_run_that_are_no_longer_wanted_go(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["batch.json", "map.tif", "thesis.txt"]
 
 
-@pytest.mark.parametrize("moves", [0, 1, 2, 3])
-def test_interrupted_while_publishing_the_next_run_completes_it(tmp_path, monkeypatch, moves):
-    finish(tmp_path, "old", ASKED | {"resolution": 0.2})
-    real, count = Path.rename, [0]
-
-    def rename(path, target):
-        if path.parent.name == "new":
-            if count[0] == moves:
-                raise KeyboardInterrupt
-            count[0] += 1
-        return real(path, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", rename)
-        with pytest.raises(KeyboardInterrupt) if moves < 3 else pytest.MonkeyPatch.context():
-            finish(tmp_path, "new", overwrite=True)
-    if moves < 3:
-        assert not (tmp_path / REPORT).exists()  # nobody takes half of it for a finished run
-    assert finish(tmp_path) is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)
-    assert (tmp_path / "map.tif").read_text() == (tmp_path / "maps" / "a.png").read_text() == "new"
-
-
 @pytest.mark.parametrize("request_text", ["", "{}", "[]", '{"configuration": 5, "notes": {}}'])
 def test_a_damaged_request_is_one_sentence(tmp_path, request_text):
     (tmp_path / "batch.partial").mkdir()
@@ -198,3 +174,18 @@ def test_differences_name_both_values_of_three():
     assert differences(before, dict(before)) == ""
     assert differences(before, {**before, "a": 2, "d": "y"}) == "a 1, not 2; d nothing, not y"
     assert differences(before, {}) == "a 1, not nothing; b x, not nothing; c [1, 2], not nothing; and 1 more"
+
+
+def test_an_interrupted_run_says_what_it_keeps(tmp_path):
+    def interrupted(tiles):
+        with pytest.raises(KeyboardInterrupt) as stop, Workspace(tmp_path, NAMES) as space:
+            space.begin(ASKED, {})
+            for tile in tiles:
+                write_record(record_path(space.tiles, tile), space.tmp, [], {})
+            raise KeyboardInterrupt
+        return getattr(stop.value, "__notes__", [])
+
+    assert interrupted([]) == []
+    assert interrupted([(0, 0)]) == [
+        f"finished tiles are kept in {tmp_path / 'batch.partial'}; the same command resumes from them."
+    ]

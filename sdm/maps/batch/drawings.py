@@ -76,7 +76,7 @@ def write_pictures(group: int, work: Work) -> None:
 
 def write_species(k: int, work: Work, suffixes: Sequence[str]) -> None:
     """GeoTIFF, style and web map of one species; what an earlier run has made is kept."""
-    from sdm.files.atomic import flush
+    from sdm.files.durable import flush
     from sdm.outputs.cog import write_cog
     from sdm.outputs.style import write_qml
     from sdm.outputs.webmap import write_html

@@ -140,10 +140,14 @@ def _map_records(
 
 
 def _map(job: Job, delivery: Delivery, execution: Execution, options: MapOptions) -> None:
+    from sdm.maps.ranges import check, stand_in_note
     from sdm.maps.write import write
 
+    wanted = check(job, delivery.range)
     if not options.quiet:
         _say_names(job)
+        for k, _ in filter(lambda pair: delivery.range and not pair[1], enumerate(wanted)):
+            say(f"note: {stand_in_note(job, k)}")
     if options.dry_run:
         estimate = job.estimate(delivery.formats_or())
         print(json.dumps(estimate, indent=2)) if options.json_output else _print_estimate(estimate)
@@ -185,6 +189,8 @@ def _print_result(result: Any) -> None:
         print(f"  {score.replace('_', ' ')} {s['min']:.3f} .. {s['max']:.3f}, mean {s['mean']:.3f}; {area}")
     else:
         print("  no pixel is modelled here (all masked)")
+    if "area_km2" in result.report.get("range", {}):
+        _print_range(result.report["range"], result.report["score"]["score"])
     for one in result.report.get("cross_validation", []):
         error = "" if one["standard_error"] is None else f" ± {one['standard_error']:.2f}"
         print(f"  AUC {one['auc']:.2f}{error} against {one['against']}, in spatial blocks left out of the fit")
@@ -195,3 +201,10 @@ def _print_result(result: Any) -> None:
         )
     for path in result.files.values():
         print(f"  {path}")
+
+
+def _print_range(found: dict[str, Any], score: str) -> None:
+    area = f"{found['area_km2']:,.0f} km2"
+    if "low" in found:
+        area += f" (low {found['low']['area_km2']:,.0f}, high {found['high']['area_km2']:,.0f})"
+    print(f"  range {found['rule']}: {score.replace('_', ' ')} from {found['threshold']:.3f}, {area}")

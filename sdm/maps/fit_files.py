@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sdm.maps.fits import FittedSpecies
     from sdm.outputs.blocks import Source
     from sdm.records.evaluate import CrossValidation
+    from sdm.records.thresholds import RangeArea
     from sdm.records.validation import Case
 
 RECORDS = "-records.csv"
@@ -32,7 +33,12 @@ def fit_suffixes(job: Job, k: int) -> tuple[str, ...]:
 
 
 def write_fit_files(
-    job: Job, k: int, path: Callable[[str], Path], source: Source, files: dict[str, str]
+    job: Job,
+    k: int,
+    path: Callable[[str], Path],
+    source: Source,
+    files: dict[str, str],
+    found: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Write what a fit leaves beside the k-th map.
 
@@ -42,6 +48,7 @@ def write_fit_files(
     path : where a file of a name goes.
     source : the values of the map, shape (y, x).
     files : names of its other files by their kind.
+    found : the range on it, as reports have it.
 
     Returns
     -------
@@ -59,11 +66,17 @@ def write_fit_files(
     one.fitted.save(path(f"{stem}{FIT}"))
     if not job.asked.source.evaluate:
         return []
-    return _write_review(one.case, job, k, [path(f"{stem}{suffix}") for suffix in REVIEW], source, files)
+    return _write_review(one.case, job, k, [path(f"{stem}{suffix}") for suffix in REVIEW], source, files, found)
 
 
 def _write_review(
-    case: Case, job: Job, k: int, paths: list[Path], source: Source, files: dict[str, str]
+    case: Case,
+    job: Job,
+    k: int,
+    paths: list[Path],
+    source: Source,
+    files: dict[str, str],
+    found: dict[str, Any] | None,
 ) -> list[dict[str, Any]]:
     """Write the report as a page and as JSON, and the ODMAP protocol; returns the AUCs."""
     from sdm.records.odmap import write_odmap
@@ -73,13 +86,23 @@ def _write_review(
     review = review_case(case)
     geobox, quantity = job.grid.geobox, job.plan.targets[k].score.phrase.format(job.resolutions[k].taxon.name)
     links = {LINKS[kind]: name for kind, name in files.items() if kind in LINKS}
-    report = review.report(MapPicture(source, geobox, quantity), links=links)
+    report = review.report(MapPicture(source, geobox, quantity), area=_range_area(found), links=links)
     write_report(paths[0], report)
     write_json(paths[1], report)
     region = job.asked.area.region
     boundary = "rectangle" if region is None else Path(str(region)).name if isinstance(region, str | Path) else "region"
-    write_odmap(paths[2], review.protocol(geobox, boundary=boundary))
+    write_odmap(paths[2], review.protocol(geobox, boundary=boundary, rule=found["rule"] if found else ""))
     return _headline(review.validation)
+
+
+def _range_area(found: dict[str, Any] | None) -> RangeArea | None:
+    """The range as the report of a fit shows it."""
+    if found is None:
+        return None
+    from sdm.records.thresholds import RangeArea
+
+    low, high = (found[side]["area_km2"] if side in found else None for side in ("low", "high"))
+    return RangeArea(found["area_km2"], low, high, found["rule"], found["low_and_high"])
 
 
 def _headline(validation: CrossValidation | None) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ from sdm.grid import Tile
 from sdm.maps.fit_files import fit_suffixes, write_fit_files
 from sdm.maps.memory import give_memory_back
 from sdm.maps.plan import Job
+from sdm.maps.ranges import SUFFIXES as RANGE
+from sdm.maps.ranges import Range, check, stand_in_note, write_range
 from sdm.maps.report import describe, report, surrounding_countries
 from sdm.models.device import local_device
 from sdm.request import Delivery, Execution
@@ -28,10 +30,11 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from sdm.files.atomic import Staging
+    from sdm.outputs.blocks import Source
     from sdm.outputs.metadata import MapMetadata
     from sdm.outputs.statistics import Summary
 
-LINKS = {"tif": "GeoTIFF", "zarr": "Zarr", "json": "report"}
+LINKS = {"tif": "GeoTIFF", "zarr": "Zarr", "json": "report", "range.gpkg": "range"}
 """Labels of the files the web map links to."""
 SUFFIXES = {"cog": (".tif", ".qml"), "zarr": (".zarr",), "html": (".html",)}
 """Files of a format."""
@@ -64,6 +67,8 @@ def write_maps(
     job : from `sdm.plan`.
     out : the folder.
     formats : any of cog, zarr, html; by default all.
+    range : rule of a range to write as well: `"0.5"`, `"precision=0.9"`, `"recall=0.9"`, `"area"`; of fits to records
+        also `"mtp"`, `"p10"`, `"equal"`, `"max-tss"`.
     overwrite : replace existing outputs.
     threads : tiles at once in this process.
     workers : so many processes of this machine, with `threads` tiles at once in each (default 1).
@@ -75,6 +80,7 @@ def write_maps(
     Raises
     ------
     OutputError : an output exists (without `overwrite`) or cannot be written.
+    RequestError : a range is asked for by a rule that has no meaning for a map.
     ClusterError : a cluster does not answer or loses its workers.
     """
     delivery, execution = delivery_and_execution(out, job.plan.device, options)
@@ -102,13 +108,14 @@ def write(
     formats, out = delivery.formats_or(), Path(delivery.out)
     tell = progress or (lambda stage, done, total: None)
     kept = [suffix for f in formats for suffix in SUFFIXES[f]] + [".json"]
-    extra = [fit_suffixes(job, k) for k in range(len(job.slugs))]
+    ranged = check(job, delivery.range)
+    extra = [(*(RANGE if with_range else ()), *fit_suffixes(job, k)) for k, with_range in enumerate(ranged)]
     names = [f"{stem}{suffix}" for stem, own in zip(job.slugs, extra, strict=True) for suffix in (*kept, *own)]
     check_targets(out, names, overwrite=delivery.overwrite)
     if not on_cluster(execution):
         local_device(job.plan.device)
     with open_client(execution) as client, Staging(out, names, overwrite=delivery.overwrite) as staging:
-        writer = _Writer(job, formats, kept, staging, command)
+        writer = _Writer(job, delivery, kept, staging, command)
         writer.compute(execution, client, tell)
         results = []
         for k, stem in enumerate(job.slugs):
@@ -125,8 +132,9 @@ def write(
 class _Writer:
     """The outputs of a job in its staging folder. The tiles go through Zarr stores, which bounds the memory."""
 
-    def __init__(self, job: Job, formats: Sequence[str], kept: Sequence[str], staging: Staging, command: str) -> None:
-        self.job, self.formats, self.kept, self.staging, self.command = job, formats, kept, staging, command
+    def __init__(self, job: Job, delivery: Delivery, kept: Sequence[str], staging: Staging, command: str) -> None:
+        self.job, self.kept, self.staging, self.command = job, kept, staging, command
+        self.formats, self.rule, self.ranged = delivery.formats_or(), delivery.range, check(job, delivery.range)
         # Absolute: a worker has its own working folder.
         self.scratch = staging.path(f"{job.slugs[0]}{kept[-1]}").parent.absolute()
         self.stores = [self.scratch / f"{stem}.zarr" for stem in job.slugs]
@@ -169,20 +177,41 @@ class _Writer:
             summaries = [summarise_band(layer, geobox, band) for layer, band in zip(bands, meta.bands, strict=True)]
             summary = replace(summarise(array, geobox), bands=tuple(summaries))
         give_memory_back()
-        files = {suffix[1:]: f"{stem}{suffix}" for suffix in (*self.kept, *fit_suffixes(self.job, k))}
+        found = self._write_range(k, array, bands)
+        kept = (*self.kept, *(RANGE if found else ()), *fit_suffixes(self.job, k))
+        files = {suffix[1:]: f"{stem}{suffix}" for suffix in kept}
         if "html" in self.formats:
             links = {LINKS[kind]: name for kind, name in files.items() if kind in LINKS}
-            write_html(self.staging.path(f"{stem}.html"), array, meta, self.countries, links, bands=bands)
+            outline = found.outline if found else None
+            path = self.staging.path(f"{stem}.html")
+            write_html(path, array, meta, self.countries, links, bands=bands, outline=outline)
         timings = {
             "tiles_s": round(self.encoded - self.started, 3),
             "written_s": round(time.time() - self.encoded, 3),
         }
-        review = write_fit_files(self.job, k, self.staging.path, array, files)
+        review = write_fit_files(self.job, k, self.staging.path, array, files, found.entry if found else None)
         measured = {"statistics": summary.to_dict(), **_trust(meta, summary), "timings": timings, "files": files}
+        measured |= self._range_entry(k, found)
         measured |= {"cross_validation": review} if review else {}
         content = report(self.job, k, self.device, self.command, **measured)
         sidecar.write_json(self.staging.path(f"{stem}.json"), content)
         return content
+
+    def _write_range(self, k: int, array: Source, bands: Sequence[Source]) -> Range | None:
+        """Write the range on the k-th map, where one is wanted."""
+        if not self.ranged[k]:
+            return None
+        paths = [self.staging.path(f"{self.job.slugs[k]}{suffix}") for suffix in RANGE]
+        named = {band.name: layer for band, layer in zip(self.metadata[k].bands, bands, strict=True)}
+        return write_range(self.job, k, self.rule, paths, array, named, self.command)
+
+    def _range_entry(self, k: int, found: Range | None) -> dict[str, Any]:
+        """The entry of the range in the report of the k-th map; {} where none was asked for."""
+        if self.rule is None:
+            return {}
+        return {
+            "range": {"rule": str(self.rule), "omitted": stand_in_note(self.job, k)} if found is None else found.entry
+        }
 
     def remove_scratch(self) -> None:
         """Remove the stores that are not among the outputs."""

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    import shapely
     from geopandas import GeoDataFrame
 
 Window = tuple[float, float, float, float]
@@ -36,6 +37,23 @@ def land_and_borders(countries: "GeoDataFrame", window: Window, extent: float) -
         texts = _geojson(_land(pieces, tolerance), digits), _geojson(_lines(pieces, window), digits)
         if sum(map(len, texts)) <= _MAX_BYTES:
             return texts
+        tolerance *= 1.6
+
+
+def outline(polygons: "shapely.Geometry", window: Window, extent: float) -> str:
+    """GeoJSON text of the outline of polygons in degrees, within `window`; arguments as of `land_and_borders`."""
+    import shapely
+
+    pieces = _in_window(np.array([polygons], dtype=object), window)
+    if not len(pieces):
+        return shapely.to_geojson(shapely.MultiPolygon())
+    tolerance = extent / _PIXELS
+    while True:
+        simple = _polygons(shapely.make_valid(shapely.simplify(pieces, tolerance, preserve_topology=False)))
+        lines = _lines(simple, window) if len(simple) else shapely.MultiLineString()
+        text = _geojson(lines, max(0, math.ceil(-math.log10(tolerance)) + 1))
+        if len(text) <= _MAX_BYTES:
+            return text
         tolerance *= 1.6
 
 

@@ -31,10 +31,11 @@ def iter_blocks(source: Source, max_pixels: int = 1 << 20) -> Iterator[tuple[sli
     for top, bottom in _joined(row_edges, max(1, max_pixels // max(1, min(width, max_pixels)))):
         for left, right in _joined(column_edges, max(1, max_pixels // (bottom - top))):
             rows, columns = slice(top, bottom), slice(left, right)
-            yield rows, columns, _load(source, rows, columns)
+            yield rows, columns, load(source, rows, columns)
 
 
-def _load(source: Source, rows: slice, columns: slice) -> np.ndarray:
+def load(source: Source, rows: slice, columns: slice) -> np.ndarray:
+    """A block of the source, as `iter_blocks` yields it."""
     part: Any = source[rows, columns]
     if hasattr(part, "values"):  # a DataArray; to check its type would load xarray
         if part.chunks is not None:

@@ -108,6 +108,34 @@ def write_qml(path: Path, metadata: MapMetadata, opacity: float = 1.0) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+IN_RANGE, OUTSIDE = "#2a3670", "#e9e8e0"
+"""Colours of the places inside and outside a range; the first is near the dark end of the ramp."""
+
+
+def write_range_qml(path: Path, rule: str) -> None:
+    """Write a QGIS 3 style of a raster of 1 (in the range, by `rule`) and 0. Raises OutputError."""
+    labels = {1: (IN_RANGE, f"Range ({rule})"), 0: (OUTSIDE, "Outside the range")}
+    entries = "\n".join(
+        f'        <paletteEntry value="{value}" color="{colour}" alpha="255" label={_attribute(label)}/>'
+        for value, (colour, label) in labels.items()
+    )
+    text = f"""<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
+<qgis version="3.22" styleCategories="AllStyleCategories" maxScale="0" minScale="1e+08" hasScaleBasedVisibilityFlag="0">
+  <pipe>
+    <rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">
+      <rasterTransparency/>
+      <colorPalette>
+{entries}
+      </colorPalette>
+    </rasterrenderer>
+  </pipe>
+  <blendMode>0</blendMode>
+</qgis>
+"""
+    with disk_errors(path):
+        path.write_text(text, encoding="utf-8")
+
+
 def _attribute(value: object) -> str:
     return quoteattr(f"{value:.12g}" if isinstance(value, float) else str(value))
 

@@ -21,6 +21,7 @@ from odc.geo.geobox import GeoBox
 from sdm.files.atomic import disk_errors
 from sdm.outputs import cube
 from sdm.outputs.basemap import land_and_borders
+from sdm.outputs.basemap import outline as range_outline
 from sdm.outputs.escape import html_text, relative_link, script_value
 from sdm.outputs.metadata import Band, MapMetadata, one_line
 from sdm.outputs.overlay import LEVELS, MAX_LATITUDE, Flags, Overlay, palette, warp, warp_flags
@@ -28,6 +29,7 @@ from sdm.outputs.style import RAMP
 from sdm.outputs.zarr_store import open_map
 
 if TYPE_CHECKING:
+    import shapely
     import xarray as xr
     from geopandas import GeoDataFrame
 
@@ -48,6 +50,7 @@ def write_html(
     *,
     geobox: GeoBox | None = None,
     bands: "Sequence[Source]" = (),
+    outline: "tuple[str, shapely.Geometry] | None" = None,
 ) -> None:
     """Write a self-contained interactive map.
 
@@ -70,6 +73,8 @@ def write_html(
         The grid of a source without georeference.
     bands
         The layers of `metadata.bands`, in order.
+    outline
+        A name and polygons in degrees, (lon, lat), whose outline is a layer that can be switched off.
 
     Raises
     ------
@@ -90,7 +95,7 @@ def write_html(
     if limited:
         flags = warp_flags([layer for layer, _ in limited], [band.limit or 0.0 for _, band in limited], geobox)
         hatch = None if flags is None else _Hatch(flags, [band for _, band in limited])
-    page = _page(overlay, metadata, countries, links or {}, hatch)
+    page = _page(overlay, metadata, countries, links or {}, hatch, outline)
     with disk_errors(path):
         path.write_text(page, encoding="utf-8")
 
@@ -101,6 +106,7 @@ def _page(
     countries: "GeoDataFrame | None",
     links: Mapping[str, str],
     hatch: "_Hatch | None",
+    outline: "tuple[str, shapely.Geometry] | None",
 ) -> str:
     bounds = (-180.0, -60.0, 180.0, 75.0)
     if overlay is not None:
@@ -128,6 +134,9 @@ def _page(
         figure.header.add_child(_Inline("style", _asset("hatch.css")), name="hatch_style")
         figure.header.add_child(_Inline("script", _asset("hatch.js")), name="hatch_library")
         _named(hatch.over(bounds), "hatch").add_to(figure_map)
+    if outline is not None:
+        name, polygons = outline
+        _named(_Outline(html_text(name), range_outline(polygons, window, extent)), "outline").add_to(figure_map)
     if shapes:
         _named(_Borders("Coasts and borders", shapes[1]), "borders").add_to(figure_map)
     _named(folium.LayerControl(position="topright"), "layers").add_to(figure_map)
@@ -257,6 +266,21 @@ class _Borders(Layer):
     def __init__(self, name: str, shapes: str) -> None:
         super().__init__(name=name, overlay=True, show=True)
         self._name = "Borders"
+        self.shapes = shapes  # GeoJSON from shapely, which contains no foreign text
+
+
+class _Outline(Layer):
+    """The outline of a range over the map."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}"
+        "var {{ this.get_name() }} = sdmOutline({{ this._parent.get_name() }}, {{ this.shapes }});"
+        "{% endmacro %}"
+    )
+
+    def __init__(self, name: str, shapes: str) -> None:
+        super().__init__(name=name, overlay=True, show=True)
+        self._name = "Outline"
         self.shapes = shapes  # GeoJSON from shapely, which contains no foreign text
 
 

@@ -23,9 +23,11 @@ from sdm.records.likelihood import Solution
 from sdm.records.members import Ensemble, Maxent, Ridge, Trees
 from sdm.records.prior import SpeciesPrior, species_prior
 from sdm.records.table import Records
+from sdm.records.thresholds import threshold
 from sdm.records.training import RidgeDesign, Training, grow_maxent, grow_trees, ridge_design
 from sdm.records.trust import LEVELS, Reference
 from sdm.request import Sampling
+from sdm.request.ranges import FROM_RECORDS
 from sdm.request.records import FitOptions
 
 JOINED_FROM = 30
@@ -190,6 +192,7 @@ def fit_training(
     if space is None:
         space = covariate_space(places[1], quantiles)
     reference = Reference.of(space, places[1], training.presence, options.seed)
+    info = replace(info, thresholds=_thresholds(training, core.values(training.features)))
     weight = training.weights()
     parts = contributions(ensemble, covariates, {}, places[1])
     typical = {name: float(np.average(values, weights=weight)) for name, values in parts.items()}
@@ -244,6 +247,13 @@ def fit_core(
     logit = ensemble.logit(training.features.embedding, training.features.environment)
     calibration = _calibration(training, logit, prior, options, evidence is None or evidence.accepted)
     return Core(ensemble, calibration, evidence, notes)
+
+
+def _thresholds(training: Training, values: np.ndarray) -> dict[str, float]:
+    """The values that the rules of thresholds give for the places of a fit."""
+    other = values[~training.presence] if training.absences or not training.random.any() else values[training.random]
+    presence = values[training.presence]
+    return {rule: threshold(rule, presence, other).value for rule in FROM_RECORDS}
 
 
 def informative(training: Training, covariates: Covariates) -> tuple[np.ndarray, tuple[str, ...]]:

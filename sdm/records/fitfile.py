@@ -295,6 +295,8 @@ def _numbers(value: Any) -> dict[str, float]:
 def _info(value: Any) -> FitInfo:
     """Every field of the right type, and words that are known; other text is escaped where it is shown."""
     hints = get_type_hints(FitInfo)
+    if isinstance(value, dict):
+        value = {"thresholds": {}} | value  # earlier files have none
     if not isinstance(value, dict) or set(value) != set(hints):
         raise RecordsError("where it comes from is not described.")
     for name, hint in hints.items():
@@ -333,6 +335,7 @@ _CHECKS: dict[Any, Callable[[Any], bool]] = {
     tuple[str, ...]: _is_texts,
     tuple[float, float, float, float]: lambda v: isinstance(v, list) and len(v) == 4 and all(map(_is_number, v)),
     dict[str, int]: lambda v: isinstance(v, dict) and all(map(_is_integer, v.values())),
+    dict[str, float]: lambda v: isinstance(v, dict) and all(map(_is_number, v.values())),
     dict[str, str]: lambda v: isinstance(v, dict) and all(isinstance(item, str) for item in v.values()),
 }
 """What JSON values a field of `FitInfo` of each type may have."""

@@ -52,6 +52,8 @@ class FitInfo:
     """Of the records."""
     licences: dict[str, int] = field(default_factory=dict)
     """Of the records, and how many are under each."""
+    thresholds: dict[str, float] = field(default_factory=dict)
+    """Values by the rules of `sdm.request.ranges.FROM_RECORDS`, from the places of the fit."""
     seed: int = 0
     software: str = f"taxabind-map {__version__}"
 

@@ -597,10 +597,12 @@ def _thresholds(report: Report) -> str:
             f"<tbody>{rows}</tbody></table></div>"
         )
     if report.area:
-        text = f"The range covers {_km2(report.area.km2)} km² on the WGS 84 ellipsoid"
+        rule = f" by the rule {html_text(report.area.rule)}" if report.area.rule else ""
+        text = f"The range{rule} covers {_km2(report.area.km2)} km² on the WGS 84 ellipsoid"
         if report.area.low_km2 is not None and report.area.high_km2 is not None:
             text += (
-                f"; 90 % of the bootstrap refits give {_km2(report.area.low_km2)} to {_km2(report.area.high_km2)} km²"
+                f"; low and high: {_km2(report.area.low_km2)} and {_km2(report.area.high_km2)} km², "
+                f"{html_text(report.area.bounds)}"
             )
         parts.append(f"<p>{text}.</p>")
     return "".join(parts)

@@ -28,6 +28,7 @@ from sdm.records.table import Records
 from sdm.records.thresholds import Threshold, threshold
 from sdm.records.training import Training, grow_maxent, grow_trees
 from sdm.records.variables import in_units, variable_name
+from sdm.request.ranges import FROM_RECORDS
 from sdm.request.records import FitOptions
 
 METHOD = "This map"
@@ -51,7 +52,6 @@ _GROUP_NAMES = {
     "surroundings": "Surroundings",
 }
 """Groups of a model's variables, as importance names them."""
-_RULES = ("mtp", "p10", "equal", "maxtss")
 _RAW = ("climate", "terrain")
 """Groups of a model's variables that Maxent and forest are given, as analysts do."""
 
@@ -278,7 +278,7 @@ def thresholds(case: Case, pool: Pool) -> tuple[Threshold, ...]:
         land = places.kind == "land"
         background = _values(case.fitted, pool.features.select(land)) if land.any() else value[~training.presence]
     presence = value[training.presence]
-    return tuple(threshold(rule, presence, background, absence=absence) for rule in _RULES)
+    return tuple(threshold(rule, presence, background, absence=absence) for rule in FROM_RECORDS)
 
 
 def importances(case: Case, validated: Validated) -> tuple[Importance, ...]:

@@ -1,7 +1,7 @@
 """The options of a request, checked once. Only the standard library is imported here.
 
 `parts` has the options in groups, frozen dataclasses; `options` how an option is declared and what follows from it;
-`box` the box in degrees, `months` the month, `choices` the words that options may be.
+`box` the box in degrees, `months` the month, `ranges` the rule of a range, `choices` the words that options may be.
 """
 
 from sdm.request.box import BBox
@@ -17,6 +17,7 @@ from sdm.request.parts import (
     Sampling,
     Storage,
 )
+from sdm.request.ranges import RangeRule
 from sdm.request.records import CleanOptions, FitOptions, ReadOptions, RecordsSource
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "MapRequest",
     "ModelRef",
     "Query",
+    "RangeRule",
     "ReadOptions",
     "RecordsSource",
     "Sampling",

@@ -22,6 +22,7 @@ from sdm.request.choices import (
 )
 from sdm.request.months import parse_month
 from sdm.request.options import Composed, Option, Options, several, whole_number
+from sdm.request.ranges import RangeRule
 from sdm.request.records import CleanOptions, FitOptions, ReadOptions, RecordsSource
 
 EVIDENCE = "Other evidence (needs --model taxabind)"
@@ -307,6 +308,18 @@ class Delivery(Options):
         ),
     ] = None
     """A tuple of formats; None: those usual for what is written."""
+    range: Annotated[
+        Any,
+        Option(
+            "Also write the range, as a raster of 1 and 0 and as polygons. RULE: a number such as 0.5, precision=P, "
+            "recall=R, area (as large as the expected area); for fits to records also mtp, p10, max-tss, equal "
+            "(equal-sensitivity-specificity).",
+            panel="Output",
+            metavar="RULE",
+            kind=str,
+        ),
+    ] = None
+    """A `RangeRule`, or what it can be parsed from."""
     overwrite: Annotated[
         bool,
         Option(
@@ -316,7 +329,10 @@ class Delivery(Options):
     ] = False
 
     def __post_init__(self) -> None:
-        self._set(formats=None if self.formats is None else parse_formats(self.formats))
+        self._set(
+            formats=None if self.formats is None else parse_formats(self.formats),
+            range=None if self.range is None else RangeRule.parse(self.range),
+        )
 
     def formats_or(self, usual: Sequence[str] = FORMATS) -> tuple[str, ...]:
         """The formats asked for, or the usual ones."""

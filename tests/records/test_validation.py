@@ -171,7 +171,7 @@ def test_thresholds_are_those_of_the_values_of_the_map(case, reviewed):
     value = case.fitted.values(training.features.embedding, training.features.environment).astype(float)
     seen, land = value[training.presence], value[training.random]
     by_rule = {one.rule: one for one in reviewed.thresholds}
-    assert list(by_rule) == ["mtp", "p10", "equal", "maxtss"]
+    assert list(by_rule) == ["mtp", "p10", "equal", "max-tss"]
     assert by_rule["mtp"].value == seen.min() and by_rule["mtp"].sensitivity == 1
     assert by_rule["p10"].value == np.sort(seen)[6]
     for one in by_rule.values():
@@ -212,13 +212,13 @@ def test_report_and_protocol_say_what_was_done(reviewed, case, tmp_path):
     assert numbers["records"]["presences"] == 60 and numbers["probability"] is False
     first = numbers["cross_validation"]["results"][0]
     assert first["method"] == METHOD and first["mean"]["auc"] == block_auc(reviewed.validation)
-    assert [one["rule"] for one in numbers["thresholds"]] == ["mtp", "p10", "equal", "maxtss"]
+    assert [one["rule"] for one in numbers["thresholds"]] == ["mtp", "p10", "equal", "max-tss"]
     compared = f"{case.training.random.sum()} random places on land within 200 km of the records: no records of other"
     assert numbers["provenance"]["Compared with"].startswith(compared)
     page = (tmp_path / "a.html").read_text()
     assert "Planta inventa" in page and case.fitted.info.method in page and "a.tif" in page
 
-    write_odmap(tmp_path / "a.csv", reviewed.protocol(grid, rule="maxtss"))
+    write_odmap(tmp_path / "a.csv", reviewed.protocol(grid, rule="max-tss"))
     rows = list(csv.DictReader((tmp_path / "a.csv").open()))
     values = {(row["subsection"], row["element"]): row["Value"] for row in rows}
     told = {element: text for (_, element), text in values.items() if text}
@@ -229,7 +229,7 @@ def test_report_and_protocol_say_what_was_done(reviewed, case, tmp_path):
     assert "linear, quadratic, hinge" in told["Model settings (fitting)"]
     assert "waves; noise; soil" in told["Predictor variables"]
     assert "over 2 bootstrap refits" in told["Parameter uncertainty"]
-    chosen = next(one for one in reviewed.thresholds if one.rule == "maxtss")
+    chosen = next(one for one in reviewed.thresholds if one.rule == "max-tss")
     assert f"{chosen.value:.4g}" in " ".join(told.values())
 
 

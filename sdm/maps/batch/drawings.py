@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sdm.files import records, workspace
+from sdm.maps import ranges
 from sdm.maps.batch import tiles
 from sdm.maps.batch.texts import ENCODING, PAGE, PICTURES, RICHNESS, SPECIES
 from sdm.maps.batch.tiles import Work
@@ -74,6 +75,25 @@ def write_pictures(group: int, work: Work) -> None:
         (work.new / PICTURES / f"{stem}.png").write_bytes(png(picture))
 
 
+def write_species_range(k: int, work: Work) -> tuple[int, dict[str, float]]:
+    """The range of one species, as raster, style and polygons; returns its number and the numbers of the range.
+
+    What an earlier run has made is kept.
+    """
+    from sdm.files.durable import flush
+
+    assert work.rule is not None
+    names = [f"{work.batch.stems[k]}{suffix}" for suffix in ranges.SUFFIXES]
+    folder, parts = work.new / SPECIES, [work.tmp / name for name in names]
+    if not all((folder / name).exists() for name in names):
+        layer = cube.Layer(work.store, work.metadata.variable, k)
+        ranges.write_range(work.batch.job, k, work.rule, parts, layer, command=work.command)
+        for part in parts:
+            flush(part)
+            part.replace(folder / part.name)
+    return k, ranges.read_entry(folder / names[0])
+
+
 def write_species(k: int, work: Work, suffixes: Sequence[str]) -> None:
     """GeoTIFF, style and web map of one species; what an earlier run has made is kept."""
     from sdm.files.durable import flush
@@ -97,9 +117,18 @@ def write_species(k: int, work: Work, suffixes: Sequence[str]) -> None:
             write_qml(part, meta)
         else:
             links = {"GeoTIFF": f"{stem}.tif"} if "tif" in suffixes else {}
-            write_html(part, layer, meta, _country_outlines(work), links, geobox=work.plan.grid.geobox)
+            outline = _range_outline(k, work)
+            write_html(part, layer, meta, _country_outlines(work), links, geobox=work.plan.grid.geobox, outline=outline)
         flush(part)  # a later run takes what has its name for complete
         part.replace(folder / part.name)
+
+
+def _range_outline(k: int, work: Work) -> tuple[str, Any] | None:
+    """The outline of the range of one species, where one was written."""
+    from sdm.outputs.geopackage import read_polygons
+
+    path = work.new / SPECIES / f"{work.batch.stems[k]}{ranges.SUFFIXES[-1]}"
+    return (f"Range ({work.rule})", read_polygons(path, "range")) if path.exists() else None
 
 
 _outlines: dict[Path, Any] = {}

@@ -20,7 +20,7 @@ from sdm.names import Resolution
 from sdm.names.habitat import mask_for
 from sdm.names.lists import Asked, distinct, read_names
 from sdm.outputs.cube import SPECIES as SPECIES_PER_CHUNK
-from sdm.request import ListOptions, MapRequest, ModelRef
+from sdm.request import ListOptions, MapRequest, ModelRef, RangeRule
 from sdm.request.choices import parse_device
 from sdm.request.months import month_name
 
@@ -173,8 +173,8 @@ def _numbered(rows: Sequence[Row]) -> tuple[tuple[Row, ...], list[Resolution]]:
     return tuple(numbered), resolutions
 
 
-def configuration(batch: Batch, formats: Sequence[str], device: str) -> dict[str, Any]:
-    """Everything that the bytes of the outputs depend on, by names a user understands."""
+def configuration(batch: Batch, formats: Sequence[str], device: str, rule: RangeRule | None = None) -> dict[str, Any]:
+    """Everything that the bytes of the outputs depend on, by names a user understands; `rule`: of ranges."""
     job, plan = batch.job, batch.job.plan
     grid = job.grid
     listed = [
@@ -209,6 +209,7 @@ def configuration(batch: Batch, formats: Sequence[str], device: str) -> dict[str
         "tile size": grid.tile_size,
         "threshold": batch.threshold,
         **({"fits": of_parts(fit.identity for fit in job.fits)} if job.fits else {}),
+        **({"range": str(rule)} if rule is not None else {}),
         "format": ",".join(["zarr", *formats]),
         "device": device,
     }

@@ -15,8 +15,9 @@ from sdm.engine.cluster import ClusterWarning, on_cluster, open_client
 from sdm.engine.tasks import run_tasks
 from sdm.files import records, workspace
 from sdm.grid import Tile
-from sdm.maps.batch.drawings import draw, drawings, write_species
+from sdm.maps.batch.drawings import draw, drawings, write_species, write_species_range
 from sdm.maps.batch.plan import Batch, configuration, plan_batch, species_suffixes
+from sdm.maps.batch.ranges import check_ranges, note_ranges
 from sdm.maps.batch.records import write_fits
 from sdm.maps.batch.summary import batch_report, read_summary, summary, write_page, write_summary
 from sdm.maps.batch.texts import PAGE, PICTURES, RICHNESS, SPECIES, STORE, SUMMARY
@@ -83,6 +84,7 @@ def write_batch(
     batch : from `plan_batch`.
     out : the folder.
     formats : cog and html, per species, into its folder `species`.
+    range : rule of ranges to write as well, per species; see `sdm.write_maps`.
     overwrite : replace another batch, finished or not.
     threads, workers, scheduler_address : where tiles are computed, as of `sdm.write_maps`.
     command, progress : as of `sdm.write_maps`.
@@ -105,24 +107,35 @@ def write_list(
     job = batch.job
     # Another kind of device rounds differently. On a cluster that is for its workers to say.
     device = job.plan.device if on_cluster(execution) else local_device(job.plan.device).partition(":")[0]
-    suffixes = species_suffixes(formats)
+    suffixes, ranged = species_suffixes(formats), check_ranges(batch, delivery.range)
     names = [STORE, *(f"{RICHNESS}.{s}" for s in ("tif", "qml", "html")), PICTURES, SUMMARY, PAGE, workspace.REPORT]
-    names += [SPECIES] if suffixes or job.fits else []
-    asked = configuration(batch, formats, device)
+    names += [SPECIES] if suffixes or job.fits or ranged else []
+    asked = configuration(batch, formats, device, delivery.range)
     with workspace.Workspace(out, names, overwrite=delivery.overwrite) as space, open_client(execution) as client:
         begun = space.begin(asked, {"command": command, "started": _now()})
         if begun is None:
             finished = workspace.read_report(space.folder)
             return BatchResult(out, read_summary(space.folder / SUMMARY), finished or {}, computed=False)
-        run = _Run(batch, Work.of(batch, space, begun["command"]), space, execution, client, progress or _silent)
+        run = _Run(
+            batch,
+            Work.of(batch, space, begun["command"], delivery.range),
+            space,
+            execution,
+            client,
+            progress or _silent,
+        )
         totals, devices = run.tiles()
+        found = run.ranges(ranged)
         richness = run.pictures(float(totals["highest"]), suffixes)
         if job.fits:
             write_fits(batch, space.new / SPECIES)
-        rows = summary(batch, totals, suffixes)
+        rows = summary(batch, totals, suffixes, found)
+        note_ranges(batch, rows, delivery.range)
         write_summary(run.work, rows)
         write_page(run.work, rows, suffixes)
         report = batch_report(batch, asked, devices, begun["command"]) | {"richness": richness, "outputs": names}
+        if delivery.range is not None:
+            report["range"] = {"rule": str(delivery.range), "meaning": delivery.range.meaning, "species": len(found)}
         report["run"] = {"started": begun["started"], "written": _now(), **run.timings()}
         sidecar.write_json(space.new / workspace.REPORT, report)
         space.publish()
@@ -162,6 +175,21 @@ class _Run:
         self.encoded, self.computed = time.time(), len(missing)
         give_memory_back()
         return _collected(work, tiles)
+
+    def ranges(self, numbers: Sequence[int]) -> dict[int, dict[str, float]]:
+        """Write the ranges of some species; returns their numbers."""
+        found: dict[int, dict[str, float]] = {}
+        if not numbers:
+            return found
+        (self.space.new / SPECIES).mkdir(exist_ok=True)
+        self.tell("ranges", 0, len(numbers))
+
+        def one(result: tuple[int, dict[str, float]]) -> None:
+            found.update([result])
+            self.tell("ranges", len(found), len(numbers))
+
+        self._run(write_species_range, numbers, (self.work,), one)
+        return found
 
     def pictures(self, highest: float, suffixes: Sequence[str]) -> dict[str, Any]:
         """Draw pictures, the map of the sum and the files per species; returns the statistics of the map of the sum."""

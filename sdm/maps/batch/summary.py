@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sdm.files import workspace
+from sdm.maps import ranges
 from sdm.maps.batch.plan import Batch, Row
 from sdm.maps.batch.texts import (
     ENCODING,
@@ -52,6 +53,8 @@ COLUMNS = (
     "min",
     "expected_precision",
     "expected_recall",
+    "range_threshold",
+    "range_area_km2",
     "store_index",
     "picture",
     "files",
@@ -60,11 +63,16 @@ COLUMNS = (
 )
 
 
-def summary(batch: Batch, totals: Mapping[str, np.ndarray], suffixes: Sequence[str]) -> list[dict[str, Any]]:
+def summary(
+    batch: Batch,
+    totals: Mapping[str, np.ndarray],
+    suffixes: Sequence[str],
+    found: Mapping[int, Mapping[str, float]] | None = None,
+) -> list[dict[str, Any]]:
     """The rows of `summary.csv`, in the order of the list; docs/batch.md says what the columns are.
 
     `totals`: by name an array with an entry per taxon, or a single number, over all tiles.
-    `suffixes`: of the files per species.
+    `suffixes`: of the files per species. `found`: the ranges that were written, by the number of the taxon.
     """
     rows = []
     per_taxon = {name: values for name, values in totals.items() if values.ndim}
@@ -77,6 +85,11 @@ def summary(batch: Batch, totals: Mapping[str, np.ndarray], suffixes: Sequence[s
             is_probability = batch.job.plan.targets[row.target].score.name == "probability"
             line |= _measures(measured, row.resolution.known and is_probability, is_probability)
             line["threshold"] = _number(batch.threshold)
+            if found and row.target in found:
+                one = found[row.target]
+                line |= {"range_threshold": one["threshold"], "range_area_km2": _number(one["area_km2"])}
+                files = [f"{SPECIES}/{batch.stems[row.target]}{suffix}" for suffix in ranges.SUFFIXES]
+                line["files"] = ";".join(filter(None, [line["files"], *files]))
         rows.append(line)
     return rows
 

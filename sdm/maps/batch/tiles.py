@@ -21,6 +21,7 @@ from sdm.outputs import cube, gallery
 from sdm.outputs.metadata import MapMetadata
 from sdm.outputs.overlay import levels
 from sdm.outputs.statistics import PixelArea
+from sdm.request import RangeRule
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -40,16 +41,18 @@ class Work:
     tmp: Path
     new: Path
     command: str
+    rule: RangeRule | None = None
+    """Of the ranges that are written as well."""
 
     @classmethod
-    def of(cls, batch: Batch, space: workspace.Workspace, command: str) -> Work:
+    def of(cls, batch: Batch, space: workspace.Workspace, command: str, rule: RangeRule | None = None) -> Work:
         """For a batch in a workspace."""
         # Absolute: a worker has its own working folder.
         new, tmp, tiles = (path.absolute() for path in (space.new, space.tmp, space.tiles))
         # The records and training places of fits stay here: no task needs them.
         fits = tuple(replace(one, case=None) for one in batch.job.fits)
         light = replace(batch, job=replace(batch.job, fits=fits))
-        return cls(light.job.plan, light, new / STORE, tiles, tmp, new, command)
+        return cls(light.job.plan, light, new / STORE, tiles, tmp, new, command, rule)
 
     @property
     def mask(self) -> str:

@@ -25,6 +25,18 @@ function sdmBorders(map, shapes) {
   });
 }
 
+/* The outline of a range over the map: dark on a light halo, seen on both ends of the ramp. */
+function sdmOutline(map, shapes) {
+  var pane = sdmPane(map, "sdm-outline", 440);
+  var lines = function (color, weight) {
+    return L.geoJSON(shapes, {
+      pane: pane, interactive: false, smoothFactor: 0.5,
+      style: { color: color, weight: weight, opacity: 0.95, fill: false }
+    });
+  };
+  return L.layerGroup([lines("#ffffff", 3.4), lines("#c2185b", 1.6)]);
+}
+
 function sdmElement(parent, tag, className, text) {
   var element = L.DomUtil.create(tag, className || "", parent);
   if (text !== undefined) { element.textContent = text; }

@@ -125,7 +125,8 @@ def write_model():
     """Function: write a small model of random weights, real inputs and some species, and return its folder.
 
     `species`: (name, class, order, family, group[, common names[, synonyms]]), several names joined by "|"; `genera`:
-    lineages from the kingdom down. With `season` the month counts for much.
+    lineages from the kingdom down; `introduced`: names of species with a vector of their whole range. With `season` the
+    month counts for much.
     """
     import torch
     from safetensors.torch import save_file
@@ -133,7 +134,9 @@ def write_model():
     from sdm.models.config import all_subsets
     from sdm.models.encoders.bundled import build
 
-    def write(folder, species, *, season=False, licence="CC0-1.0", ranges="", coverage=None, genera=(), seed=0):
+    def write(
+        folder, species, *, season=False, licence="CC0-1.0", ranges="", coverage=None, genera=(), seed=0, introduced=()
+    ):
         config = {
             "format": "taxabind-map/1",
             "name": folder.name,
@@ -170,6 +173,8 @@ def write_model():
             ranks = ("class", "order", "family", "genus", "species")
             vocabulary |= dict.fromkeys(f"{r}:{n}" for r, n in zip(ranks, lineage[2:], strict=True))
             common, synonyms = (*more, "", "")[:2]
+            if name in introduced:
+                vocabulary[f"species:{name} [all]"] = None
             rows.append([name, *lineage[:6], common, synonyms, group, 10, 0.0])
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config))

@@ -37,8 +37,10 @@ def print_models(asked: bool) -> None:
         species = ", ".join(f"{n:,} {g}s" for g, n in sorted(groups.items(), key=lambda item: -item[1]))
         print(f"{model.name}  version {model.version or '?'}  {licence_text(model)}")
         print(f"  {model.title}: {species}")
-        season = "; --month" if model.seasonal else ""
-        print(f"  modalities {', '.join(model.modalities)}{season}; hash {model.digest}; {model.folder}")
+        options = "; --month" if model.seasonal else ""
+        if model.introduced:
+            options += f"; --origin all ({len(model.introduced)} species with introduced ranges)"
+        print(f"  modalities {', '.join(model.modalities)}{options}; hash {model.digest}; {model.folder}")
     total = megabytes(sum(p.bytes for p in PARTS))
     try:
         there = Checkpoints.open()
@@ -56,7 +58,11 @@ def search_names(text: str | None) -> None:
         return
     from sdm.models.registry import list_models
 
-    matches = [f"{taxon.label}  [{model.name}]" for model in list_models() for taxon in model.taxa.search(text)]
+    matches = [
+        f"{taxon.label}  [{model.name}]" + "  native and introduced (--origin all)" * (taxon.name in model.introduced)
+        for model in list_models()
+        for taxon in model.taxa.search(text)
+    ]
     for match in matches:
         print(printable(match))
     if not matches:

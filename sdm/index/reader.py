@@ -19,11 +19,12 @@ from sdm.grid import Region, Tile, parse_crs
 from sdm.index.pixels import StoredPixels
 from sdm.index.window import locate
 from sdm.models.choice import resolve_in, resolved
+from sdm.models.origin import with_origin
 from sdm.models.protocol import Model
 from sdm.models.registry import list_models, open_model
 from sdm.names import Resolution
 from sdm.request import Area, BBox, Sampling
-from sdm.request.choices import MASKS_OF_A_MAP, parse_device, parse_word
+from sdm.request.choices import MASKS_OF_A_MAP, ORIGINS, parse_device, parse_word
 from sdm.request.months import month_name
 
 if TYPE_CHECKING:
@@ -184,6 +185,7 @@ class Index(StoredPixels):
         mask: str = "auto",
         model: Model | str | Path | None = None,
         as_group: bool = False,
+        origin: str = "native",
     ) -> xr.DataArray:
         """Map of a species over the index, or over a box or region in it.
 
@@ -195,6 +197,7 @@ class Index(StoredPixels):
         mask : land, sea, none, or auto: the species' habitat; of a vector, all that is held.
         model : the one the index was made with, where it is not bundled.
         as_group : map a species that the model does not know as its genus or family; by default it is refused.
+        origin : native, the native range of a name; or all: also where people introduced the species.
 
         Returns
         -------
@@ -208,10 +211,11 @@ class Index(StoredPixels):
         RegionIndexError : the index does not hold what is asked.
         """
         parse_word("mask", mask, MASKS_OF_A_MAP)
+        parse_word("origin", origin, ORIGINS)
         opened = self.model if model is None else self.find_model(model)
         single = isinstance(species, str | Resolution) or (isinstance(species, np.ndarray) and species.ndim == 1)
         asked: list[Species] = [species] if single else list(species)  # type: ignore[list-item,arg-type]
-        labels, targets = zip(*(self._target(opened, one, mask, as_group) for one in asked), strict=True)
+        labels, targets = zip(*(self._target(opened, one, mask, as_group, origin) for one in asked), strict=True)
         grid, (row, col) = locate(self.grid, Area(bbox=bbox, region=region), self.url)
         values = self.values_at_once(targets, slice(row, row + grid.shape[0]), slice(col, col + grid.shape[1]))
         for tile in grid.tiles():
@@ -233,13 +237,16 @@ class Index(StoredPixels):
         attrs |= {"species": labels[0], "mask": targets[0].mask}
         return data_array(grid, values[0], score.name, attrs, month=self.month).assign_coords(species=labels[0])
 
-    def _target(self, model: Model, species: Species, mask: str, as_group: bool) -> tuple[str, Target]:
+    def _target(self, model: Model, species: Species, mask: str, as_group: bool, origin: str) -> tuple[str, Target]:
         if isinstance(species, np.ndarray):
             if species.shape != (self.dim,) or not np.isfinite(species).all() or not species.any():
                 raise RequestError(f"embedding of shape {species.shape} is not a finite vector of {self.dim} numbers.")
             vector = (species / np.linalg.norm(species)).astype(np.float32)
             return "", Target(vector, probability(model, self.modalities), self.mask if mask == "auto" else mask)
-        resolution = species if isinstance(species, Resolution) else resolved(resolve_in(model, species, as_group))
+        if isinstance(species, Resolution):
+            resolution = species
+        else:
+            resolution = with_origin(model, resolved(resolve_in(model, species, as_group)), origin)
         return resolution.taxon.name, named_target(model, resolution, self.modalities, mask)
 
     def info(self) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def combine(model: Model, name: Resolution | None, query: Query) -> tuple[Resolu
         notes = (*notes, f"The query is the normalised sum of the embeddings of: {'; '.join(parts)}.")
     else:
         notes = ()
-    return Resolution(label, whole, True, "query", notes), (total / length).astype(np.float32)
+    origin = name.origin if name else "native"
+    return Resolution(label, whole, True, "query", notes, origin), (total / length).astype(np.float32)
 
 
 def evidence_vectors(model: Model, query: Query) -> list[np.ndarray]:

@@ -18,6 +18,7 @@ from sdm.grid import Grid, as_region
 from sdm.maps.evidence import combine
 from sdm.models.choice import choose, resolve_in, resolved
 from sdm.models.device import local_device
+from sdm.models.origin import with_origin
 from sdm.models.registry import open_model
 from sdm.names import Resolution, slug
 from sdm.request import BBox, MapRequest, ModelRef, Query, Sampling
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 MAX_SPECIES = 64
 """Species in one call: each holds an open store and a row of every tile in memory."""
+WITH_INTRODUCED = "-with-introduced"
+"""In the file names of maps of a whole range, so that they differ from those of the native one."""
 NOT_REPORTED = ("cache_dir", "offline", "max_pixels")
 """Options that do not affect the content of a map."""
 
@@ -58,7 +61,10 @@ class Job:
     @property
     def slugs(self) -> tuple[str, ...]:
         """File name stems, one per species."""
-        return tuple(slug(r.taxon.name) + suffix(self.plan.month) for r in self.resolutions)
+        return tuple(
+            slug(r.taxon.name) + WITH_INTRODUCED * (r.origin == "all") + suffix(self.plan.month)
+            for r in self.resolutions
+        )
 
     @property
     def request(self) -> dict[str, Any]:
@@ -120,6 +126,7 @@ def plan(
     step, satellite_step : encode every n-th pixel in all modalities (1: every pixel), or in imagery alone; by default
         each modality at the model's own pitch.
     as_group : map a species that the model does not know as its genus or family; by default it is refused.
+    origin : native, the native range; or all: also where people introduced the species, as far as the model knows.
     mask : land, sea, none, or auto: by the habitat of the species.
     photo, audio, text, embedding : other evidence, one or several files, words, or a file of vectors. Each kind is
         averaged; all are added to one another and to the name, if one is given.
@@ -177,8 +184,8 @@ def plan_fits(request: MapRequest, device: str = "auto", failures: dict[str, str
         raise RequestError(
             f"records cannot be combined with other evidence ({', '.join(request.query.evidence[:3])}); omit it."
         )
-    if request.query.score != "auto" or request.query.as_group:
-        raise RequestError("--score and --as-group have no meaning for a fit to records; omit them.")
+    if request.query.score != "auto" or request.query.as_group or request.query.origin != "native":
+        raise RequestError("--score, --as-group and --origin have no meaning for a fit to records; omit them.")
     files = with_opened_files(request)
     opened = fits.open_species(files)
     sampling = request.sampling
@@ -265,6 +272,7 @@ def plan_resolved(request: MapRequest, model: Model, resolutions: Sequence[Resol
     device : auto, cpu, cuda or cuda:N.
     """
     places = _places(request, model, request.sampling, device)
+    resolutions = [with_origin(model, resolution, request.query.origin) for resolution in resolutions]
     resolutions, vectors = _vectors(model, resolutions, request.query)
     score = scorer(places, request.query.score)
     targets = tuple(

@@ -31,6 +31,8 @@ def describe(job: Job, k: int, command: str = "") -> MapMetadata:
     r, p = job.resolutions[k], job.plan
     taxon = r.taxon
     label = taxon.name if taxon.rank == "species" else f"the {taxon.rank} {taxon.name}"
+    if r.origin == "all":
+        label += " (introduced populations included)"
     score = p.targets[k].score
     season = season_phrase(p)
     if taxon.rank == "query":
@@ -49,6 +51,7 @@ def describe(job: Job, k: int, command: str = "") -> MapMetadata:
         "query": r.query,
         "resolved_by": r.how,
         "rank": taxon.rank,
+        "origin": r.origin,
         "common_name": taxon.common[0] if taxon.common else "",
         "mask": p.targets[k].mask,
         "notes": " ".join(job.notes[k]),
@@ -56,6 +59,8 @@ def describe(job: Job, k: int, command: str = "") -> MapMetadata:
         **common_tags(job, command),
     }
     title = taxon.name + (f" ({taxon.common[0]})" if taxon.common else "") + (season if p.month else "")
+    if r.origin == "all":
+        title += ", native and introduced range"
     return MapMetadata(
         title=title,
         quantity=score.phrase.format(label) + season,
@@ -117,6 +122,7 @@ def report(job: Job, k: int, device: str, command: str, **measured: Any) -> dict
             "rank": r.taxon.rank,
             "by": r.how,
             "known": r.known,
+            "origin": r.origin,
             "lineage": list(r.taxon.lineage),
             "common_names": list(r.taxon.common),
             "synonyms": list(r.taxon.synonyms),

@@ -15,6 +15,7 @@ from sdm.models.config import calibration_key
 from sdm.models.folder import bundled_folders, find_folder, read_folder
 from sdm.models.layerspec import LayerSpec, MosaicCrops, Position, StandardisedVariables, Variable
 from sdm.models.protocol import Check
+from sdm.names.origin import introduced_among, with_introduced
 from sdm.request.choices import MODALITIES
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class BundledModel:
 
     def __getstate__(self) -> dict:
         # The table of names is not pickled: a tile task sent to a worker needs none of it.
-        return {k: v for k, v in self.__dict__.items() if k != "taxa"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("taxa", "introduced")}
 
     @property
     def name(self) -> str:
@@ -104,6 +105,12 @@ class BundledModel:
     def ranges(self) -> str:
         """A clause that states which ranges it was trained on; "" if unknown."""
         return str(self.config.get("ranges", ""))
+
+    @cached_property
+    def introduced(self) -> frozenset[str]:
+        """The species that have a vector of their whole range, native and introduced, beside that of the native one."""
+        tokens = (self.folder / "vocabulary.txt").read_text(encoding="utf-8", errors="replace").split("\n")
+        return introduced_among(token.removeprefix("species:") for token in tokens)
 
     @cached_property
     def coverage(self) -> Coverage | None:
@@ -167,8 +174,11 @@ class BundledModel:
 
     def species_embedding(self, resolution: Resolution) -> np.ndarray:
         """Unit embedding (dim,) float32 of a resolved name. Raises ModelError if no rank of its lineage is known."""
+        lineage = resolution.taxon.lineage
+        if resolution.origin == "all":
+            lineage = (*lineage[:-1], with_introduced(lineage[-1]))
         try:
-            return self.load("cpu").encode_lineage(resolution.taxon.lineage)
+            return self.load("cpu").encode_lineage(lineage)
         except KeyError:
             raise ModelError(f"model {self.name!r} has no vector for any rank of {resolution.taxon.name!r}.") from None
 

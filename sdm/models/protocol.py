@@ -115,6 +115,11 @@ class Model(Protocol):
         ...
 
     @property
+    def introduced(self) -> frozenset[str]:
+        """The species of which it knows the introduced range too, beside the native one."""
+        ...
+
+    @property
     def coverage(self) -> Coverage | None:
         """The area with training data; None: everywhere. Raises ModelError for a malformed entry."""
         ...

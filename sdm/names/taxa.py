@@ -96,7 +96,8 @@ class Resolution:
 
     `known` is False where the model does not know the name and `taxon` is the nearest group that it knows.
     `how` says by which rule: 'scientific name', 'synonym', 'common name' or, for a group, its rank. `notes`
-    are sentences for the user; a resolution with `known` False always has one.
+    are sentences for the user; a resolution with `known` False always has one. `origin` says which range of the species
+    is meant: 'native', or 'all', with what people introduced.
     """
 
     query: str
@@ -104,6 +105,7 @@ class Resolution:
     known: bool
     how: str
     notes: tuple[str, ...] = ()
+    origin: str = "native"
 
 
 def taxonomic_string(taxon: Taxon) -> str:

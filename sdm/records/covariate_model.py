@@ -50,6 +50,7 @@ class CovariateModel:
     place_modalities: tuple[str, ...] = ("environment",)
     seasonal: bool = False
     ranges: str = ""
+    introduced: frozenset[str] = frozenset()
     coverage: None = None
     domain: tuple[float, float] = (-90.0, 90.0)
 

@@ -13,6 +13,8 @@ MASKS = ("land", "sea", "none")
 """Pixels that are kept: land without lakes, sea with lakes, or both."""
 MASKS_OF_A_MAP = (*MASKS, "auto")
 """auto: by the habitat of the species."""
+ORIGINS = ("native", "all")
+"""Ranges of a species: the native one, or all of it, introduced populations included."""
 SCORES = ("auto", "probability", "relative", "cosine")
 """Scores of a map; auto: probability where the model is calibrated, else relative."""
 ENCODINGS = ("int8", "float16")

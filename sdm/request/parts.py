@@ -14,6 +14,7 @@ from sdm.request.choices import (
     FORMATS,
     MASKS,
     MASKS_OF_A_MAP,
+    ORIGINS,
     SCORES,
     parse_device,
     parse_formats,
@@ -161,6 +162,10 @@ class Query(Options):
             panel="Model",
         ),
     ] = False
+    origin: Annotated[
+        str,
+        Option("native: the native range; all: also where people introduced the species.", panel="Model"),
+    ] = "native"
     mask: Annotated[str, Option("land, sea, none, or auto (by the species' habitat).", panel="Where")] = "auto"
     score: Annotated[
         str,
@@ -187,6 +192,7 @@ class Query(Options):
         )
         if any(not text.strip() for text in self.text):
             raise RequestError("--text is empty; describe the species or its habitat, or omit --text.")
+        parse_word("origin", self.origin, ORIGINS)
         parse_word("mask", self.mask, MASKS_OF_A_MAP)
         parse_word("score", self.score, SCORES)
 

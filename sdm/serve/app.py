@@ -234,6 +234,10 @@ class Handler(RequestHandler):
             raise HTTPError(400, f"give {name!r} once, for example {name}={'-110.5' if name == 'lon' else '...'}.")
         return values[0] if values else str(default)
 
+    def origin(self) -> str:
+        """Which range of the species is asked for: native, or all."""
+        return self.asked("origin", "native")
+
     async def work(self, function: Callable[..., Any], *arguments: Any, names: bool = False) -> Any:
         """Run in a thread. Raises HTTPError 503 when too many requests wait; `names`: in the thread for suggestions."""
         if self.server.waiting >= MAX_WAITING:
@@ -347,7 +351,7 @@ class Species(Handler):
 
     async def get(self) -> None:
         """See `Explorer.describe`."""
-        self.send(await self.work(self.explorer.describe, self.asked("name")))
+        self.send(await self.work(self.explorer.describe, self.asked("name"), self.origin()))
 
     head = get
 
@@ -357,8 +361,8 @@ class Picture(Handler):
 
     async def get(self) -> None:
         """See `Explorer.picture`."""
-        name = self.asked("name")
-        await self.send_levels(lambda: self.explorer.picture(name).levels)
+        name, origin = self.asked("name"), self.origin()
+        await self.send_levels(lambda: self.explorer.picture(name, origin).levels)
 
     head = get
 
@@ -368,8 +372,8 @@ class MapTile(Handler):
 
     async def get(self, zoom: str, x: str, y: str) -> None:
         """See `Explorer.tile`."""
-        name = self.asked("name")
-        await self.send_levels(lambda: self.explorer.tile(name, int(zoom), int(x), int(y)))
+        name, origin = self.asked("name"), self.origin()
+        await self.send_levels(lambda: self.explorer.tile(name, int(zoom), int(x), int(y), origin))
 
     head = get
 
@@ -380,7 +384,8 @@ class Place(Handler):
     async def get(self) -> None:
         """See `Explorer.place`."""
         lon, lat = self._degrees("lon", 720.0), self._degrees("lat", 90.0)
-        self.send(await self.work(self.explorer.place, lon, lat, self.asked("name", "") or None))
+        name = self.asked("name", "") or None
+        self.send(await self.work(self.explorer.place, lon, lat, name, self.origin()))
 
     head = get
 
@@ -400,8 +405,8 @@ class Download(Handler):
 
     async def get(self) -> None:
         """See `Explorer.cog`; the file is sent in pieces and then removed."""
-        name = self.asked("name")
-        await self.work(self.explorer.job, name)  # a wrong name fails before it counts as a download
+        name, origin = self.asked("name"), self.origin()
+        await self.work(self.explorer.job, name, origin)  # a wrong name fails before it counts as a download
         if self.request.method == "HEAD":
             self.set_header("Content-Type", "image/tiff")
             self.finish()
@@ -411,7 +416,7 @@ class Download(Handler):
         self.server.downloads += 1
         try:
             with tempfile.TemporaryDirectory(dir=self.server.folder) as folder:
-                await self._send(await self.work(self.explorer.cog, name, Path(folder)))
+                await self._send(await self.work(self.explorer.cog, name, Path(folder), origin))
         finally:
             self.server.downloads -= 1
 

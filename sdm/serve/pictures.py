@@ -50,7 +50,8 @@ class Pictures:
 
     def overview(self, job: Job) -> Picture:
         """The species of a job on the frame of the whole map."""
-        return self._pictures.get(job.resolutions[0].taxon, lambda: self._draw(job.plan.targets[0]))
+        shown = job.resolutions[0]
+        return self._pictures.get((shown.taxon, shown.origin), lambda: self._draw(job.plan.targets[0]))
 
     def _draw(self, target: Target) -> Picture:
         pixels = self._pixels
@@ -86,11 +87,11 @@ class Pictures:
 
     def _grid_tile(self, job: Job, i: int, j: int) -> np.ndarray:
         """Levels of tile (i, j) of the grid."""
-        target, taxon = job.plan.targets[0], job.resolutions[0].taxon
+        target, shown = job.plan.targets[0], job.resolutions[0]
 
         def make() -> np.ndarray:
             size, (height, width) = self._index.grid.tile_size, self._index.grid.shape
             rows, cols = slice(i * size, min((i + 1) * size, height)), slice(j * size, min((j + 1) * size, width))
             return levels(self._index.values((target,), rows, cols)[0], target.score.valid_range)
 
-        return self._grid_tiles.get((taxon, i, j), make)
+        return self._grid_tiles.get((shown.taxon, shown.origin, i, j), make)

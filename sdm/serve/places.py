@@ -37,13 +37,19 @@ class PlaceReader:
         self._taxa = tuple(model.taxa)
         self.targets = [named_target(model, Resolution(t.name, t, True, ""), index.modalities) for t in self._taxa]
         """Of every species of the model, in order."""
-        self._vectors = np.stack([target.vector for target in self.targets])
+        self._vectors = {"native": np.stack([target.vector for target in self.targets])}
+        self._vectors["all"] = self._vectors["native"].copy()
+        for k, taxon in enumerate(self._taxa):
+            if taxon.name in model.introduced:
+                self._vectors["all"][k] = model.species_embedding(Resolution(taxon.name, taxon, True, "", (), "all"))
 
-    def report(self, lon: float, lat: float, plan: Callable[[], Job] | None = None) -> dict[str, Any]:
+    def report(
+        self, lon: float, lat: float, plan: Callable[[], Job] | None = None, origin: str = "native"
+    ) -> dict[str, Any]:
         """The pixel that contains a position (degrees), and the species with the largest values there.
 
-        With a job from `plan`, called only for a modelled pixel: the species' value there, and what each
-        modality contributes to the cosine.
+        `origin`: by the native ranges of the species, or by all of them. With a job from `plan`, called only for a
+        modelled pixel: the species' value there, and what each modality contributes to the cosine.
         """
         grid = self._index.grid
         rows, cols, inside = locate(grid, np.array([lon]), np.array([lat]))
@@ -69,7 +75,7 @@ class PlaceReader:
                 "cosine": float(embeddings[0] @ target.vector),
                 "parts": self._parts(pixel, x, y, target),
             }
-        answer["top"] = self.likeliest(embeddings[0], x, y)
+        answer["top"] = self.likeliest(embeddings[0], x, y, origin)
         return answer
 
     def _parts(self, pixel: Tile, lon: np.ndarray, lat: np.ndarray, target: Target) -> list[dict[str, Any]]:
@@ -99,9 +105,11 @@ class PlaceReader:
             values = at_month(self._model, values, self._index.month)
         return self._model.embed(modality, values)[0] if known.all() else None
 
-    def likeliest(self, embedding: np.ndarray, lon: np.ndarray, lat: np.ndarray) -> list[dict[str, Any]]:
+    def likeliest(
+        self, embedding: np.ndarray, lon: np.ndarray, lat: np.ndarray, origin: str = "native"
+    ) -> list[dict[str, Any]]:
         """The `TOP` species with the largest values at one place, (1,), (1,) degrees, best first."""
-        cosines = self._vectors @ embedding
+        cosines = self._vectors[origin] @ embedding
         in_habitat = {kind: self._land_mask.keep(kind, lon, lat) for kind in ("land", "sea", "none")}
         species: list[dict[str, Any]] = []
         # A larger cosine is a larger value, so only the listed species need be scored.

@@ -27,6 +27,7 @@ from sdm.outputs.overlay import LEVELS, palette
 from sdm.outputs.style import RAMP
 from sdm.outputs.webmap import viewport
 from sdm.request import MapRequest
+from sdm.request.choices import ORIGINS, parse_word
 from sdm.request.months import when
 from sdm.serve.cache import Cache
 from sdm.serve.frame import detail, picture_frame
@@ -98,20 +99,21 @@ class Explorer:
             return []
         return [{**taxon_fields(taxon), "matched": matching_synonym(taxon, text)} for taxon in taxa]
 
-    def job(self, name: str) -> Job:
-        """The taxon of a name and how it is mapped. Raises SpeciesNameError."""
-        return self._jobs.get(name, lambda: self._plan(name))
+    def job(self, name: str, origin: str = "native") -> Job:
+        """The taxon of a name and how it is mapped, by its native range or all of it. Raises SpeciesNameError."""
+        return self._jobs.get(f"{origin} {name}", lambda: self._plan(name, origin))
 
-    def describe(self, name: str) -> dict[str, Any]:
+    def describe(self, name: str, origin: str = "native") -> dict[str, Any]:
         """The taxon of a name, notes for the reader, area and largest value of its map. Raises SpeciesNameError."""
-        job = self.job(name)
-        resolution, target, picture = job.resolutions[0], job.plan.targets[0], self.picture(name)
+        job = self.job(name, origin)
+        resolution, target, picture = job.resolutions[0], job.plan.targets[0], self.picture(name, origin)
         # The page explains the storage of the embeddings once, for all species.
         source_note = job.plan.source.note if job.plan.source else ""
         return {
             **taxon_fields(resolution.taxon),
             "query": resolution.query,
             "how": resolution.how,
+            "origin": resolution.origin,
             "notes": [note for note in job.notes[0] if note != source_note],
             "lineage": list(resolution.taxon.lineage),
             "mask": target.mask,
@@ -121,25 +123,25 @@ class Explorer:
             "file": f"{job.slugs[0]}.tif",
         }
 
-    def picture(self, name: str) -> Picture:
+    def picture(self, name: str, origin: str = "native") -> Picture:
         """The species on `frame`. Raises SpeciesNameError."""
-        return self.pictures.overview(self.job(name))
+        return self.pictures.overview(self.job(name, origin))
 
-    def tile(self, name: str, zoom: int, x: int, y: int) -> np.ndarray:
+    def tile(self, name: str, zoom: int, x: int, y: int, origin: str = "native") -> np.ndarray:
         """Levels (256, 256) uint8 of one XYZ tile of the web map. Raises SpeciesNameError, RequestError."""
-        return self.pictures.tile(self.job(name), zoom, x, y)
+        return self.pictures.tile(self.job(name, origin), zoom, x, y)
 
-    def cog(self, name: str, folder: Path) -> Path:
+    def cog(self, name: str, folder: Path, origin: str = "native") -> Path:
         """Write the species' map in the index's resolution as a Cloud-Optimized GeoTIFF into a folder."""
         import xarray as xr
 
-        job = self.job(name)
+        job = self.job(name, origin)
         path = folder / f"{job.slugs[0]}.tif"
         array = xr.DataArray(to_dask(job.plan)[0], dims=("y", "x"))  # computed tile by tile
         write_cog(path, array, self.grid.geobox, describe(job, 0, shlex.join(["sdm", "serve", self.index.url])))
         return path
 
-    def _plan(self, name: str) -> Job:
+    def _plan(self, name: str, origin: str) -> Job:
         resolution = resolved(resolve_in(self.model, name, as_group=False))
         mask, held = mask_for(resolution.taxon), self.index.mask
         notes: tuple[str, ...] = ()
@@ -147,15 +149,16 @@ class Explorer:
             if mask != "none":
                 raise RequestError(f"{resolution.taxon.name} is mapped on {mask}, but this index contains only {held}.")
             mask, notes = held, (f"This index contains only {held}, so the map covers nothing else.",)
-        request = MapRequest.of(species=name, index=self.index, mask=mask, max_pixels=self.grid.pixels)
+        request = MapRequest.of(species=name, index=self.index, origin=origin, mask=mask, max_pixels=self.grid.pixels)
         job = plan_resolved(request, self.model, [resolution], "cpu")
         return replace(job, notes=((*notes, *job.notes[0]),))
 
     # Places --------------------------------------------------------------------------------------
 
-    def place(self, lon: float, lat: float, name: str | None = None) -> dict[str, Any]:
+    def place(self, lon: float, lat: float, name: str | None = None, origin: str = "native") -> dict[str, Any]:
         """The pixel at a position (degrees): the likeliest species, and the value of a named one."""
-        return self.places.report(lon, lat, partial(self.job, name) if name else None)
+        parse_word("origin", origin, ORIGINS)
+        return self.places.report(lon, lat, partial(self.job, name, origin) if name else None, origin)
 
     # The page ------------------------------------------------------------------------------------
 
@@ -195,6 +198,7 @@ class Explorer:
                 "licence": self.model.licence,
                 "digest": self.model.digest,
                 "species": len(self.places.targets),
+                "introduced": len(self.model.introduced),
             },
             "exactness": self.index.notes["error_of_probability"],
             "encoding": self.index.encoding,

@@ -48,6 +48,7 @@ class Toy:
     place_modalities: tuple[str, ...] = ("location", "environment")
     seasonal: bool = False
     ranges: str = ""
+    introduced: frozenset = frozenset()
     coverage: None = None
     domain: tuple[float, float] = (-90.0, 90.0)
     taxa: tuple = ()

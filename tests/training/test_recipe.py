@@ -39,6 +39,8 @@ MORE = "[[data.source]]\n{}\n[architecture]"
         ("[objective]", "[objective]\nmax_scale = 10.0", "max_scale 10 is below start_scale"),
         ("location = 0.2,", '"location+location" = 0.2,', "names 'location.location'; known: location, .*, each once"),
         ("points_per_cell = 3", "points_per_cell = 0", "source 'mammals' draws no place on land"),
+        ("points_per_cell = 3", 'points_per_cell = 3\norigin = "feral"', "origin 'feral'; known: native, all"),
+        ("points_per_cell = 3", 'points_per_cell = 3\norigin = "all"', "origin = 'all' needs corrections"),
         (
             "[objective]",
             '[binding]\nnegatives = "x"\n[objective]',

@@ -205,6 +205,7 @@ def configuration(batch: Batch, formats: Sequence[str], device: str, rule: Range
         "bbox": list(grid.bbox),
         "region": region,
         "mask": job.asked.query.mask,
+        "origin": job.asked.query.origin,
         **{name.replace("_", " "): value for name, value in sampling.items()},
         "tile size": grid.tile_size,
         "threshold": batch.threshold,

@@ -129,6 +129,7 @@ def labels(batch: Batch) -> dict[str, tuple[list[Any], str]]:
             [np.int8(r.known) for r in resolutions],
             "1: the model was trained on this taxon; 0: mapped as its group",
         ),
+        "origin": ([r.origin for r in resolutions], "range that is mapped: native, or all with the introduced one"),
         "mask": ([t.mask for t in targets], "mask: land, sea or none"),
         **({"score": ([t.score.name for t in targets], "what a value is")} if batch.job.fits else {}),
     }

@@ -106,6 +106,11 @@ class PublishedModel:
         return CROP_DEGREES if modality == "satellite" else 0.0
 
     @property
+    def introduced(self) -> frozenset[str]:
+        """None: it does not tell native from introduced."""
+        return frozenset()
+
+    @property
     def coverage(self) -> None:
         """The area with training data: not stated, so everywhere."""
         return None

@@ -7,7 +7,7 @@ const $ = (id) => document.getElementById(id);
 const BELOW = [238, 230, 180]; // colour of the lower of two classes
 
 let info, map, species = null, levels = null, drawing = null, asking = null, following = false;
-const view = { species: "", binary: false, threshold: 0.5, opacity: 85, place: null };
+const view = { species: "", origin: "native", binary: false, threshold: 0.5, opacity: 85, place: null };
 
 /* The server -------------------------------------------------------------------------------------- */
 
@@ -82,6 +82,7 @@ function readAddress() {
   const [lat, lon, zoom] = list("view"), [placeLat, placeLon] = list("place");
   return {
     species: (said.get("species") ?? "").slice(0, 200),
+    origin: said.get("origin") === "all" ? "all" : "native",
     binary: threshold !== null,
     threshold: threshold === null ? 0.5 : Math.min(0.98, Math.max(0.02, Math.round(threshold * 50) / 50)),
     opacity: number(said.get("opacity"), 10, 100, 85),
@@ -93,6 +94,7 @@ function readAddress() {
 function writeAddress({ entry = false } = {}) {
   const said = new URLSearchParams();
   if (view.species) { said.set("species", view.species); }
+  if (view.origin === "all") { said.set("origin", "all"); }
   const centre = map.map.getCenter();
   said.set("view", [centre.lat.toFixed(4), centre.lng.toFixed(4), map.map.getZoom()].join(","));
   if (view.binary) { said.set("threshold", view.threshold.toFixed(2)); }
@@ -114,7 +116,9 @@ async function follow() {
     following = false;
   }
   showLook();
-  if (said.species !== view.species) {
+  if (said.species !== view.species || said.origin !== view.origin) {
+    view.origin = said.origin;
+    $("origin").checked = view.origin === "all";
     $("query").value = said.species;
     await choose(said.species, false);
   } else if (said.place) {
@@ -126,7 +130,7 @@ async function follow() {
 
 async function choose(name, entry = true) {
   drawing?.abort();
-  const mine = drawing = new AbortController();
+  const mine = drawing = new AbortController(), origin = view.origin;
   view.species = name;
   if (entry) { writeAddress({ entry: true }); }
   if (!name) {
@@ -140,12 +144,12 @@ async function choose(name, entry = true) {
   $("map").setAttribute("aria-busy", "true");
   try {
     const [found, drawn] = await Promise.all([
-      json("species", { name }, mine.signal), bytes("picture", { name }, mine.signal),
+      json("species", { name, origin }, mine.signal), bytes("picture", { name, origin }, mine.signal),
     ]);
     species = found;
     levels = drawn;
     showLook();
-    map.show(drawn, async ({ z, x, y }) => bytes(`tile/${z}/${x}/${y}`, { name }));
+    map.show(drawn, async ({ z, x, y }) => bytes(`tile/${z}/${x}/${y}`, { name, origin }));
     showSpecies();
     const common = species.common ? `, ${species.common}` : "";
     say(species.highest === null
@@ -230,7 +234,7 @@ async function download() {
   button.disabled = true;
   say(`Writing ${file}…`);
   try {
-    const blob = await (await ask("download", { name: species.query })).blob();
+    const blob = await (await ask("download", { name: species.query, origin: species.origin })).blob();
     const link = element("a");
     link.href = URL.createObjectURL(blob);
     link.download = file;
@@ -254,7 +258,7 @@ async function askPlace(lat, lon, remember = true) {
   map.mark(lat, lon);
   try {
     const name = species?.query ?? "";
-    const answer = await json("place", { lon, lat, ...(name && { name }) }, mine.signal);
+    const answer = await json("place", { lon, lat, origin: view.origin, ...(name && { name }) }, mine.signal);
     showPlace(answer, lat, lon, remember);
   } catch (error) {
     if (error.name !== "AbortError") { say(sentence(error.message), true); }
@@ -329,6 +333,7 @@ function describeIndex() {
   const unit = grid.degrees ? "°" : " (units of its CRS)";
   $("index-title").textContent =
     `${span(south, north, "S", "N")}, ${span(west, east, "W", "E")}; pixels of ${grid.resolution}${unit}; model ${model.name}${info.season && `, ${info.season}`}`;
+  $("origin-row").hidden = !model.introduced;
   $("legend-title").textContent = sentence(info.quantity + (info.season && ` ${info.season}`));
   $("ramp").style.background = `linear-gradient(to right, ${info.ramp.join(", ")})`;
   const [low, high] = info.range;
@@ -356,6 +361,15 @@ function listen() {
   };
   $("binary").addEventListener("change", look((input) => { view.binary = input.checked; }));
   $("threshold").addEventListener("input", look((input) => { view.threshold = Number(input.value); }));
+  $("origin").addEventListener("change", async () => {
+    view.origin = $("origin").checked ? "all" : "native";
+    if (view.species) {
+      await choose(view.species);
+    } else {
+      writeAddress();
+      if (view.place) { await askPlace(...view.place, false); }
+    }
+  });
   $("opacity").addEventListener("input", look((input) => { view.opacity = Number(input.value); }));
   $("download").addEventListener("click", download);
   const centre = () => {

@@ -6,7 +6,7 @@ Positions are (lon, lat) degrees throughout.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +123,17 @@ class RangeRaster:
     def at(self, species: int, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
         """Presence (N,) uint8 of one species, by its index, at positions; 0 off the raster."""
         cells = self.cells(lon, lat)
-        bits = self.presence[np.maximum(cells, 0), species // 8] >> (7 - species % 8) & 1
-        return np.where(cells >= 0, bits, 0).astype(np.uint8)
+        return np.where(cells >= 0, self.labels_of(species)[np.maximum(cells, 0)], 0).astype(np.uint8)
+
+    def labels_of(self, species: int) -> np.ndarray:
+        """Presence (cells,) bool of one species, by its index, in all cells."""
+        return (self.presence[:, species // 8] >> (7 - species % 8) & 1).astype(bool)
+
+    def select(self, species: list[str]) -> RangeRaster:
+        """The ranges of some of the species."""
+        columns = [self.labels_of(self.species.index(name)) for name in species]
+        bits = np.stack(columns, axis=1) if columns else np.zeros((len(self.presence), 0), bool)
+        return replace(self, species=list(species), presence=np.packbits(bits, axis=1))
 
     def labels(self, cells: np.ndarray) -> np.ndarray:
         """Presence (N, species) uint8 of all species in cells."""

@@ -15,6 +15,8 @@ import numpy as np
 from sdm.errors import LayerError
 from sdm.layers.landmask import LandMask
 from sdm.names import TaxonTable
+from sdm.names.origin import with_introduced
+from sdm.training.data.corrections import all_ranges, native_ranges, read_corrections
 from sdm.training.data.drawing import Box, CellDensity, DenserBox, draw_places, land_places
 from sdm.training.data.labels import NOT_KNOWN, LabelBlock, PackedLabels, Places, SparseLabels
 from sdm.training.data.probabilities import Probabilities
@@ -42,13 +44,34 @@ class Ranges(Source):
         names = [n for n in RangeRaster.names(settings.path) if n]
         self.raster = RangeRaster.phylacine(settings.path, self._known_names(names, taxa) if names else {})
         self.species = tuple(self.raster.species)
+        if settings.corrections:
+            self._correct()
         self.denser = tuple(denser)
         """Where polygons need more places."""
 
+    def _correct(self) -> None:
+        """Apply the corrections of the settings. Raises LayerError where they leave no range."""
+        settings, corrections = self.settings, read_corrections(self.settings.corrections)
+        if missing := sorted({c.species for c in corrections} - set(self.species)):
+            self.notes.append(
+                f"{len(missing)} species of {settings.corrections} have no range here: {missing[0]!r} ..."
+            )
+        if settings.origin == "native":
+            self.raster = native_ranges(self.raster, corrections)
+            return
+        self.raster = all_ranges(self.raster, corrections)
+        self.species = tuple(map(with_introduced, self.raster.species))
+        if not self.species:
+            raise LayerError(
+                f"corrections {settings.corrections!r} have no introduced range of a species of {settings.path!r}; "
+                "leave the source with origin = 'all' out."
+            )
+
     @property
     def files(self) -> list[Path]:
-        """The rasters of its folder, or the one archive."""
-        return RangeRaster.files(self.settings.path)
+        """The rasters of its folder, or the one archive, and the corrections."""
+        corrections = [Path(self.settings.corrections)] if self.settings.corrections else []
+        return [*RangeRaster.files(self.settings.path), *corrections]
 
     def places(self, seed: int) -> Places:
         """Places in every cell, drawn once; cells of land and sea by `land_share`."""

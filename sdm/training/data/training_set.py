@@ -15,6 +15,7 @@ from sdm.layers.environment import Environment, Input
 from sdm.layers.satellite import Satellite
 from sdm.models.encoders.text import FIRST_RANK, tokens
 from sdm.names import RANKS, TaxonTable
+from sdm.names.origin import lineage_of
 from sdm.training.data.drawing import Box
 from sdm.training.data.environment import environment_inputs
 from sdm.training.data.labels import LabelBlock, Places
@@ -130,7 +131,8 @@ def prepare_training_set(
         log(f"{block.name}: {len(block.species)} species, labels at {int((block.rows >= 0).sum())} places")
     species = list(dict.fromkeys(n for b in blocks for n in b.species))
     number = {s: k for k, s in enumerate(species)}
-    lineages = {t.name: t.lineage for t in taxa}
+    own = {t.name: t.lineage for t in taxa}
+    lineages = {s: lineage_of(s, own) for s in species}
     vocabulary = sorted({t for s in species for t in tokens(lineages[s])})
     row = {t: k for k, t in enumerate(vocabulary)}
     table = Path(folder) / "taxa.csv"

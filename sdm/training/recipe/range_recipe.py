@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdm.errors import RequestError
-from sdm.request.choices import MODALITIES
+from sdm.request.choices import MODALITIES, ORIGINS
 from sdm.training.recipe.reading import RecipeFile
 from sdm.training.recipe.sections import (
     ENCODER_SIZES,
@@ -153,14 +153,23 @@ def _check_sources(file: RecipeFile, recipe: Recipe) -> None:
                 raise file.error(
                     f"source {source.name!r} with background = 'file' needs presence, the column of 1 and 0."
                 )
-        if isinstance(source, RangesSettings) and source.share and not source.points_per_cell:
-            raise file.error(
-                f"source {source.name!r} draws no place on land; give points_per_cell 1 or more, "
-                "or share = 0 to label the places of others only."
-            )
+        if isinstance(source, RangesSettings):
+            _check_ranges(file, source)
     if not any(source.weight for source in sources) and not recipe.binding:
         raise file.error("every source has weight 0, so nothing would be learned.")
     names = [s.name for s in sources]
     for name in recipe.evaluation.calibrate:
         if name not in names:
             raise file.error(f"[evaluation] calibrate names {name!r}; the sources are {', '.join(names)}.")
+
+
+def _check_ranges(file: RecipeFile, source: RangesSettings) -> None:
+    if source.origin not in ORIGINS:
+        raise file.error(f"source {source.name!r} has the origin {source.origin!r}; known: {', '.join(ORIGINS)}.")
+    if source.origin == "all" and not source.corrections:
+        raise file.error(f"source {source.name!r} with origin = 'all' needs corrections, which say what is introduced.")
+    if source.share and not source.points_per_cell:
+        raise file.error(
+            f"source {source.name!r} draws no place on land; give points_per_cell 1 or more, "
+            "or share = 0 to label the places of others only."
+        )

@@ -36,6 +36,10 @@ class RangesSettings(SourceSettings):
     """Places drawn once in each cell of sea."""
     land_share: float = 0.6
     """Share of the places drawn from this source that lie in cells of land."""
+    corrections: str = ""
+    """CSV of what the rasters lack (`sdm.training.data.corrections`); empty: none."""
+    origin: str = "native"
+    """native: the native ranges; all: introduced ones too, only of the species that have one by the corrections."""
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from sdm.engine.cluster import on_cluster
 from sdm.engine.tasks import run_tasks
 from sdm.errors import OutputError, RegionIndexError, RequestError
 from sdm.files.atomic import check_folder, disk_errors
-from sdm.files.records import read_record, record_path
+from sdm.files.records import Record, read_record, record_path
 from sdm.files.workspace import Kind, Workspace
-from sdm.grid import Tile
 from sdm.index import store
 from sdm.index.plan import IndexJob
 from sdm.index.reader import Index
 from sdm.index.reuse import check_reusable
 from sdm.index.tiles import TileTask, build_tile
+from sdm.index.verify import damaged
 from sdm.layers import ATTRIBUTION
 from sdm.models.device import local_device
 from sdm.models.licence import credit_lines
@@ -91,10 +91,21 @@ def build(
         check_reusable(old, job)
     check_folder(out.parent)
     with workspace(out, overwrite) as space, disk_errors(out):
-        if space.begin(_flat(job.identity), {}) is not None:
+        if space.begin(_flat(job.identity), {}) is None:
+            _refuse_damage(out)
+        else:
             _fill(space, job, execution, old, progress or (lambda stage, done, total: None))
             space.publish()
     return Index.open(out)
+
+
+def _refuse_damage(out: Path) -> None:
+    """Raise OutputError where an index that is finished is not as it was written."""
+    if found := damaged(Index.open(out)):
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise OutputError(
+            f"{out} was built before, and is damaged: {found[0]}{more}; give --overwrite to build it again."
+        )
 
 
 def workspace(out: Path, overwrite: bool = False) -> Workspace:
@@ -140,15 +151,16 @@ def _fill(space: Workspace, job: IndexJob, execution: Execution, reuse: Index | 
     task = TileTask(job, path, space.tiles.absolute(), space.tmp.absolute(), reuse)
     missing = [tile for tile in tiles if tile.index not in done]
     run_tasks(build_tile, missing, (task,), execution=execution, folder=space.partial.absolute(), done=one_more)
-    notes = _notes(space, job, tiles)
+    records = [read_record(record_path(space.tiles, tile.index)) for tile in tiles]
+    notes = _notes(records, job)
     for left in path.rglob("*.partial"):  # chunks of a killed process
         left.unlink()
-    store.finish(path, job.identity, notes)
+    checks = [(str(key), int(c)) for r in records for key, c in zip(r["files"], r["checks"], strict=True)]
+    store.finish(path, job.identity, notes, checks)
 
 
-def _notes(space: Workspace, job: IndexJob, tiles: Sequence[Tile]) -> dict[str, Any]:
+def _notes(records: Sequence[Record], job: IndexJob) -> dict[str, Any]:
     """The notes stored in an index besides its identity. Raises RequestError where it would hold no pixel."""
-    records = [read_record(record_path(space.tiles, tile.index)) for tile in tiles]
     pixels = sum(int(r["value_pixels"][0]) for r in records)
     if not pixels:
         raise RequestError(

@@ -18,6 +18,7 @@ from sdm.errors import RegionIndexError
 from sdm.grid import Grid, Tile
 from sdm.index import store
 from sdm.index.cache import EncodedTile, TileCache
+from sdm.index.checksums import CheckedStore
 from sdm.index.encoding import DTYPES, cosines, decode
 from sdm.index.window import checked, crop, overlapping
 
@@ -89,6 +90,12 @@ class StoredPixels:
     def dim(self) -> int:
         """Length of the embeddings."""
         return self.identity["dim"]
+
+    @property
+    def store(self) -> CheckedStore:
+        """The store underneath."""
+        store: Any = self._group.store
+        return store
 
     def check_mask(self, mask: str, what: str = "this species") -> None:
         """Raise RegionIndexError when a map with this mask needs pixels that the index does not hold."""

@@ -4,13 +4,15 @@
     scale      (y, x) float32                       codes * scale is the unit vector; 0: not held
     surface    (y, x) uint8                         0 not held, 1 land, 2 sea or lake; 255: never written
     embedding_M, scale_M                            the same of one modality M, on request
+    checksum   (tile row, tile column, array) uint32    CRC-32 of each chunk of the arrays above; 0: it has no file
 
 A chunk is a tile, all dimensions of its pixels together. `surface` tells without the embeddings where a map
 can show something, and what is missing: a tile is written with its embeddings first.
 
 The attribute `region_index` holds the identity of the index, all that its bytes depend on. A store may come
 from anyone: its metadata is bounded and checked before any of it is used, only plain numbers and Blosc
-are decoded, and no chunk may unpack to more than the metadata says.
+are decoded, and no chunk may unpack to more than the metadata says. Its entry `checksums` holds hashes of the rest of
+the metadata and of `checksum`: whatever is read is what was written, and where it was written (`sdm.index.checksums`).
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +34,11 @@ from affine import Affine
 from numcodecs import Blosc
 from odc.geo.geobox import GeoBox
 from zarr.abc.store import RangeByteRequest, Store
-from zarr.storage import FsspecStore, LocalStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore
 
 from sdm.errors import RegionIndexError, SdmError
 from sdm.grid import Grid, parse_crs
+from sdm.index.checksums import CHECKSUM, CheckedStore, Checksums, of_metadata, refuse_special
 from sdm.index.encoding import DTYPES
 from sdm.models.protocol import Model
 from sdm.outputs.metadata import MapMetadata
@@ -61,6 +65,8 @@ class Header:
     """Everything that the bytes depend on; see `identity`."""
     notes: Mapping[str, Any]
     """Facts that they do not depend on: measured error, pixels held, software."""
+    checksums: Checksums
+    """What was written."""
 
     @property
     def digest(self) -> str:
@@ -186,11 +192,52 @@ def create(path: Path, identity: Mapping[str, Any], grid: Grid, metadata: MapMet
     )
 
 
-def finish(path: Path, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
-    """Write what makes an index of a store full of tiles: its attribute, then the consolidated metadata."""
+def finish(
+    path: Path, identity: Mapping[str, Any], notes: Mapping[str, Any], checks: Iterable[tuple[str, int]]
+) -> None:
+    """Write what makes an index of a store full of tiles: checksums, its attribute, then the consolidated metadata.
+
+    `checks`: of each chunk, its key in the store and the CRC-32 of its file.
+    """
     root = zarr.open_group(path, mode="r+", zarr_format=2)
-    root.attrs[ATTRIBUTE] = {"digest": digest(identity), "identity": dict(identity), "notes": dict(notes)}
+    grid = identity["grid"]
+    layout = stored_arrays(identity)
+    table = np.zeros((*tiles_of(grid), len(layout)), dtype=np.uint32)
+    for key, check in checks:
+        name, _, at = key.rpartition("/")
+        row, col = at.split(".")[:2]
+        table[int(row), int(col), layout.index(name)] = check
+    stored = root.create_array(
+        CHECKSUM,
+        shape=table.shape,
+        chunks=table.shape,
+        dtype="uint32",
+        fill_value=0,
+        compressors=Blosc("zstd", clevel=1, shuffle=Blosc.SHUFFLE),
+        attributes={
+            "_ARRAY_DIMENSIONS": ["tile_y", "tile_x", "array"],
+            "long_name": f"CRC-32 of the chunks of {', '.join(layout)}; 0: no file",
+        },
+        overwrite=True,
+    )
+    stored[...] = table
+    header: dict[str, Any] = {"digest": digest(identity), "identity": dict(identity), "notes": dict(notes)}
+    root.attrs[ATTRIBUTE] = header
     zarr.consolidate_metadata(path, zarr_format=2)
+    rest = of_metadata(json.loads((path / ".zmetadata").read_bytes())["metadata"], ATTRIBUTE)
+    root.attrs[ATTRIBUTE] = header | {"checksums": Checksums.of(path, table, rest).to_dict()}
+    zarr.consolidate_metadata(path, zarr_format=2)
+
+
+def stored_arrays(identity: Mapping[str, Any]) -> tuple[str, ...]:
+    """The arrays of tiles, in the order of `checksum`."""
+    return ("surface", *(name for modality in (None, *held(identity)) for name in names(modality)))
+
+
+def tiles_of(grid: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of tiles of the grid of an identity."""
+    rows, cols = (-(-n // grid["tile"]) for n in grid["shape"])
+    return rows, cols
 
 
 def compressor(encoding: str) -> Blosc:
@@ -208,14 +255,16 @@ def open_store(url: str, storage_options: Mapping[str, Any] | None) -> tuple[Hea
     if "://" not in url and not Path(url).exists() and Path(f"{url}.partial").exists():
         raise RegionIndexError(f"region index {url!r} is still being built; `sdm index build` continues it.")
     try:
-        if "://" in url:
-            store: Store = FsspecStore.from_url(url, storage_options=dict(storage_options or {}), read_only=True)
-        else:
-            store = LocalStore(Path(url), read_only=True)
+        store = _store(url, storage_options)
         metadata = _read_bounded(store, url)
         header = _check(metadata, url)
-        group = zarr.open_group(_Bounded(store, header), mode="r", zarr_format=2, use_consolidated=True)
+        checked = CheckedStore(store, _largest_chunk(header.identity))
+        group = zarr.open_group(checked, mode="r", zarr_format=2, use_consolidated=True)
         _check_arrays(group, header, url)
+        if of_metadata(metadata, ATTRIBUTE) != header.checksums.metadata:
+            raise RegionIndexError(f"region index {url!r} is damaged: its metadata was changed; build it again.")
+        table: Any = group[CHECKSUM]
+        checked.expect(stored_arrays(header.identity), table[...], header.checksums)
     except SdmError:
         raise
     except ImportError as error:
@@ -233,10 +282,27 @@ def brief(error: Exception) -> str:
     return text[:200].rstrip(".")
 
 
+def _store(url: str, storage_options: Mapping[str, Any] | None) -> Store:
+    scheme, _, rest = url.partition("://")
+    if scheme in ("file", "local"):  # without fsspec, which would wait for whoever writes into a pipe
+        url = url2pathname(rest)
+    if "://" in url:
+        return FsspecStore.from_url(url, storage_options=dict(storage_options or {}), read_only=True)
+    return LocalStore(Path(url), read_only=True)
+
+
+def _largest_chunk(identity: Mapping[str, Any]) -> int:
+    """Bytes of a chunk, unpacked, at most."""
+    rows, cols = tiles_of(identity["grid"])
+    tile = identity["grid"]["tile"] ** 2 * max(identity["dim"] * DTYPES[identity["encoding"]].itemsize, 4)
+    return max(tile, rows * cols * len(stored_arrays(identity)) * 4)
+
+
 def _read_bounded(store: Store, url: str) -> dict[str, Any]:
     from zarr.core.buffer import default_buffer_prototype
     from zarr.core.sync import sync
 
+    refuse_special(store, ".zmetadata")
     content = sync(store.get(".zmetadata", default_buffer_prototype(), RangeByteRequest(0, MAX_METADATA + 1)))
     if content is None:
         raise RegionIndexError(
@@ -250,29 +316,6 @@ def _read_bounded(store: Store, url: str) -> dict[str, Any]:
         return metadata if isinstance(metadata, dict) else {}
     except (ValueError, KeyError, TypeError, RecursionError):
         raise RegionIndexError(f"{url!r} is not a region index: its .zmetadata is damaged.") from None
-
-
-class _Bounded(WrapperStore):
-    """A store that refuses chunks larger than the header of the index allows, compressed or not."""
-
-    def __init__(self, store: Store, header: Header) -> None:
-        super().__init__(store)
-        i = header.identity
-        self._limit = i["grid"]["tile"] ** 2 * max(i["dim"] * DTYPES[i["encoding"]].itemsize, 4)
-
-    async def get(self, key, prototype, byte_range=None):
-        if key.rpartition("/")[2].startswith("."):
-            return await super().get(key, prototype, byte_range or RangeByteRequest(0, MAX_METADATA))
-        # What does not compress gets longer by Blosc's own header and table of blocks.
-        content = await super().get(key, prototype, byte_range or RangeByteRequest(0, self._limit + (1 << 20)))
-        if content is not None:
-            # A Blosc header: version, codec, flags, type size; then in four bytes each the unpacked length, the length
-            # of a block, and the packed length, beyond which the decoder would read other memory.
-            start = bytes(content.as_numpy_array()[:16])
-            unpacked, packed = (int.from_bytes(start[at : at + 4], "little") for at in (4, 12))
-            if len(start) < 16 or unpacked > self._limit or packed != len(content):
-                raise ValueError(f"chunk {key!r} has the wrong size")
-        return content
 
 
 def _check(metadata: Mapping[str, Any], url: str) -> Header:
@@ -294,7 +337,12 @@ def _check(metadata: Mapping[str, Any], url: str) -> Header:
         good = False
     if not good or content.get("digest") != digest(identity):
         raise RegionIndexError(f"region index {url!r} is damaged: its parts contradict each other.")
-    return Header(identity, notes)
+    if "checksums" not in content:
+        raise RegionIndexError(
+            f"region index {url!r} has no checksums, as those of earlier versions: damage to it would go unnoticed; "
+            "build it again."
+        )
+    return Header(identity, notes, Checksums.from_dict(content["checksums"], url))
 
 
 def _well_formed(identity: Mapping[str, Any]) -> bool:
@@ -311,7 +359,7 @@ def _well_formed(identity: Mapping[str, Any]) -> bool:
         and (type(month) is int and 0 <= month <= 12)
         and len(modalities) > 0
         and modalities == [m for m in MODALITIES if m in modalities]
-        and identity["grid"]["tile"] ** 2 * identity["dim"] * DTYPES[identity["encoding"]].itemsize <= MAX_CHUNK
+        and _largest_chunk(identity) <= MAX_CHUNK
     )
 
 
@@ -341,18 +389,22 @@ def _notes_well_formed(notes: Mapping[str, Any]) -> bool:
 def _check_arrays(group: zarr.Group, header: Header, url: str) -> None:
     i = header.identity
     (rows, cols), side = i["grid"]["shape"], i["grid"]["tile"]
-    expected: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {"surface": ((rows, cols), "uint8")}
+    square, table = (side, side), (*tiles_of(i["grid"]), len(stored_arrays(i)))
+    expected: dict[str, tuple[tuple[int, ...], tuple[int, ...], npt.DTypeLike]] = {
+        "surface": ((rows, cols), square, "uint8"),
+        CHECKSUM: (table, table, "uint32"),
+    }
     for modality in (None, *held(i)):
         embedding, scale = names(modality)
-        expected[embedding] = ((rows, cols, i["dim"]), DTYPES[i["encoding"]])
-        expected[scale] = ((rows, cols), "float32")
-    for name, (shape, dtype) in expected.items():
+        expected[embedding] = ((rows, cols, i["dim"]), (*square, i["dim"]), DTYPES[i["encoding"]])
+        expected[scale] = ((rows, cols), square, "float32")
+    for name, (shape, chunks, dtype) in expected.items():
         array = group.get(name)
         good = (
             isinstance(array, zarr.Array)
             and array.shape == shape
             and array.dtype == np.dtype(dtype)
-            and array.chunks == (side, side, *shape[2:])
+            and array.chunks == chunks
             and not array.filters
             and all(isinstance(c, Blosc) for c in array.compressors)
             and len(array.compressors) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -33,8 +34,9 @@ from sdm.engine.targets import named_target, probability
 from sdm.engine.tile import embed_tile
 from sdm.errors import BoxError, OutputError, RegionIndexError, RequestError, SdmError, SpeciesNameError, TooLargeError
 from sdm.grid import Region, Tile
-from sdm.index import Index, build, build_index, plan_index, reader, store, tiles
+from sdm.index import Index, build, build_index, checksums, plan_index, reader, store, tiles
 from sdm.index.encoding import cosines, decode, encode
+from sdm.index.verify import damaged
 from sdm.maps.plan import plan
 from sdm.maps.write import write_maps
 from sdm.request import Sampling
@@ -551,6 +553,9 @@ def changed(path, tmp_path, change):
     shutil.copytree(path, copy)
     metadata = json.loads((copy / ".zmetadata").read_text())
     change(metadata["metadata"])
+    with contextlib.suppress(KeyError, AttributeError):  # where there is a header, of the changed metadata
+        header = metadata["metadata"][".zattrs"]["region_index"]
+        header["checksums"]["metadata"] = checksums.of_metadata(metadata["metadata"], "region_index")
     (copy / ".zmetadata").write_text(json.dumps(metadata))
     return copy
 
@@ -590,6 +595,11 @@ def lie(*keys, value, sign=True):
         lambda m: m.pop(".zattrs"),
         lambda m: m[".zattrs"].pop("region_index"),
         lambda m: m[".zattrs"].update(region_index=[1]),
+        lambda m: m[".zattrs"]["region_index"].pop("checksums"),
+        lambda m: m[".zattrs"]["region_index"].update(checksums={"table": "", "metadata": ""}),
+        lambda m: m[".zattrs"]["region_index"]["checksums"].update(table="0" * 64),
+        edit("checksum", shape=[1, 1, 3]),
+        lambda m: m.pop("checksum/.zarray"),
         lambda m: m[".zattrs"]["region_index"].update(notes={"error_of_probability": {"mean": "<b>"}}),
         lie("format", value="taxabind-map-index/99"),
         lie("mask", value="none", sign=False),
@@ -651,6 +661,74 @@ def test_damaged_chunks_are_an_error_not_a_map(land, tmp_path, chunk, change):
     index = Index.open(copy)
     with pytest.raises(RegionIndexError, match=r"copy\.zarr.*1, 1"):
         index.query("Puma concolor")
+
+
+def flip(path, at=0.5):
+    """Change one bit of a file."""
+    found = bytearray(path.read_bytes())
+    found[int(at * (len(found) - 1))] ^= 4
+    path.write_bytes(found)
+
+
+def swap(path, other):
+    """Exchange two files."""
+    first, second = path.read_bytes(), other.read_bytes()
+    assert first != second
+    path.write_bytes(second), other.write_bytes(first)
+
+
+def tile_files(path):
+    """The files of one tile beside those of another."""
+    return [(f"{name}/1.1{end}", f"{name}/0.1{end}") for name, end in (("embedding", ".0"), ("scale", ""))]
+
+
+ACCIDENTS = {
+    "a bit of an embedding": lambda p: flip(p / "embedding/1.1.0"),
+    "the last bit of an embedding": lambda p: flip(p / "embedding/1.1.0", 1.0),
+    "the header of a chunk": lambda p: flip(p / "embedding/1.1.0", 0.0),
+    "a bit of a scale": lambda p: flip(p / "scale/1.1"),
+    "a bit of a surface": lambda p: flip(p / "surface/1.1"),
+    "embeddings exchanged": lambda p: swap(p / "embedding/1.1.0", p / "embedding/0.1.0"),
+    "tiles exchanged": lambda p: [swap(p / one, p / other) for one, other in tile_files(p)],
+    "a tile copied over another": lambda p: [shutil.copy(p / other, p / one) for one, other in tile_files(p)],
+    "a scale from nowhere": lambda p: (p / "scale/1.1").unlink(),
+    "a longer chunk": lambda p: (p / "embedding/1.1.0").write_bytes((p / "embedding/1.1.0").read_bytes() + b"0"),
+    "the checksums": lambda p: flip(p / "checksum/0.0.0"),
+    "a digit of the metadata": lambda p: (p / ".zmetadata").write_text(
+        (p / ".zmetadata").read_text().replace('"compared": ', '"compared": 1', 1)
+    ),
+    "a pipe": lambda p: ((p / "embedding/1.1.0").unlink(), os.mkfifo(p / "embedding/1.1.0")),
+    "a device": lambda p: ((p / "scale/1.1").unlink(), (p / "scale/1.1").symlink_to("/dev/zero")),
+    "a folder": lambda p: ((p / "scale/1.1").unlink(), (p / "scale/1.1").mkdir()),
+    "a pipe of metadata": lambda p: ((p / ".zmetadata").unlink(), os.mkfifo(p / ".zmetadata")),
+}
+"""Damage to an index that still looks like one."""
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS)
+def test_accidents_are_an_error_not_a_map(land, tmp_path, accident):
+    copy = changed(land, tmp_path, lambda m: None)
+    before = content(copy)
+    ACCIDENTS[accident](copy)
+    assert "pipe" in accident or "device" in accident or content(copy) != before
+    with pytest.raises(RegionIndexError, match=r"copy\.zarr"):
+        Index.open(copy).query("Puma concolor")
+    with pytest.raises(RegionIndexError, match=r"copy\.zarr"):
+        Index.open(copy.as_uri()).query("Puma concolor")
+    with pytest.raises(SdmError):
+        build_(tmp_path / "larger.zarr", reuse=copy)
+    assert not (tmp_path / "larger.zarr").exists()
+
+
+def test_a_finished_index_that_was_damaged_is_not_passed_over(tmp_path):
+    area = (-122, 47, -121.5, 47.5)
+    index = build_(tmp_path / "a.zarr", area)
+    assert damaged(index) == []
+    flip(tmp_path / "a.zarr/x/0")
+    assert damaged(index) == ["chunk 'x/0' is not what was written there"]
+    with pytest.raises(OutputError, match=r"a\.zarr was built before, and is damaged: chunk 'x/0' .*--over"):
+        build_(tmp_path / "a.zarr", area)
+    assert damaged(build_(tmp_path / "a.zarr", area, overwrite=True)) == []
 
 
 # Elsewhere: other processes, object stores -------------------------------------------------------

@@ -3,11 +3,12 @@
 #   make test   set up and run the tests
 # And for developers:
 #   make check  set up and look at style, types and the direction of imports
+#   make hashes the hashes of the bundled models and layers, after one of them has changed
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: map test check clean
+.PHONY: map test check hashes clean
 
 map: $(VENV)/.installed
 	$(BIN)/taxabind-map "Ursus arctos" --bbox -170 48 -100 72 --out maps --overwrite
@@ -20,6 +21,9 @@ check: $(VENV)/.installed-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
+
+hashes: $(VENV)/.installed
+	$(BIN)/python recipes/hashes.py
 
 # The constraints hold the exact versions the project was tested with.
 $(VENV)/.installed: pyproject.toml constraints.txt

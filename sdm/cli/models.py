@@ -150,10 +150,14 @@ def verify_command(
     cache_dir: CACHE = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the exit code.")] = False,
 ) -> None:
-    """Check every weight of a model: layout, shapes, numbers, SHA-256 against the published or first seen one."""
+    """Check every weight of a model, and the bundled layers.
+
+    Layout, shapes, numbers, and SHA-256 against that of the release, the published or the first seen one.
+    """
+    from sdm.models.folder import layer_checks
     from sdm.models.registry import open_model
 
-    _report(open_model(model, cache_dir=cache_dir, offline=True).verify(), quiet)
+    _report([*open_model(model, cache_dir=cache_dir, offline=True).verify(), *layer_checks()], quiet)
 
 
 def open_telling(model: str, cache_dir: str | None, offline: bool, quiet: bool) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sdm.errors import LayerError, RequestError
 from sdm.files.fingerprint import of_files, of_parts
-from sdm.files.paths import folder
+from sdm.files.release import data_file
 from sdm.layers import ATTRIBUTION
 from sdm.layers.environment import BUNDLED, Environment, Input, expand
 from sdm.layers.satellite import Satellite
@@ -112,19 +112,18 @@ def layer_fingerprints(
 
     Layers that the model reads from bundled files are not opened. Raises LayerError.
     """
-    data = folder("data")
-    prints = {"landmask": "bundled:" + of_files([data / "landmask.tif"])}
+    prints = {"landmask": "bundled:" + of_files([data_file("landmask.tif")])}
     specs = model.layers
     for modality in sorted(modalities):
         match specs[modality]:
             case StandardisedVariables():
-                prints[modality] = "bundled:" + of_files(data / name for name in BUNDLED)
+                prints[modality] = "bundled:" + of_files(map(data_file, BUNDLED))
                 if environment:
                     # The second word: how they enter the means around a place, which an older index did not have.
                     prints[f"{modality}_own"] = "own:" + of_parts([of_files(expand(environment)), "surroundings"])
             case MosaicCrops():
                 own = satellite is not None
-                prints[modality] = ("own:" if own else "bundled:") + of_files([satellite or data / "satellite.tif"])
+                prints[modality] = ("own:" if own else "bundled:") + of_files([satellite or data_file("satellite.tif")])
             case RasterBands(paths):
                 prints["covariates"] = "own:" + of_files(expand(paths))
             case WorldClimChannels():

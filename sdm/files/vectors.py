@@ -14,7 +14,7 @@ from sdm.errors import LayerError
 from sdm.files.archives import Archive, first_bytes
 from sdm.files.kml import read_kml_polygons
 from sdm.files.parquet import refuse_large_parquet
-from sdm.files.paths import folder
+from sdm.files.release import data_file
 from sdm.files.union import union
 from sdm.files.vector_files import (
     GEOJSON,
@@ -193,7 +193,7 @@ def countries(bounds: tuple[float, float, float, float]) -> GeoDataFrame:
     """Country outlines touching (west, south, east, north), degrees, as a WGS84 GeoDataFrame."""
     import geopandas
 
-    return geopandas.read_file(folder("data") / "countries.fgb", bbox=bounds)
+    return geopandas.read_file(data_file("countries.fgb"), bbox=bounds)
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sdm.errors import LayerError
-from sdm.files.paths import folder
+from sdm.files.release import data_file
 from sdm.layers.raster import RasterLayer, Source, interpolate
 from sdm.layers.surroundings import shifted_surroundings
 
@@ -82,7 +82,7 @@ class Environment:
         self.overrides = tuple(str(p) for p in overrides)
         bands: dict[str, tuple[RasterLayer, int]] = {}
         for name in BUNDLED:
-            bands.update(_named_bands(RasterLayer(folder("data") / name)))
+            bands.update(_named_bands(RasterLayer(data_file(name))))
         replaced: dict[str, tuple[RasterLayer, int]] = {}
         for given in self.overrides:
             for name, source in _override(given, {i.layer for i in self.inputs}).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sdm.files.paths import folder
+from sdm.files.release import data_file
 from sdm.layers.raster import RasterLayer
 
 SEA, LAND, LAKE = 0, 1, 2
@@ -15,7 +15,7 @@ class LandMask:
     """The bundled land mask (1.25 arc-minutes, about 2 km)."""
 
     def __init__(self) -> None:
-        self.layer = RasterLayer(folder("data") / "landmask.tif")
+        self.layer = RasterLayer(data_file("landmask.tif"))
 
     def keep(self, kind: str, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
         """Boolean, shape of `lon` (degrees): True where a map masked to `kind` shows a value.

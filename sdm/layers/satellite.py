@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sdm.errors import LayerError
-from sdm.files.paths import folder
+from sdm.files.release import data_file
 from sdm.layers.raster import RasterLayer
 
 
@@ -22,7 +22,7 @@ class Satellite:
         self.size = size
         self.path = None if path is None else str(path)
         if path is None:
-            self.layer = RasterLayer(folder("data") / "satellite.tif")
+            self.layer = RasterLayer(data_file("satellite.tif"))
         else:
             # The global grid of the crops does not show where the user's file has imagery.
             self._source = RasterLayer(path)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdm.files.paths import folder
+from sdm.files.release import data_file
 from sdm.layers.raster import MAX_WINDOW, RasterLayer
 
 PITCH = 0.25
@@ -157,7 +157,7 @@ def _coarse(path: str, band: int, changed: int, field: Callable[[np.ndarray], np
 def _bundled(variable: str, field: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """`_coarse` of a variable of the bundled layers."""
     files = {"elevation": "elevation.tif", "relief": "relief.tif", "landcover": "landcover.tif"}
-    path = folder("data") / files.get(variable, "bioclim.tif")
+    path = data_file(files.get(variable, "bioclim.tif"))
     names = [text.partition(":")[0] for text in RasterLayer(path).descriptions]
     return _coarse(str(path), 1 + names.index(variable), 0, field)
 

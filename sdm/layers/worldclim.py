@@ -27,7 +27,8 @@ import numpy as np
 
 from sdm.errors import LayerError
 from sdm.files import fingerprint
-from sdm.files.paths import cache_folder, folder, replace_file
+from sdm.files.paths import cache_folder, replace_file
+from sdm.files.release import data_file
 from sdm.layers.landmask import LandMask
 from sdm.layers.raster import RasterLayer
 
@@ -362,8 +363,7 @@ class Approximated(Environment20):
 
     def __init__(self, elevation: str = "valid") -> None:
         self.elevation = elevation
-        data = folder("data")
-        self._climate, self._height = RasterLayer(data / "bioclim.tif"), RasterLayer(data / "elevation.tif")
+        self._climate, self._height = map(RasterLayer, map(data_file, ("bioclim.tif", "elevation.tif")))
         self._mask = LandMask()
         names = [d.partition(":")[0] for d in self._climate.descriptions]
         self._bands = {name: k + 1 for k, name in enumerate(names)}
@@ -371,7 +371,7 @@ class Approximated(Environment20):
     @cached_property
     def constants(self) -> dict[str, dict[str, float]]:
         """Mean and standard deviation by channel, computed by recipes/worldclim_approx.py."""
-        with (folder("data") / APPROXIMATION).open("rb") as file:
+        with data_file(APPROXIMATION).open("rb") as file:
             return tomllib.load(file)
 
     def _cells(self, row: np.ndarray, col: np.ndarray) -> np.ndarray:
@@ -414,9 +414,8 @@ class Approximated(Environment20):
 
     def fingerprint(self) -> str:
         """Sixteen hex digits of the bundled layers' content."""
-        data = folder("data")
-        files = ("bioclim.tif", "elevation.tif", "landmask.tif", APPROXIMATION)
-        return fingerprint.of_parts(["approximated", self.elevation, *(fingerprint.of_file(data / f) for f in files)])
+        files = map(data_file, ("bioclim.tif", "elevation.tif", "landmask.tif", APPROXIMATION))
+        return fingerprint.of_parts(["approximated", self.elevation, *map(fingerprint.of_file, files)])
 
 
 def approximated(elevation: str = "valid") -> Approximated:

@@ -13,8 +13,10 @@ import json
 from pathlib import Path
 
 from sdm.errors import ModelError
+from sdm.files import release
 from sdm.files.paths import folder as resource_folder
 from sdm.models.config import FORMAT, check_config
+from sdm.models.protocol import Check
 
 DEFAULT = "mammals-trees"
 """The bundled model for requests without a species, such as an index."""
@@ -55,6 +57,7 @@ def read_folder(path: Path) -> tuple[dict, str]:
                 f"model folder {str(path)!r} has no {name}; a model needs config.json, "
                 "model.safetensors, vocabulary.txt and taxa.csv."
             )
+    check_hashes(path)
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -66,6 +69,35 @@ def read_folder(path: Path) -> tuple[dict, str]:
     for name in _DIGESTED:
         digest.update((path / name).read_bytes())
     return config, digest.hexdigest()[:16]
+
+
+def check_hashes(path: Path) -> None:
+    """Raise ModelError unless the files of a bundled model are those of the release, and those of another one with a
+    list of hashes are as listed there.
+    """
+    bundled = resource_folder("models")
+    if (path / release.SUMS).is_file():
+        root, prefix = path, ""
+    elif path.parent.resolve() == bundled.resolve():
+        root, prefix = bundled, f"{path.name}/"
+    else:
+        return
+    for name in sorted({*FILES, *(file.name for file in path.glob("*.csv"))}):
+        if problem := release.differs(root, f"{prefix}{name}"):
+            raise ModelError(f"model {str(path)!r}: {name} {problem}")
+
+
+def layer_checks() -> list[Check]:
+    """The state of each file of the bundled layers."""
+    data = resource_folder("data")
+    wrong = release.problems(data)
+    checks = []
+    for name in sorted({*release.listed(data), *wrong}):
+        path = data / name
+        status = f"bundled layer {name} {wrong[name]}" if name in wrong else "ok"
+        size = path.stat().st_size if path.exists() else None
+        checks.append(Check((), path, size, release.listed(data).get(name, ""), status))
+    return checks
 
 
 def is_model_folder(path: Path) -> bool:

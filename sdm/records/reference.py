@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import shapely
 
-from sdm.files.paths import folder
+from sdm.files.release import data_file
 
 EARTH_KM = 6371.0088
 
@@ -90,7 +90,7 @@ def plain(name: str) -> str:
 
 @cache
 def _nations() -> list[dict[str, str]]:
-    with (folder("data") / "nations.csv").open(encoding="utf-8", newline="") as file:
+    with data_file("nations.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -100,7 +100,7 @@ def _outlines() -> tuple[list[str], list[str], list[shapely.Geometry]]:
     import pyogrio
 
     numeric = {row["iso_n3"]: row["iso_a2"] for row in _nations() if row["iso_n3"]}
-    _, _, shapes, (codes, names) = pyogrio.raw.read(folder("data") / "countries.fgb", columns=["iso_n3", "name"])
+    _, _, shapes, (codes, names) = pyogrio.raw.read(data_file("countries.fgb"), columns=["iso_n3", "name"])
     alpha = [numeric.get(code, "") if isinstance(code, str) else "" for code in codes]
     return alpha, list(names), list(shapely.from_wkb(shapes))
 

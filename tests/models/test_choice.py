@@ -7,6 +7,7 @@ import pytest
 import sdm
 import sdm.models.folder
 from sdm.errors import RequestError, SdmError, SpeciesNameError
+from sdm.files import release
 from sdm.maps.batch import plan_batch
 from sdm.models.choice import choose
 from sdm.names import TaxonTable, listed
@@ -38,6 +39,7 @@ def models(tmp_path_factory, write_model):
     write_model(root / "birds", BIRDS, season=True, licence="CC BY-NC-SA 4.0")
     write_model(root / "mammals-trees", MAMMALS)
     write_model(root / "trees", TREES, genera=[OTHER_TREE])
+    release.write_sums(root)
     return root
 
 

@@ -168,10 +168,10 @@ def tokenizer():
     if not _tokenizer:
         import gzip
 
-        from sdm.files.paths import folder
+        from sdm.files.release import data_file
         from sdm.models.encoders.clip_tokens import Tokenizer
 
-        path = folder("data") / "clip-merges.txt.gz"
+        path = data_file("clip-merges.txt.gz")
         try:
             _tokenizer.append(Tokenizer(gzip.decompress(path.read_bytes()).decode("utf-8")))
         except (OSError, ValueError, EOFError) as error:

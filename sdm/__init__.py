@@ -23,6 +23,7 @@ __all__ = [
     "Records",
     "Region",
     "__version__",
+    "assess",
     "build_index",
     "evaluate",
     "fit",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from sdm.analysis.assess import assess
     from sdm.grid import BBox, Region
     from sdm.index import Index, build_index, plan_index
     from sdm.maps.array import map_species
@@ -62,6 +64,7 @@ _HOME = {
     "Model": "sdm.models.bundled",
     "list_models": "sdm.models.registry",
     "Records": "sdm.records.table",
+    "assess": "sdm.analysis.assess",
     "evaluate": "sdm.records.evaluate",
     "fit": "sdm.records.fit",
     "Fitted": "sdm.records.fitted",

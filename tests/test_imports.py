@@ -20,7 +20,7 @@ LEVELS = [
     {"grid", "layers", "outputs", "models"},
     {"engine"},
     {"index", "records", "evaluation"},
-    {"maps", "training"},
+    {"maps", "training", "analysis"},
     {"serve", "__init__"},
     {"cli"},
     {"__main__"},

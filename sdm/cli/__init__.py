@@ -14,7 +14,7 @@ def main() -> None:
 
 def main_sdm() -> None:
     """Entry point of `sdm`."""
-    from sdm.cli import classify, embed, evaluate, index, map, models, patch, retrieve, serve, train  # noqa: F401
+    from sdm.cli import assess, classify, embed, evaluate, index, map, models, patch, retrieve, serve, train  # noqa: F401
     from sdm.cli.app import run, sdm_app
 
     run(sdm_app, "sdm")

@@ -38,6 +38,7 @@ PROGRESS = ("bar", "lines")
 _STAGES = {
     "checking": "checking finished tiles",
     "tiles": "encoding tiles",
+    "ranges": "drawing ranges",
     "pictures": "drawing pictures",
     "writing": "writing maps",
 }

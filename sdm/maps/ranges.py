@@ -22,7 +22,7 @@ from sdm.maps.report import common_tags
 from sdm.models.licence import credit_lines
 from sdm.outputs.binary import Cut, Inside, at_least, cut, write_binary
 from sdm.outputs.blocks import Source, load
-from sdm.outputs.expectation import thresholds
+from sdm.outputs.expectation import SURE, thresholds
 from sdm.outputs.geopackage import Layer, write_layers
 from sdm.request import RangeRule
 from sdm.request.ranges import EXPECTED, FIXED, FROM_RECORDS
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     import shapely
 
 SUFFIXES = ("-range.tif", "-range.qml", "-range.gpkg")
-SURE = 0.95
-"""Expected precision of the cautious range, expected recall of the generous one."""
 DEVIATIONS = 1.645
 """Standard deviations of the logit: 5 % of a normal distribution lie beyond them on either side."""
 _NUMBERS = ("threshold", "area_km2", "expected_precision", "expected_recall")

@@ -21,6 +21,8 @@ from sdm.outputs.blocks import Source, iter_blocks
 from sdm.outputs.statistics import PixelArea
 from sdm.request import RangeRule
 
+SURE = 0.95
+"""Expected precision of a cautious range, expected recall of a generous one."""
 _BINS = 1 << 16
 _SLACK = 1e-6
 """Relative: a map whose only value is 0.9 has a precision of 0.9, though float32 has no such number."""

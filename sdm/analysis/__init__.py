@@ -1,0 +1,1 @@
+"""What follows from maps and records: numbers for Red List assessments."""

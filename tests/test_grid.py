@@ -564,3 +564,20 @@ def test_any_numbers_give_a_grid_or_a_sentence(west, south, east, north, resolut
         assert right >= BBox(west, south, east, north).unwrapped_east - slack
         assert bottom <= south + slack
         assert top >= north - slack
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3338", "EPSG:3857", "EPSG:3035", "ESRI:54030"])
+def test_size_of_a_projected_pixel_has_its_area(crs):
+    grid = make_grid(
+        (-160.0, 55.0, -150.0, 62.0) if crs != "EPSG:3035" else (5.0, 40.0, 20.0, 60.0), None, crs, 20_000.0
+    )
+    rows, cols = (np.arange(n) for n in grid.shape)
+    width, height = grid.pixel_size(rows, cols)
+    _, lat = grid.lonlat(rows, cols)
+    from sdm.outputs.statistics import PixelArea
+
+    area = PixelArea(grid.geobox).block(slice(0, rows.size), slice(0, cols.size)) / 1e6
+    found = width * np.cos(np.radians(lat)) * height * 111.195**2
+    assert np.nanmax(np.abs(found / area - 1)) < 0.012  # of a sphere
+    part = grid.pixel_size(rows[3:9], cols[2:7])
+    assert np.array_equal(part[0], width[3:9, 2:7]) and np.array_equal(part[1], height[3:9, 2:7])

@@ -13,13 +13,13 @@ import numpy as np
 from sdm.engine.inputs import Inputs, Read, check_month, open_inputs
 from sdm.engine.suitability import Suitability
 from sdm.errors import RequestError
-from sdm.grid import Grid, Tile
+from sdm.grid import KM_PER_DEGREE, Grid, Tile
 from sdm.models.device import local_device
 from sdm.models.protocol import Model
 from sdm.outputs.metadata import Band
 from sdm.request import Sampling
+from sdm.request.choices import LAND_SHARE
 
-KM_PER_DEGREE = 111.195
 TRUST_STRIDES = 4, 8
 """Fewest and most pixels between the places at which bands are computed. Measured on fits to 1,000 records in British
 Columbia at 0.05 degrees: interpolated over 4 pixels novelty is off by 5 percentiles on average, uncertainty by 0.02."""
@@ -85,6 +85,17 @@ class Places:
     def modalities(self) -> tuple[str, ...]:
         """The modalities that are encoded and added."""
         return self.sampling.modalities or ()
+
+    @property
+    def land_share(self) -> float:
+        """Share of a pixel that must be of the kind of a mask."""
+        share = self.sampling.land_share
+        return LAND_SHARE if share is None else share
+
+    @property
+    def hides_uncovered(self) -> bool:
+        """Whether pixels without reliable training data are left out."""
+        return self.sampling.uncovered == "hide"
 
     @property
     def month(self) -> int:

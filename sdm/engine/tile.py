@@ -195,21 +195,27 @@ def stored_tile(places: Places, tile: Tile, mask: str = "none") -> tuple[np.ndar
 def mappable(
     places: Places, tile: Tile, habitats: Sequence[tuple[str, Extent | None]], lon: np.ndarray, lat: np.ndarray
 ) -> np.ndarray:
-    """Boolean (H, rows, columns): inside the region, where the model had anything to learn from, and each habitat.
+    """Boolean (H, rows, columns): inside the region, in the latitudes of the model, and in each habitat.
 
     `habitats`: (mask, extent) pairs; `lon`, `lat` (rows, columns) degrees of the tile's pixels.
     """
     south, north = places.model.domain
     with np.errstate(invalid="ignore"):
         common = np.isfinite(lat) & (lat >= south) & (lat <= north)
-    if places.model.coverage is not None:
+    if places.hides_uncovered and places.model.coverage is not None:
         common &= places.model.coverage.keep(lon, lat)
     inside = places.grid.inside_region(tile)
     if inside is not None:
         common &= inside
     if not common.any():
         return np.zeros((len(habitats), *common.shape), dtype=bool)
-    by_mask = {mask: common & _land_mask().keep(mask, lon, lat) for mask in {mask for mask, _ in habitats}}
+    size = places.grid.pixel_size(
+        np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop)
+    )
+    by_mask = {
+        mask: common & _land_mask().keep_pixels(mask, lon, lat, size, places.land_share)
+        for mask in {mask for mask, _ in habitats}
+    }
     out = np.stack([by_mask[mask] for mask, _ in habitats])
     for k, (_, extent) in enumerate(habitats):
         if extent is not None:

@@ -23,13 +23,13 @@ class EncodedTile:
     """(N,) float32."""
     pixels: np.ndarray
     """(N,) int32: flat indices into the tile, ascending."""
-    land: np.ndarray
-    """(N,) boolean."""
+    surface: np.ndarray
+    """(N,) uint8, of `sdm.index.store`."""
 
     @property
     def nbytes(self) -> int:
         """Memory held."""
-        return self.codes.nbytes + self.scales.nbytes + self.pixels.nbytes + self.land.nbytes
+        return self.codes.nbytes + self.scales.nbytes + self.pixels.nbytes + self.surface.nbytes
 
 
 class TileCache:

@@ -21,6 +21,7 @@ from sdm.index.cache import EncodedTile, TileCache
 from sdm.index.checksums import CheckedStore
 from sdm.index.encoding import DTYPES, cosines, decode
 from sdm.index.window import checked, crop, overlapping
+from sdm.request.choices import LAND_SHARE
 
 CACHE_BYTES = 1 << 30
 """Memory for encoded tiles, by default: about four megapixels of 256 numbers as int8."""
@@ -80,6 +81,16 @@ class StoredPixels:
     def mask(self) -> str:
         """The mask of the pixels held: land, sea, or none for both."""
         return self.identity["mask"]
+
+    @property
+    def land_share(self) -> float:
+        """The option with which its pixels were chosen; in an index of an earlier version by their centres alone."""
+        return self.identity.get("land_share", LAND_SHARE)
+
+    @property
+    def uncovered(self) -> str:
+        """The option with which its pixels were chosen; earlier versions held no pixel without training data."""
+        return self.identity.get("uncovered", "hide")
 
     @property
     def encoding(self) -> str:
@@ -152,15 +163,15 @@ class StoredPixels:
         embedding, scale = store.names(modality)
         try:
             surface = self._array("surface")[tile.rows, tile.cols].ravel()
-            if not (surface <= store.WATER).all():
+            if not (surface <= store.NEITHER).all():
                 raise RegionIndexError(
                     f"region index {self.url!r} is damaged: tile {tile.index} is missing; build it again."
                 )
             pixels = np.flatnonzero(surface != store.NOT_HELD).astype(np.int32)
-            land = surface[pixels] == store.LAND
+            held = surface[pixels]
             if not pixels.size:
                 codes = np.empty((0, self.dim), dtype=DTYPES[self.encoding])
-                return EncodedTile(codes, np.empty(0, np.float32), pixels, land)
+                return EncodedTile(codes, np.empty(0, np.float32), pixels, held)
             scales = self._array(scale)[tile.rows, tile.cols].ravel()[pixels]
             codes = self._array(embedding)[tile.rows, tile.cols].reshape(surface.size, self.dim)
         except RegionIndexError:
@@ -174,7 +185,7 @@ class StoredPixels:
             raise RegionIndexError(
                 f"region index {self.url!r} is damaged: tile {tile.index} lacks embeddings; build it again."
             )
-        return EncodedTile(codes if pixels.size == surface.size else codes[pixels], scales, pixels, land)
+        return EncodedTile(codes if pixels.size == surface.size else codes[pixels], scales, pixels, held)
 
     def _array(self, name: str) -> Any:
         return self._group[name]
@@ -237,8 +248,8 @@ class StoredPixels:
 
     def _kept(self, target: Target, tile: Tile, stored: EncodedTile, inside: Any) -> np.ndarray | None:
         """Boolean (M,) of the pixels of a tile that are `inside`: within mask and extent of a target; None: all."""
-        land = stored.land[inside]
-        kept = {"none": None, "land": land, "sea": ~land}[target.mask]
+        wanted = {"none": None, "land": store.LAND, "sea": store.WATER}[target.mask]
+        kept = None if wanted is None else (stored.surface[inside] & wanted) > 0
         if target.extent is not None:
             known = self._within(target.extent, tile)
             if known is not None:

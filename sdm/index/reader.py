@@ -153,7 +153,12 @@ class Index(StoredPixels):
         )
 
     def _sampling(self, modalities: Sequence[str] | None = None) -> Sampling:
-        return Sampling(modalities=modalities or self.modalities, month=self.month or None)
+        return Sampling(
+            modalities=modalities or self.modalities,
+            month=self.month or None,
+            land_share=self.land_share,
+            uncovered=self.uncovered,
+        )
 
     def _refuse_other_options(self, area: Area, sampling: Sampling) -> None:
         """Raise RequestError for an option that is stated, and not as the index was built."""
@@ -162,6 +167,8 @@ class Index(StoredPixels):
             "resolution": self.grid.resolution,
             "modalities": self.modalities,
             "month": self.month,
+            "land_share": self.land_share,
+            "uncovered": self.uncovered,
         }
         for part in (area, sampling):
             for field in fields(part):
@@ -260,6 +267,8 @@ class Index(StoredPixels):
             "each": list(self.held),
             "mask": self.mask,
             "encoding": self.encoding,
+            "land_share": self.land_share,
+            "uncovered": self.uncovered,
             "dim": self.dim,
             "crs": self.grid.crs,
             "resolution": self.grid.resolution,

@@ -60,7 +60,11 @@ def overlap(index: Index, grid: Grid, tile: Tile) -> Overlap | None:
 
 def _pixel_identity(identity: Any) -> dict[str, Any]:
     """The part of an identity that the bytes of one pixel depend on."""
-    kept = {key: value for key, value in identity.items() if key not in ("grid", "mask", "region")}
+    kept = {
+        key: value
+        for key, value in identity.items()
+        if key not in ("grid", "mask", "region", "land_share", "uncovered")
+    }
     grid = identity["grid"]
     return kept | {
         "month": month_name(identity.get("month", 0)),

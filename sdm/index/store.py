@@ -2,7 +2,7 @@
 
     embedding  (y, x, dimension) int8 or float16    codes of the unit summed embedding
     scale      (y, x) float32                       codes * scale is the unit vector; 0: not held
-    surface    (y, x) uint8                         0 not held, 1 land, 2 sea or lake; 255: never written
+    surface    (y, x) uint8                         0 not held, 1 land, 2 water, 3 both, 4 neither; 255: never written
     embedding_M, scale_M                            the same of one modality M, on request
     checksum   (tile row, tile column, array) uint32    CRC-32 of each chunk of the arrays above; 0: it has no file
 
@@ -44,11 +44,12 @@ from sdm.models.protocol import Model
 from sdm.outputs.metadata import MapMetadata
 from sdm.outputs.zarr_store import root_attributes, variable_attributes, write_grid
 from sdm.request import Sampling, Storage
-from sdm.request.choices import MASKS, MODALITIES
+from sdm.request.choices import LAND_SHARE, MASKS, MODALITIES, UNCOVERED
 
 FORMAT = "taxabind-map-index/1"
 ATTRIBUTE = "region_index"
-NOT_HELD, LAND, WATER, UNWRITTEN = 0, 1, 2, 255
+NOT_HELD, LAND, WATER, COAST, NEITHER, UNWRITTEN = 0, 1, 2, 3, 4, 255
+"""A pixel may have enough of land and water, LAND | WATER, or of neither."""
 
 MAX_METADATA = 16 << 20
 """Bytes of `.zmetadata` that are read at most; a usual one has 20 kB."""
@@ -115,6 +116,8 @@ def identity(
         "each": stored["each"],
         "mask": stored["mask"],
         "encoding": stored["encoding"],
+        "land_share": LAND_SHARE if sampling.land_share is None else sampling.land_share,
+        "uncovered": sampling.uncovered or UNCOVERED[0],
         "dim": model.dim,
         **({"month": sampled["month"]} if sampled["month"] else {}),
     }
@@ -186,8 +189,8 @@ def create(path: Path, identity: Mapping[str, Any], grid: Grid, metadata: MapMet
         attributes=attributes
         | {
             "long_name": "pixels held, and their surface",
-            "flag_values": [NOT_HELD, LAND, WATER],
-            "flag_meanings": "not_held land water",
+            "flag_values": [NOT_HELD, LAND, WATER, COAST, NEITHER],
+            "flag_meanings": "not_held land water land_and_water neither",
         },
     )
 
@@ -354,6 +357,9 @@ def _well_formed(identity: Mapping[str, Any]) -> bool:
         and all(isinstance(text, str) and len(text) < 100_000 for text in texts)
         and {"name", "version", "digest"} <= identity["model"].keys()
         and identity["mask"] in MASKS
+        and type(share := identity.get("land_share", LAND_SHARE)) in (int, float)
+        and 0.0 <= share <= 1.0
+        and identity.get("uncovered", UNCOVERED[0]) in UNCOVERED
         and identity["encoding"] in DTYPES
         and isinstance(identity["each"], bool)
         and (type(month) is int and 0 <= month <= 12)

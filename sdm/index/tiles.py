@@ -64,7 +64,7 @@ def build_tile(tile: Tile, task: TileTask) -> None:
     """Encode one tile and write its chunks, then its record."""
     job, places = task.job, task.job.places
     lon, lat = places.lonlat(*places.pixels(tile))
-    held, land = mappable(places, tile, [(job.storage.mask, None), ("land", None)], lon, lat)
+    held, land, water = mappable(places, tile, [(m, None) for m in (job.storage.mask, "land", "sea")], lon, lat)
     summed = _encode(task, places, tile, held, None)
     known = summed.scales > 0.0
     arrays = _arrays(tile, summed, None)
@@ -73,7 +73,8 @@ def build_tile(tile: Tile, task: TileTask) -> None:
         part = _encode(task, alone, tile, held, modality)
         part.codes[~known], part.scales[~known] = 0, 0.0
         arrays |= _arrays(tile, part, modality)
-    surface = np.where(land.ravel(), store.LAND, store.WATER).astype(np.uint8)
+    surface = (land * store.LAND + water * store.WATER).ravel().astype(np.uint8)
+    surface[surface == 0] = store.NEITHER
     surface[~known] = store.NOT_HELD
     # Last: its presence tells a reader that the others are complete.
     arrays["surface"] = surface.reshape(tile.shape)

@@ -113,7 +113,7 @@ class RasterLayer:
 
     def overlaps(self, lon: np.ndarray, lat: np.ndarray) -> bool:
         """True when at least one of the positions (N,), (N,) degrees lies on the layer."""
-        row, col = self._position(lon, lat)
+        row, col = self.position(lon, lat)
         return bool(np.any((row >= -0.5) & (row <= self.height - 0.5) & (col >= -0.5) & (col <= self.width - 0.5)))
 
     def nearest(self, lon: np.ndarray, lat: np.ndarray, band: int = 1) -> np.ndarray:
@@ -121,8 +121,8 @@ class RasterLayer:
         shape = np.shape(lon)
         lon, lat = np.ravel(lon), np.ravel(lat)
         out = np.full(lon.size, np.nan, dtype=np.float32)
-        for part in self._parts(lon, lat):
-            row, col = self._position(lon[part], lat[part])
+        for part in self.parts(lon, lat):
+            row, col = self.position(lon[part], lat[part])
             # Cell edges belong to the cell to the south-east, as in GDAL.
             r, c = np.floor(row + 0.5), np.floor(col + 0.5)
             if self.is_global:
@@ -169,12 +169,12 @@ class RasterLayer:
         Row 0 is in the north. The position lies in cell [size // 2, size // 2]. Cells beyond a pole repeat
         the last row; a global layer wraps at the antimeridian.
         """
-        row, col = self._position(lon, lat)
+        row, col = self.position(lon, lat)
         row = np.floor(np.where(np.isfinite(row), row, 0) + 0.5).astype(np.int64)
         col = np.floor(np.where(np.isfinite(col), col, 0) + 0.5).astype(np.int64)
         steps = np.arange(size) - size // 2
         out = np.empty((lon.size, size, size, self.count), dtype=np.uint8)
-        for part in self._parts(lon, lat):
+        for part in self.parts(lon, lat):
             r = np.clip(row[part][:, None] + steps, 0, self.height - 1)
             c = col[part][:, None] + steps
             c = c % self.width if self.is_global else np.clip(c, 0, self.width - 1)
@@ -184,7 +184,7 @@ class RasterLayer:
             out[part] = window[(r - r0)[:, :, None], c[:, None, :]]
         return out
 
-    def _position(self, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def position(self, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fractional (row, col) of positions, integers at cell centres."""
         lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
         centre = self.west + 0.5 * self.width * self.dx
@@ -194,7 +194,7 @@ class RasterLayer:
         row = (self.north - lat) / self.dy - 0.5
         return row, col
 
-    def _parts(self, lon: np.ndarray, lat: np.ndarray) -> Sequence[np.ndarray | slice]:
+    def parts(self, lon: np.ndarray, lat: np.ndarray) -> Sequence[np.ndarray | slice]:
         """Split positions into groups of neighbours whose window stays below MAX_WINDOW cells."""
         limit = MAX_WINDOW // max(self.count, 1)
         pending: list[np.ndarray] = [np.arange(lon.size)]
@@ -203,7 +203,7 @@ class RasterLayer:
             index = pending.pop()
             if index.size == 0:
                 continue
-            row, col = self._position(lon[index], lat[index])
+            row, col = self.position(lon[index], lat[index])
             if index.size < 2 or not np.isfinite(row + col).any():
                 done.append(index)
                 continue
@@ -305,14 +305,14 @@ def interpolate(sources: Sequence[Source], lon: np.ndarray, lat: np.ndarray) -> 
     """
     layer = sources[0].layer
     out = np.empty((lon.size, sum(s.columns for s in sources)), dtype=np.float32)
-    for part in layer._parts(lon, lat):
+    for part in layer.parts(lon, lat):
         out[part] = _interpolate_part(sources, lon[part], lat[part])
     return out
 
 
 def _interpolate_part(sources: Sequence[Source], lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
     layer, columns = sources[0].layer, sum(s.columns for s in sources)
-    row, col = layer._position(lon, lat)
+    row, col = layer.position(lon, lat)
     inside = np.isfinite(row + col) & (row >= -0.5) & (row <= layer.height - 0.5)
     if not layer.is_global:
         inside &= (col >= -0.5) & (col <= layer.width - 0.5)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.engine.inputs import layer_fingerprints
-from sdm.engine.places import KM_PER_DEGREE, Places, Target
+from sdm.engine.places import Places, Target
 from sdm.errors import ModelError, RecordsError, RequestError, SpeciesNameError
 from sdm.files.fingerprint import of_parts
-from sdm.grid import Grid
+from sdm.grid import KM_PER_DEGREE, Grid
 from sdm.layers.environment import names_known_variables
 from sdm.layers.stack import RasterStack
 from sdm.models.choice import choose_for_most, refuse_name_of_other_model

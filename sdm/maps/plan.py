@@ -122,6 +122,8 @@ def plan(
     model : name, folder or opened model; by default the bundled model that knows the species.
     modalities : any of location, satellite, environment; by default all.
     satellite, environment : rasters in place of the bundled layers.
+    land_share : share of a pixel that must be land for a map of land to show it (of the sea, sea or lake); 0.1.
+    uncovered : show or hide pixels where the model has no reliable training data; by default they are shown.
     month : 1 to 12 or an English name, of a model that tells months apart; by default the whole year.
     step, satellite_step : encode every n-th pixel in all modalities (1: every pixel), or in imagery alone; by default
         each modality at the model's own pitch.
@@ -351,7 +353,10 @@ def _notes(plan: Plan, resolution: Resolution, target: Target) -> tuple[str, ...
     if south < low or north > high:
         notes.append(f"The model was trained between latitudes {low:g} and {high:g}; pixels beyond are not modelled.")
     if not _covered(plan):
-        notes.append("The model has no reliable training data in part of this region; pixels there are not modelled.")
+        notes.append(
+            "The model has no reliable training data in part of this region; pixels there are "
+            + ("not shown." if plan.hides_uncovered else "shown, but least sure: --uncovered hide leaves them out.")
+        )
     if target.extent:
         w, s, e, n = target.extent
         if west < w or south < s or east > e or north > n:

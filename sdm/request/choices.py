@@ -11,10 +11,14 @@ MODALITIES = ("location", "satellite", "environment")
 FORMATS = ("cog", "zarr", "html")
 MASKS = ("land", "sea", "none")
 """Pixels that are kept: land without lakes, sea with lakes, or both."""
+LAND_SHARE = 0.1
+"""Share of a pixel that must be land for a map of land to show it; of a map of the sea, sea or lake."""
 MASKS_OF_A_MAP = (*MASKS, "auto")
 """auto: by the habitat of the species."""
 ORIGINS = ("native", "all")
 """Ranges of a species: the native one, or all of it, introduced populations included."""
+UNCOVERED = ("show", "hide")
+"""Pixels in areas without reliable training data."""
 SCORES = ("auto", "probability", "relative", "cosine")
 """Scores of a map; auto: probability where the model is calibrated, else relative."""
 ENCODINGS = ("int8", "float16")

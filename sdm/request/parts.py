@@ -12,10 +12,12 @@ from sdm.request.box import BBox
 from sdm.request.choices import (
     ENCODINGS,
     FORMATS,
+    LAND_SHARE,
     MASKS,
     MASKS_OF_A_MAP,
     ORIGINS,
     SCORES,
+    UNCOVERED,
     parse_device,
     parse_formats,
     parse_modalities,
@@ -82,7 +84,7 @@ class Area(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Options):
-    """The modalities that are encoded, their spacing and their layers."""
+    """The pixels that are shown, the modalities that are encoded, their spacing and their layers."""
 
     modalities: Annotated[
         Any, Option("Any of location, satellite, environment. Default: all.", panel="Model", kind=str)
@@ -101,6 +103,23 @@ class Sampling(Options):
             metavar="FILE|FOLDER",
         ),
     ] = ()
+    land_share: Annotated[
+        float | None,
+        Option(
+            "Share of a pixel that must be land for a map of land to show it; for a map of the sea, sea or lake. "
+            f"Default: {LAND_SHARE:g}.",
+            panel="Where",
+            low=0.0,
+            high=1.0,
+        ),
+    ] = None
+    uncovered: Annotated[
+        str | None,
+        Option(
+            "show or hide pixels where the model has no reliable training data. Default: show.",
+            panel="Where",
+        ),
+    ] = None
     step: Annotated[
         int | None,
         Option(
@@ -116,6 +135,8 @@ class Sampling(Options):
         for name in ("step", "satellite_step"):
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), *STEPS, " pixels")
+        if self.uncovered is not None:
+            parse_word("uncovered", self.uncovered, UNCOVERED)
         if self.step is not None and self.satellite_step is not None:
             raise RequestError("step and satellite_step are both given; give only one of them.")
         self._set(

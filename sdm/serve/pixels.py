@@ -31,7 +31,7 @@ class Pixels:
     lat: np.ndarray
     """(N,) degrees, of pixel centres."""
     surface: Mapping[str, np.ndarray]
-    """For "land" and "sea", boolean (N,)."""
+    """For "land" and "sea", boolean (N,): enough of the pixel is."""
     lookup: np.ndarray
     """(rows, columns) int32: number of the pixel at each pixel of the image; N where there is none."""
     area_km2: np.ndarray
@@ -48,6 +48,8 @@ class _TilePart:
     scales: np.ndarray
     lon: np.ndarray
     lat: np.ndarray
+    land: np.ndarray
+    sea: np.ndarray
 
 
 def read_pixels(index: Index, frame: Frame, land_mask: LandMask, progress: Callable[[int, int], None]) -> Pixels:
@@ -71,14 +73,16 @@ def read_pixels(index: Index, frame: Frame, land_mask: LandMask, progress: Calla
     # Zeros take no memory until they are written to: where the index has no pixels, such as at sea, never.
     codes = np.zeros((wanted.size, index.dim), dtype=DTYPES[index.encoding])
     scales, lon, lat = (np.zeros(wanted.size, dtype) for dtype in (np.float32, np.float64, np.float64))
+    surface = {kind: np.zeros(wanted.size, dtype=bool) for kind in ("land", "sea")}
     slots = np.full(wanted.size + 1, -1, dtype=np.int32)
     count = 0
     tiles = list(grid.tiles())
     progress(0, len(tiles))
     with ThreadPoolExecutor(processors()) as pool:
-        for done, part in enumerate(pool.map(partial(_read_tile, index, wanted), tiles), 1):
+        for done, part in enumerate(pool.map(partial(_read_tile, index, land_mask, wanted), tiles), 1):
             new = slice(count, count + part.numbers.size)
             codes[new], scales[new], lon[new], lat[new] = part.codes, part.scales, part.lon, part.lat
+            surface["land"][new], surface["sea"][new] = part.land, part.sea
             slots[part.numbers] = np.arange(new.start, new.stop)
             count = new.stop
             progress(done, len(tiles))
@@ -90,20 +94,27 @@ def read_pixels(index: Index, frame: Frame, land_mask: LandMask, progress: Calla
         embeddings=Packed(codes[:count], scales[:count]),
         lon=lon,
         lat=lat,
-        surface={kind: land_mask.keep(kind, lon, lat) for kind in ("land", "sea")},
+        surface={kind: kept[:count] for kind, kept in surface.items()},
         lookup=lookup,
         area_km2=np.bincount(lookup.ravel(), image_area.ravel(), minlength=count + 1)[:count],
     )
 
 
-def _read_tile(index: Index, wanted: np.ndarray, tile: Tile) -> _TilePart:
+def _read_tile(index: Index, land_mask: LandMask, wanted: np.ndarray, tile: Tile) -> _TilePart:
     codes, scales, pixels = index.encoded(tile.rows, tile.cols)
     row, col = np.divmod(pixels, tile.shape[1])
     grid_pixels = (row + tile.rows.start) * index.grid.shape[1] + col + tile.cols.start
     numbers = np.searchsorted(wanted, grid_pixels)
     is_wanted = wanted[np.minimum(numbers, wanted.size - 1)] == grid_pixels
-    lon, lat = (a.ravel()[pixels[is_wanted]] for a in tile_lonlat(index.grid, tile))
-    return _TilePart(numbers[is_wanted], codes[is_wanted], scales[is_wanted], lon, lat)
+    chosen = pixels[is_wanted]
+    lon, lat = (a.ravel()[chosen] for a in tile_lonlat(index.grid, tile))
+    sides = index.grid.pixel_size(
+        np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop)
+    )
+    width, height = (np.broadcast_to(side, tile.shape).ravel()[chosen] for side in sides)
+    share = index.land_share
+    land, sea = (land_mask.keep_pixels(kind, lon, lat, (width, height), share) for kind in ("land", "sea"))
+    return _TilePart(numbers[is_wanted], codes[is_wanted], scales[is_wanted], lon, lat, land, sea)
 
 
 def tile_lonlat(grid: Grid, tile: Tile) -> tuple[np.ndarray, np.ndarray]:

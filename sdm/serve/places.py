@@ -13,7 +13,7 @@ from sdm.engine.places import Target
 from sdm.engine.targets import named_target
 from sdm.errors import RegionIndexError
 from sdm.grid import Tile
-from sdm.layers.landmask import LandMask
+from sdm.layers.landmask import LandMask, Size
 from sdm.maps.plan import Job
 from sdm.models.protocol import Model
 from sdm.names import Resolution
@@ -75,7 +75,8 @@ class PlaceReader:
                 "cosine": float(embeddings[0] @ target.vector),
                 "parts": self._parts(pixel, x, y, target),
             }
-        answer["top"] = self.likeliest(embeddings[0], x, y, origin)
+        size = grid.pixel_size(np.array([row]), np.array([col]))
+        answer["top"] = self.likeliest(embeddings[0], x, y, (size[0].ravel(), size[1].ravel()), origin)
         return answer
 
     def _parts(self, pixel: Tile, lon: np.ndarray, lat: np.ndarray, target: Target) -> list[dict[str, Any]]:
@@ -106,11 +107,12 @@ class PlaceReader:
         return self._model.embed(modality, values)[0] if known.all() else None
 
     def likeliest(
-        self, embedding: np.ndarray, lon: np.ndarray, lat: np.ndarray, origin: str = "native"
+        self, embedding: np.ndarray, lon: np.ndarray, lat: np.ndarray, size: Size, origin: str = "native"
     ) -> list[dict[str, Any]]:
-        """The `TOP` species with the largest values at one place, (1,), (1,) degrees, best first."""
+        """The `TOP` species with the largest values at one pixel, (1,), (1,) degrees, of a size; best first."""
         cosines = self._vectors[origin] @ embedding
-        in_habitat = {kind: self._land_mask.keep(kind, lon, lat) for kind in ("land", "sea", "none")}
+        share = self._index.land_share
+        in_habitat = {k: self._land_mask.keep_pixels(k, lon, lat, size, share) for k in ("land", "sea", "none")}
         species: list[dict[str, Any]] = []
         # A larger cosine is a larger value, so only the listed species need be scored.
         for k in np.argsort(-cosines):

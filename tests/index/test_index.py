@@ -242,9 +242,9 @@ def test_store_is_read_by_other_programs(both):
     assert dataset.embedding.dims == ("y", "x", "dimension") and dataset.embedding.dtype == np.float16
     assert dataset.rio.crs.to_epsg() == 4326 and dataset.odc.geobox == index.grid.geobox
     surface = dataset.surface.values
-    assert dataset.surface.attrs["flag_values"] == [0, 1, 2] and set(np.unique(surface)) <= {0, 1, 2}
+    assert dataset.surface.attrs["flag_values"] == [0, 1, 2, 3, 4] and set(np.unique(surface)) <= {0, 1, 2, 3}
     land = sdm.map_species("Puma concolor", bbox=COAST, **OPTIONS).values
-    assert np.array_equal(surface == 1, np.isfinite(land))
+    assert np.array_equal(surface.astype(int) % 2 == 1, np.isfinite(land)) and (surface == 3).any()
     vectors = dataset.embedding.values.astype(np.float32) * dataset.scale.values[..., None]
     np.testing.assert_allclose(np.linalg.norm(vectors[surface > 0], axis=1), 1.0, atol=1e-5)
 
@@ -904,6 +904,7 @@ EARLIER = {
 def test_an_index_of_an_earlier_version_has_its_digest_and_today_s_request_the_same_identity():
     assert store.digest(EARLIER) == "006e059335f68515"
     now = dict(plan_index(COAST, **OPTIONS).identity)
+    assert now.pop("land_share") == 0.1 and now.pop("uncovered") == "show"  # new: it had pixels by their centres
     assert list(now) == list(EARLIER)
     # Other weights or other bundled layers are another index.
     assert now["model"].keys() == EARLIER["model"].keys() and now["layers"].keys() == EARLIER["layers"].keys()

@@ -25,6 +25,7 @@ RASTERS = {
     "surroundings.tif": (360, 720, 69, "int16", None),
     "satellite.tif": (2700, 5400, 3, "uint8", None),
     "landmask.tif": (8640, 17280, 1, "uint8", None),
+    "shore.tif": (2160, 4320, 5, "uint8", None),
 }
 TEMPERATURES = ("bio1", "bio5", "bio6", "bio7", "bio8", "bio9", "bio10", "bio11")
 BIOCLIM = ["bio1", *(f"bio{i}" for i in range(4, 20))]

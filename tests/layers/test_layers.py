@@ -704,3 +704,40 @@ def test_land_and_sea(place, lon, lat, land, sea):
     assert mask.keep("land", lon, lat).tolist() == [[land]], place
     assert mask.keep("sea", lon, lat).tolist() == [[sea]], place
     assert mask.keep("none", lon, lat).tolist() == [[land or sea]], place
+
+
+def counted_land(lon, lat, width, height):
+    """Share of land among the cells of the mask with their centre in a box, read one by one."""
+    with rasterio.open(folder("data") / "landmask.tif") as src:
+        rows = np.flatnonzero(np.abs(90 - (np.arange(src.height) + 0.5) / 48 - lat) < height / 2)
+        centres = -180 + (np.arange(src.width) + 0.5) / 48
+        cols = np.flatnonzero(np.abs((centres - lon + 180) % 360 - 180) < width / 2)
+        return (src.read(1)[np.ix_(rows, cols)] == 1).mean()
+
+
+@pytest.mark.parametrize(
+    ("lon", "lat", "size", "within"),
+    [
+        (-3.021, 53.413, (0.13, 0.11), 0.0),
+        (179.97, -16.52, (0.2, 0.17), 0.0),  # both sides of the antimeridian
+        (12.51, 55.52, (1.003, 1.003), 0.015),  # in cells of 5'
+        (-180.0, 68.2, (2.0, 2.0), 0.02),
+    ],
+)
+def test_share_of_land_is_that_of_the_cells_in_the_box(lon, lat, size, within):
+    around = np.linspace(-20, 20, 7)  # a box has the same share, whatever is asked with it
+    alone = LandMask().land_share(np.array([lon]), np.array([lat]), size)[0]
+    assert LandMask().land_share(np.append(lon, lon + around), np.append(lat, lat + around), size)[0] == alone
+    expected = counted_land(lon, lat, *size)
+    assert 0.02 < expected < 0.98 and abs(alone - expected) <= within
+
+
+def test_a_pixel_of_the_coast_is_land_and_sea():
+    mask, lon, lat = LandMask(), np.array([-9.9, -9.5, -7.5, np.nan]), np.array([39.0, 39.0, 39.0, 39.0])
+    share = mask.land_share(lon, lat, (0.5, 0.5))
+    assert share[0] < 0.1 < share[1] < 0.9 and share[2] > 0.95 and np.isnan(share[3])
+    kept = {kind: mask.keep_pixels(kind, lon, lat, (0.5, 0.5), 0.1).tolist() for kind in ("land", "sea", "none")}
+    assert kept["land"] == [False, True, True, False] and kept["sea"] == [True, True, False, False]
+    assert kept["none"] == [True, True, True, False]
+    assert mask.keep_pixels("land", lon, lat, (0.5, 0.5), 0.9).tolist() == [False, False, True, False]
+    assert mask.keep_pixels("land", lon, lat, (0.5, 0.5), 0.0).tolist() == (share > 0).tolist()

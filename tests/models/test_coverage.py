@@ -23,6 +23,7 @@ def test_round_trip_and_positions():
     # The antimeridian is one line, whichever way it is written, and the poles are in the last rows.
     lon, lat = np.array([180.0, -180.0, 540.0, 0.5, 0.5]), np.array([0.5, 0.5, 0.5, 90.0, -90.0])
     assert coverage.keep(lon, lat).tolist() == [cells[89, 0]] * 3 + [cells[0, 180], cells[179, 180]]
+    assert coverage.uncertainty(lon, lat).tolist() == np.where(coverage.keep(lon, lat), 0.0, np.float32(0.9)).tolist()
     assert not coverage.keep(np.array([np.nan, 0.0]), np.array([0.0, np.inf])).any()
 
 
@@ -49,17 +50,20 @@ def test_maps_are_nodata_outside(write_model, tmp_path):
 
     def mapped(name, **more):
         folder = tmp_path / name
+        options = {"uncovered": more.pop("uncovered", None)}
         write_model(folder, bear, **more)
-        return sdm.map_species("Ursus arctos", model=folder, **BOX)
+        return sdm.map_species("Ursus arctos", model=folder, **BOX, **options)
 
     west = np.zeros((180, 360), bool)
     west[:, :190] = True  # to 10 E
-    everywhere, part = mapped("all"), mapped("part", coverage=Coverage(1.0, west).encode())
+    everywhere, part = mapped("all"), mapped("part", coverage=Coverage(1.0, west).encode(), uncovered="hide")
     expected, inside = everywhere.values, (part.x.values < 10) & np.ones((part.sizes["y"], 1), bool)
     assert np.isfinite(expected[inside]).mean() > 0.9 and np.isfinite(expected[~inside]).mean() > 0.5
     np.testing.assert_array_equal(part.values, np.where(inside, expected, np.nan))
     told = [plan("Ursus arctos", model=tmp_path / name, **BOX).notes[0] for name in ("all", "part")]
     assert ["no reliable training data" in " ".join(notes) for notes in told] == [False, True]
+    shown = sdm.map_species("Ursus arctos", model=tmp_path / "part", **BOX)
+    np.testing.assert_array_equal(np.isfinite(shown.values), np.isfinite(expected))
     assert everywhere.attrs["model_hash"] != part.attrs["model_hash"]
     with pytest.raises(ModelError, match="coverage"):
         mapped("bad", coverage={"degrees": 1.0, "cells": "?"})

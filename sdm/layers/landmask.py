@@ -83,7 +83,7 @@ class LandMask:
 
     @cached_property
     def _coarse(self) -> _Counts:
-        return _Counts(RasterLayer(folder("data") / "shore.tif"), lambda cells: cells, 16)
+        return _Counts(RasterLayer(data_file("shore.tif")), lambda cells: cells, 16)
 
 
 @dataclass(frozen=True)

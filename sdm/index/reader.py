@@ -19,7 +19,7 @@ from sdm.grid import Region, Tile, parse_crs
 from sdm.index.pixels import StoredPixels
 from sdm.index.window import locate
 from sdm.models.choice import resolve_in, resolved
-from sdm.models.origin import with_origin
+from sdm.models.origin import of_origin
 from sdm.models.protocol import Model
 from sdm.models.registry import list_models, open_model
 from sdm.names import Resolution
@@ -253,7 +253,7 @@ class Index(StoredPixels):
         if isinstance(species, Resolution):
             resolution = species
         else:
-            resolution = with_origin(model, resolved(resolve_in(model, species, as_group)), origin)
+            resolution = of_origin(model, resolved(resolve_in(model, species, as_group)), origin)
         return resolution.taxon.name, named_target(model, resolution, self.modalities, mask)
 
     def info(self) -> dict[str, Any]:

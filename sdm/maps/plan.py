@@ -18,7 +18,7 @@ from sdm.grid import Grid, as_region
 from sdm.maps.evidence import combine
 from sdm.models.choice import choose, resolve_in, resolved
 from sdm.models.device import local_device
-from sdm.models.origin import with_origin
+from sdm.models.origin import of_origin
 from sdm.models.registry import open_model
 from sdm.names import Resolution, slug
 from sdm.request import BBox, MapRequest, ModelRef, Query, Sampling
@@ -274,7 +274,7 @@ def plan_resolved(request: MapRequest, model: Model, resolutions: Sequence[Resol
     device : auto, cpu, cuda or cuda:N.
     """
     places = _places(request, model, request.sampling, device)
-    resolutions = [with_origin(model, resolution, request.query.origin) for resolution in resolutions]
+    resolutions = [of_origin(model, resolution, request.query.origin) for resolution in resolutions]
     resolutions, vectors = _vectors(model, resolutions, request.query)
     score = scorer(places, request.query.score)
     targets = tuple(

@@ -54,7 +54,7 @@ class BundledModel:
 
     def __getstate__(self) -> dict:
         # The table of names is not pickled: a tile task sent to a worker needs none of it.
-        return {k: v for k, v in self.__dict__.items() if k not in ("taxa", "introduced")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("taxa", "introduced", "_notes")}
 
     @property
     def name(self) -> str:
@@ -147,6 +147,18 @@ class BundledModel:
         from sdm.names import TaxonTable
 
         return TaxonTable.load(self.folder)
+
+    def remarks(self, species: str) -> tuple[str, ...]:
+        """The note on a species in `notes.csv`, if there is one. Raises ModelError for a malformed file."""
+        note = self._notes.get(species)
+        return () if note is None else (note,)
+
+    @cached_property
+    def _notes(self) -> dict[str, str]:
+        from sdm.names.taxa import read_remarks
+
+        path = self.folder / "notes.csv"
+        return read_remarks(path) if path.exists() else {}
 
     def extent(self, group: str) -> tuple[float, float, float, float] | None:
         """(west, south, east, north) degrees where ranges of a group of species are known; None: everywhere."""

@@ -1,4 +1,4 @@
-"""Native or whole ranges: which of them a model knows of a species."""
+"""The range of a resolved name that is mapped, native or whole, and what its user should know of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from sdm.models.protocol import Model
 from sdm.names import Resolution
 
 
-def with_origin(model: Model, resolution: Resolution, origin: str) -> Resolution:
-    """The resolution of a name for the range that was asked for, with a note where the two may be confused.
+def of_origin(model: Model, resolution: Resolution, origin: str) -> Resolution:
+    """The resolution of a name for the range that was asked for, with notes on that range.
 
     Parameters
     ----------
@@ -19,13 +19,16 @@ def with_origin(model: Model, resolution: Resolution, origin: str) -> Resolution
     """
     taxon = resolution.taxon
     introduced = taxon.rank == "species" and taxon.name in model.introduced
+    notes = []
     if origin == "all" and introduced:
-        note = f"The map shows the whole range of {taxon.name}, native and introduced."
-        return replace(resolution, origin=origin, notes=(*resolution.notes, note))
-    if origin == "all":
-        note = f"Model {model.name} knows no introduced range of {taxon.name}, so --origin all changes nothing."
+        notes.append(f"The map shows the whole range of {taxon.name}, native and introduced.")
+    elif origin == "all":
+        notes.append(f"Model {model.name} knows no introduced range of {taxon.name}, so --origin all changes nothing.")
     elif introduced:
-        note = f"The map shows the native range of {taxon.name}; --origin all adds where people introduced it."
-    else:
-        return resolution
-    return replace(resolution, notes=(*resolution.notes, note))
+        notes.append(f"The map shows the native range of {taxon.name}; --origin all adds where people introduced it.")
+    notes += model.remarks(taxon.name) if taxon.rank == "species" else ()
+    return replace(
+        resolution,
+        origin="all" if origin == "all" and introduced else "native",
+        notes=(*resolution.notes, *notes),
+    )

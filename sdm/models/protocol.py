@@ -139,6 +139,10 @@ class Model(Protocol):
         """The names it comes with."""
         ...
 
+    def remarks(self, species: str) -> tuple[str, ...]:
+        """Sentences that the user of a map of a species should read: what its range lacks, or holds besides."""
+        ...
+
     def extent(self, group: str) -> tuple[float, float, float, float] | None:
         """(west, south, east, north) degrees where ranges of a group of species are known; None: everywhere."""
         ...

@@ -196,6 +196,16 @@ def read_homonyms(path: Path) -> dict[str, tuple[str, ...]]:
     return places
 
 
+def read_remarks(path: Path) -> dict[str, str]:
+    """Return {species: a sentence for the users of its maps} of a `notes.csv`; ModelError as above."""
+    remarks: dict[str, str] = {}
+    for line, row in _rows(path, frozenset({"species", "note"})):
+        if row["species"] in remarks or not row["note"]:
+            raise ModelError(f"{path}, line {line}: {quoted(row['species'])} has no note, or a second one.")
+        remarks[row["species"]] = row["note"]
+    return remarks
+
+
 def split(field: str) -> tuple[str, ...]:
     """Return the parts of a '|'-joined field, empty ones left out."""
     return tuple(part for part in map(str.strip, field.split("|")) if part) if field else ()

@@ -76,6 +76,10 @@ class CovariateModel:
         """There are none."""
         self._refuse()
 
+    def remarks(self, species: str) -> tuple[str, ...]:
+        """There are none."""
+        return ()
+
     def extent(self, group: str) -> None:
         """Nothing is known of where groups live."""
 

@@ -43,7 +43,7 @@ FROZEN_SUFFIXES = ("frequencies", "windows", "capsule.0.b")
 """Ends of the names of random features that are drawn once and never trained, so that no mean of two draws is valid."""
 
 
-COMPANIONS = ("groups.csv", "genera.csv", "homonyms.csv", "NOTICE.md")
+COMPANIONS = ("groups.csv", "genera.csv", "homonyms.csv", "notes.csv", "NOTICE.md")
 """Files of a model folder that are copied along if they exist."""
 
 

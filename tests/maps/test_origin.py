@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ import xarray as xr
 
 import sdm
 from sdm.engine.targets import named_target
-from sdm.errors import RequestError
+from sdm.errors import ModelError, RequestError
 from sdm.index import Index, build_index, plan_index
 from sdm.maps.batch import plan_batch, write_batch
 from sdm.models.bundled import BundledModel
-from sdm.models.origin import with_origin
+from sdm.models.origin import of_origin
 from sdm.names import Resolution, TaxonTable
 from sdm.names.origin import introduced_among, lineage_of, with_introduced
 from sdm.serve.state import Explorer
@@ -42,7 +43,7 @@ def index(tmp_path_factory, model):
 
 def vector(model, name, origin):
     opened = BundledModel.open(model)
-    return opened.species_embedding(with_origin(opened, opened.resolve(name), origin))
+    return opened.species_embedding(of_origin(opened, opened.resolve(name), origin))
 
 
 def test_names_of_whole_ranges():
@@ -64,13 +65,13 @@ def test_a_whole_range_has_a_vector_of_its_own(model):
     assert np.allclose(whole, total / np.linalg.norm(total), atol=1e-5)
     assert np.array_equal(*(vector(model, BEAR, origin) for origin in ("native", "all")))
     genus = opened.resolve("Sus")
-    assert with_origin(opened, genus, "all").origin == "native"
+    assert of_origin(opened, genus, "all").origin == "native"
 
 
 def test_notes_say_which_range_is_mapped(model):
     opened = BundledModel.open(model)
     said = {
-        (name, origin): " ".join(with_origin(opened, opened.resolve(name), origin).notes)
+        (name, origin): " ".join(of_origin(opened, opened.resolve(name), origin).notes)
         for name in (BOAR, BEAR)
         for origin in ("native", "all")
     }
@@ -138,7 +139,7 @@ def test_an_index_answers_both(tmp_path, model, index):
     native, whole = (index.query(BOAR, origin=origin, model=model) for origin in ("native", "all"))
     assert float(np.abs(native - whole).max()) > 0.01
     opened = BundledModel.open(model)
-    resolution = with_origin(opened, opened.resolve(BOAR), "all")
+    resolution = of_origin(opened, opened.resolve(BOAR), "all")
     assert np.array_equal(index.query(resolution, model=model), whole, equal_nan=True)
     with pytest.raises(RequestError, match="origin 'feral'"):
         index.query(BOAR, origin="feral", model=model)
@@ -187,3 +188,31 @@ def test_a_resolution_is_native_unless_it_says_otherwise(model):
     assert Resolution(BOAR, taxon, True, "").origin == "native"
     target = named_target(opened, Resolution(BOAR, taxon, True, "", (), "all"), opened.modalities)
     assert np.array_equal(target.vector, vector(model, BOAR, "all"))
+
+
+def test_notes_on_a_species_are_on_its_maps(tmp_path, model, run):
+    """What the ranges of the model lack is in the terminal and in the report."""
+    noted = tmp_path / "noted"
+    shutil.copytree(model, noted)
+    (noted / "notes.csv").write_text(f'species,note\n{BEAR},"The atlas lacks the bears of the moon."\n')
+    opened = BundledModel.open(noted)
+    assert opened.remarks(BEAR) == ("The atlas lacks the bears of the moon.",) and opened.remarks(BOAR) == ()
+    code, _, said = run(BEAR, "--bbox", *BOX, "--resolution", 0.2, "--model", noted, "--out", "maps", "--format", "cog")
+    assert code == 0 and "bears of the moon" in said
+    assert (
+        "The atlas lacks the bears of the moon."
+        in json.loads((tmp_path / "maps/ursus-arctos.json").read_text())["notes"]
+    )
+    for text, why in (("species,notes\n", "lacks the column"), (f"species,note\n{BEAR},\n", "has no note"), ("\0", "")):
+        (noted / "notes.csv").write_text(text)
+        with pytest.raises(ModelError, match=why):
+            BundledModel.open(noted).remarks(BEAR)
+
+
+def test_bundled_notes_are_on_species_of_the_model():
+    from sdm.names.taxa import read_remarks
+
+    opened = BundledModel.open("mammals-trees")
+    notes = read_remarks(opened.folder / "notes.csv")
+    assert len(notes) > 20 and all(name in opened.taxa for name in notes)
+    assert all(note.endswith(".") and opened.remarks(name) == (note,) for name, note in notes.items())

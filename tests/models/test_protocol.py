@@ -59,6 +59,9 @@ class Toy:
         }
     )
 
+    def remarks(self, species):
+        return ()
+
     def extent(self, group):
         return None
 

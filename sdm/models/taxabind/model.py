@@ -115,6 +115,10 @@ class PublishedModel:
         """The area with training data: not stated, so everywhere."""
         return None
 
+    def remarks(self, species: str) -> tuple[str, ...]:
+        """None: nothing is known of the ranges that it learned from."""
+        return ()
+
     def extent(self, group: str) -> None:
         """No limits: a species may be mapped anywhere."""
         return

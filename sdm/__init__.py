@@ -32,11 +32,13 @@ __all__ = [
     "map_species",
     "plan",
     "plan_index",
+    "uncertainty",
     "write_maps",
 ]
 
 if TYPE_CHECKING:
     from sdm.analysis.assess import assess
+    from sdm.engine.doubt import uncertainty
     from sdm.grid import BBox, Region
     from sdm.index import Index, build_index, plan_index
     from sdm.maps.array import map_species
@@ -60,6 +62,7 @@ _HOME = {
     "map_batch": "sdm.maps.batch",
     "Job": "sdm.maps.plan",
     "plan": "sdm.maps.plan",
+    "uncertainty": "sdm.engine.doubt",
     "write_maps": "sdm.maps.write",
     "Model": "sdm.models.bundled",
     "list_models": "sdm.models.registry",

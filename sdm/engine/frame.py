@@ -57,52 +57,66 @@ class Frame:
     def raw(self, plan: Plan, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What each target measures at the wanted places (n, m): its cosine, or the logit of its fit.
 
-        Returns (S, n, m) float32, 0 elsewhere, and which of the places are known (n, m).
+        Returns (S, n, m) float32, 0 elsewhere, and which of the places are known (n, m). Of a plan that is `doubted`
+        one layer more: how well the modalities agree.
         """
         import torch
 
         from sdm.models.score import normalise, similarity
 
-        raw = np.zeros((len(plan.targets), wanted.size), dtype=np.float32)
+        count = len(plan.targets)
+        raw = np.zeros((count + plan.doubted, wanted.size), dtype=np.float32)
         known = np.zeros(wanted.size, dtype=bool)
         vectors = torch.from_numpy(plan.species).to(plan.here)
         fits = [(k, target.fit) for k, target in enumerate(plan.targets) if target.fit is not None]
         for places, total, ok, environment in self._sums(wanted, plan.environment if fits else None):
-            if len(fits) < len(plan.targets):
-                raw[:, places] = similarity(total, vectors)[: places.size].T.cpu().numpy()
+            if len(fits) < count:
+                raw[:count, places] = similarity(total, vectors)[: places.size].T.cpu().numpy()
             if fits:
                 # With its padding: products of another shape may round differently.
                 embeddings = normalise(total).cpu().numpy()
                 for k, fit in fits:
                     raw[k, places] = fit.logit(embeddings, environment)[: places.size]
+            if plan.doubted:
+                raw[count, places] = self._agreement(total)[: places.size]
             known[places] = ok
         return raw.reshape(-1, *wanted.shape), known.reshape(wanted.shape)
 
     def bands(self, plan: Plan, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The bands of all targets, one after the other, at the wanted places (n, m).
+        """The measured bands of all targets, one after the other, at the wanted places (n, m).
 
         Returns (B, n, m) float32, 0 elsewhere, and which of the places are known (n, m).
         """
         from sdm.models.score import normalise
 
-        out = np.zeros((sum(len(t.bands) for t in plan.targets), wanted.size), dtype=np.float32)
+        out = np.zeros((sum(len(t.measured) for t in plan.targets), wanted.size), dtype=np.float32)
         known = np.zeros(wanted.size, dtype=bool)
         for places, total, ok, environment in self._sums(wanted, plan.environment):
             out[:, places] = measure(plan, normalise(total).cpu().numpy(), environment)[:, : places.size]
             known[places] = ok
         return out.reshape(-1, *wanted.shape), known.reshape(wanted.shape)
 
-    def embeddings(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Unit embeddings (N, dim) float32 of the N wanted places, in order, and which are known (N,)."""
+    def embeddings(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Unit embeddings (N, dim) float32 of the N wanted places, in order.
+
+        Also which of them are known (N,), and how well their modalities agree (N,) float32.
+        """
         from sdm.models.score import normalise
 
         row = np.cumsum(wanted.ravel()) - 1
         out = np.empty((int(wanted.sum()), self.plan.model.dim), dtype=np.float32)
-        known = np.zeros(len(out), dtype=bool)
+        known, agreement = np.zeros(len(out), dtype=bool), np.zeros(len(out), dtype=np.float32)
         for places, total, ok, _ in self._sums(wanted):
             out[row[places]] = normalise(total)[: places.size].cpu().numpy()
+            agreement[row[places]] = self._agreement(total)[: places.size]
             known[row[places]] = ok
-        return out, known
+        return out, known, agreement
+
+    def _agreement(self, total: torch.Tensor) -> np.ndarray:
+        """How well the modalities of places agree, (batch,): length of their sum (batch, dim) over their number."""
+        import torch
+
+        return torch.linalg.vector_norm(total, dim=-1).cpu().numpy() / np.float32(len(self.plan.modalities))
 
     def _sums(self, wanted: np.ndarray, environment: Read | None = None) -> Iterator[Sum]:
         """The wanted places, batch by batch; with `environment`, what is read of it where it is not encoded."""

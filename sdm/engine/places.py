@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sdm.engine.doubt import UNCERTAINTY, Doubt
 from sdm.engine.inputs import Inputs, Read, check_month, open_inputs
 from sdm.engine.suitability import Suitability
 from sdm.errors import RequestError
@@ -57,6 +58,15 @@ class Source(Protocol):
 
     def values(self, targets: Sequence[Target], tile: Tile) -> np.ndarray:
         """As `score_tile` returns them, but for the region."""
+        ...
+
+    @property
+    def has_agreement(self) -> bool:
+        """Whether `agreement` is known."""
+        ...
+
+    def agreement(self, tile: Tile) -> np.ndarray:
+        """How well the modalities agree (`sdm.engine.doubt`): (rows, columns) float32, NaN where nothing is held."""
         ...
 
 
@@ -224,10 +234,17 @@ class Target:
     """Scores places in place of the cosine."""
     trust: Trust | None = None
     """Measures further bands."""
+    doubt: Doubt | None = None
+    """Gives the uncertainty of its probability; not together with `trust`."""
 
     @property
     def bands(self) -> tuple[Band, ...]:
         """Of the map, beyond its values."""
+        return self.measured if self.doubt is None else (UNCERTAINTY,)
+
+    @property
+    def measured(self) -> tuple[Band, ...]:
+        """The bands that are measured at places (`trust`)."""
         return () if self.trust is None else self.trust.bands
 
     def values(self, raw: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -249,7 +266,17 @@ class Plan(Places):
     @property
     def banded(self) -> bool:
         """Whether any map has further bands."""
-        return any(target.trust is not None for target in self.targets)
+        return any(target.bands for target in self.targets)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether any map has bands that are measured at places."""
+        return any(target.measured for target in self.targets)
+
+    @property
+    def doubted(self) -> bool:
+        """Whether any map has the band that follows from its probability and the agreement of the modalities."""
+        return any(target.doubt is not None for target in self.targets)
 
     @cached_property
     def habitats(self) -> tuple[list[tuple[str, Extent | None]], list[int]]:

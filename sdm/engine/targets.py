@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdm.engine.doubt import Doubt
 from sdm.engine.places import Places, Target
 from sdm.engine.suitability import Cosine, Probability, Suitability
 from sdm.errors import RequestError
@@ -42,6 +43,16 @@ def scorer(places: Places, kind: str = "auto") -> Callable[[np.ndarray], Suitabi
 
     sample = reference(places.model, places.sampling, _device_here(places.device))
     return lambda vector: relative(vector, sample)
+
+
+def doubt_of(places: Places) -> Doubt | None:
+    """What the uncertainty of named species follows from; None where the model or an index does not have it.
+
+    Raises ModelError for a damaged entry of the model.
+    """
+    if places.source is not None and not places.source.has_agreement:
+        return None
+    return Doubt.read(places.model.folder, places.modalities) if places.model.calibrated else None
 
 
 def named_target(model: Model, resolution: Resolution, modalities: tuple[str, ...], mask: str = "auto") -> Target:

@@ -7,7 +7,8 @@ How a tile becomes pixels (`score_tile`):
 2. The environment can change within a pixel. It is encoded on a lattice too, summed with the others
    and compared with the species (`sdm.engine.frame`); but only where the four nodes around a cell agree, far
    from the threshold, is the cosine interpolated. All other cells are encoded pixel by pixel.
-   Further bands (`map_tile`) are interpolated on a lattice of their own (`sdm.engine.trust`).
+   Further bands (`map_tile`) of fits are interpolated on a lattice of their own (`sdm.engine.trust`); that of a
+   named species follows from its value and the agreement of the modalities (`sdm.engine.doubt`).
 3. Pixels off the mask, the region, the layers or the model's domain become NaN: not modelled.
 
 Lattices are counted from the origin of the CRS (`Places.anchor`), never from the first pixel of a tile or
@@ -54,7 +55,8 @@ def _map_tile(plan: Plan, tile: Tile, banded: bool) -> TileMaps:
     if plan.source is not None:
         return _from_source(plan, plan.source, tile, banded)
     rows, cols = plan.pixels(tile)
-    strides = (plan.lattice, plan.trust_stride if banded else 1)
+    measured = banded and plan.trusted
+    strides = (plan.lattice, plan.trust_stride if measured else 1)
     frame_rows, frame_cols = enclosing(rows, *strides), enclosing(cols, *strides)
     lon, lat = plan.lonlat(frame_rows, frame_cols)
     inside = _part(rows, frame_rows), _part(cols, frame_cols)
@@ -70,12 +72,29 @@ def _map_tile(plan: Plan, tile: Tile, banded: bool) -> TileMaps:
     asked = [wanted, *(nodes.wanted for nodes in (lattice, coarse) if nodes is not None)]
     frame = Frame(plan, frame_rows, frame_cols, lon, lat, np.logical_or.reduce(asked))
     if lattice is None:
-        cosines, known = (a[..., inside[0], inside[1]] for a in frame.raw(plan, wanted))
+        raw, known = (a[..., inside[0], inside[1]] for a in frame.raw(plan, wanted))
+        agreement = raw[len(keep) :]
     else:
-        cosines, known = _interpolated(plan, frame, lattice, keep, inside)
-    values = plan.values(cosines)
+        raw, known, agreement = _interpolated(plan, frame, lattice, keep, inside)
+    values = plan.values(raw[: len(keep)])
     values[~(keep & known)] = np.nan
-    return TileMaps(values, () if coarse is None else _bands(plan, frame, coarse, values, inside))
+    if not banded:
+        return TileMaps(values, ())
+    bands = _nothing(plan, values.shape).bands if coarse is None else _bands(plan, frame, coarse, values, inside)
+    return TileMaps(values, _doubted(plan, values, agreement, bands))
+
+
+def _doubted(
+    plan: Plan, values: np.ndarray, agreement: np.ndarray, bands: tuple[np.ndarray, ...]
+) -> tuple[np.ndarray, ...]:
+    """The bands of each target, those of targets with a `doubt` from values (S, ...) and agreement (S or 1, ...)."""
+    if not plan.doubted:
+        return bands
+    each = np.broadcast_to(agreement, values.shape)
+    return tuple(
+        measured if target.doubt is None else target.doubt.uncertainty(layer, g)[None]
+        for target, layer, g, measured in zip(plan.targets, values, each, bands, strict=True)
+    )
 
 
 def _nothing(plan: Plan, shape: tuple[int, ...]) -> TileMaps:
@@ -121,9 +140,14 @@ def _from_source(plan: Plan, source: Source, tile: Tile, banded: bool) -> TileMa
     if not banded:
         return TileMaps(values, ())
     shown = np.asarray(np.isfinite(values).any(axis=0))
+    nothing = _nothing(plan, values.shape)
     if not shown.any():
-        return _nothing(plan, values.shape)
-    return TileMaps(values, trust.by_target(plan, trust.from_source(plan, source, tile, shown), values))
+        return nothing
+    bands = nothing.bands
+    if plan.trusted:
+        bands = trust.by_target(plan, trust.from_source(plan, source, tile, shown), values)
+    agreement = source.agreement(tile)[None] if plan.doubted else values[:0]
+    return TileMaps(values, _doubted(plan, values, agreement, bands))
 
 
 def _part(index: np.ndarray, whole: np.ndarray) -> slice:
@@ -134,31 +158,37 @@ def _part(index: np.ndarray, whole: np.ndarray) -> slice:
 
 def _interpolated(
     plan: Plan, frame: Frame, nodes: Nodes, keep: np.ndarray, inside: tuple[slice, slice]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines (S, rows, columns) interpolated between nodes, exact where those do not settle the answer; and known.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `Frame.raw` gives (S, rows, columns), interpolated between nodes, exact where those do not settle it.
 
+    Also which pixels are known, and how well the modalities agree for each target, if that is asked for.
     `nodes`: of the lattice, within the frame. `keep` (S, rows, columns): the pixels that may be shown.
     `inside`: the tile within the frame.
     """
     k = nodes.stride
     rows, cols = frame.rows[inside[0]], frame.cols[inside[1]]
     at_nodes, nodes_known = (nodes.of(a) for a in frame.raw(plan, nodes.wanted))
-    cosines, known = upsample(at_nodes, nodes_known, rows, cols, k)
+    smooth, known = upsample(at_nodes, nodes_known, rows, cols, k)
+    count = len(keep)
     if plan.sampling.step is not None:
-        return cosines, known
-    unsettled = unsettled_pixels(plan, at_nodes, nodes_known, rows, cols, k)  # (S, rows, columns)
+        return smooth[:count], known, smooth[count:]
+    unsettled = unsettled_pixels(plan, at_nodes[:count], nodes_known, rows, cols, k)  # (S, rows, columns)
     again = np.zeros(nodes.wanted.shape, dtype=bool)
     again[inside] = (unsettled & keep).any(axis=0)
     exact, exact_known = (a[..., inside[0], inside[1]] for a in frame.raw(plan, again))
-    return np.where(unsettled, exact, cosines), np.where(unsettled, exact_known, known)
+    # As the values, by target: a map does not depend on what else is mapped with it.
+    agreement = np.where(unsettled, exact[count:], smooth[count:]) if plan.doubted else smooth[count:]
+    raw = np.where(unsettled, exact[:count], smooth[:count])
+    return raw, np.where(unsettled, exact_known, known), agreement
 
 
 def embed_tile(
     places: Places, tile: Tile, mask: str = "none", skip: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Unit summed embedding of every known pixel of a tile, whatever the species.
 
-    Returns (embeddings (N, dim) float32, pixels (N,) int64: flat indices into the tile, ascending).
+    Returns (embeddings (N, dim) float32, pixels (N,) int64: flat indices into the tile, ascending, agreement of the
+    modalities (N,) float32, None where an index does not hold it).
     Location and imagery are interpolated as in `score_tile`; the environment is encoded at every pixel,
     since whether its cell is settled depends on the species. `mask`: land, sea or none. `skip` (rows,
     columns): pixels left out.
@@ -169,27 +199,46 @@ def embed_tile(
     if skip is not None:
         wanted &= ~skip
     if not wanted.any():
-        return np.empty((0, places.model.dim), dtype=np.float32), np.empty(0, dtype=np.int64)
+        none = np.empty(0, dtype=np.float32)
+        return np.empty((0, places.model.dim), dtype=np.float32), np.empty(0, dtype=np.int64), none
     if places.source is not None:
         embeddings, pixels = places.source.embeddings(tile)
         keep = wanted.ravel()[pixels]
-        return (embeddings, pixels) if keep.all() else (embeddings[keep], pixels[keep])
+        embeddings, pixels = (embeddings, pixels) if keep.all() else (embeddings[keep], pixels[keep])
+        return embeddings, pixels, _agreement_of(places.source, tile, pixels)
     frame = Frame(places, rows, cols, lon, lat, wanted)
-    embeddings, known = frame.embeddings(wanted)
-    return embeddings[known], np.flatnonzero(wanted)[known]
+    embeddings, known, agreement = frame.embeddings(wanted)
+    return embeddings[known], np.flatnonzero(wanted)[known], agreement[known]
 
 
-def stored_tile(places: Places, tile: Tile, mask: str = "none") -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """As `embed_tile`, without unpacking what an index holds: (codes (N, dim), scales (N,) or None, pixels (N,)).
+def _agreement_of(source: Source, tile: Tile, pixels: np.ndarray) -> np.ndarray | None:
+    """Of pixels (N,) of a tile, float32; None where the source does not hold it."""
+    return source.agreement(tile).ravel()[pixels] if source.has_agreement else None
 
-    The codes, times the scales where there are any, are the embeddings.
-    """
+
+class StoredTile(NamedTuple):
+    """The N known pixels of a tile as they lie ready."""
+
+    codes: np.ndarray
+    """(N, dim): times the scales, where there are any, the unit embeddings."""
+    scales: np.ndarray | None
+    """(N,) float32."""
+    pixels: np.ndarray
+    """(N,) flat indices into the tile, ascending."""
+    agreement: np.ndarray | None
+    """(N,) float32 of the modalities; None where an index does not hold it."""
+
+
+def stored_tile(places: Places, tile: Tile, mask: str = "none") -> StoredTile:
+    """As `embed_tile`, without unpacking what an index holds."""
     if places.source is None:
-        embeddings, pixels = embed_tile(places, tile, mask)
-        return embeddings, None, pixels
+        embeddings, pixels, agreement = embed_tile(places, tile, mask)
+        return StoredTile(embeddings, None, pixels, agreement)
     codes, scales, pixels = places.source.encoded(tile)
     wanted = mappable(places, tile, [(mask, None)], *places.lonlat(*places.pixels(tile)))[0].ravel()[pixels]
-    return (codes, scales, pixels) if wanted.all() else (codes[wanted], scales[wanted], pixels[wanted])
+    if not wanted.all():
+        codes, scales, pixels = codes[wanted], scales[wanted], pixels[wanted]
+    return StoredTile(codes, scales, pixels, _agreement_of(places.source, tile, pixels))
 
 
 def mappable(

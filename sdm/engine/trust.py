@@ -72,12 +72,12 @@ def interpolate(
 
 
 def by_target(plan: Plan, stacked: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Bands of all targets (B, rows, columns), split by target and NaN where its values (S, rows, columns) are."""
+    """Measured bands (B, rows, columns), split by target and NaN where its values (S, rows, columns) are."""
     out, first = [], 0
     for target, layer in zip(plan.targets, values, strict=True):
-        part = np.where(np.isnan(layer), np.float32(np.nan), stacked[first : first + len(target.bands)])
+        part = np.where(np.isnan(layer), np.float32(np.nan), stacked[first : first + len(target.measured)])
         out.append(part.astype(np.float32, copy=False))
-        first += len(target.bands)
+        first += len(target.measured)
     return tuple(out)
 
 
@@ -103,7 +103,9 @@ def from_source(plan: Plan, source: Source, tile: Tile, shown: np.ndarray) -> np
         return in_batches(lambda *a: measure(plan, *a), embeddings[chosen], environment), known
 
     nodes = np.flatnonzero((row % k == 0) & (col % k == 0))
-    at_nodes = np.zeros((sum(len(t.bands) for t in plan.targets), *(-(-run.size // k) for run in around)), np.float32)
+    at_nodes = np.zeros(
+        (sum(len(t.measured) for t in plan.targets), *(-(-run.size // k) for run in around)), np.float32
+    )
     known = np.zeros(at_nodes.shape[1:], dtype=bool)
     place = (row[nodes] - around[0][0]) // k, (col[nodes] - around[1][0]) // k
     at_nodes[(slice(None), *place)], known[place] = bands(nodes)

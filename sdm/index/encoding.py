@@ -29,6 +29,20 @@ def encode(vectors: np.ndarray, encoding: str) -> tuple[np.ndarray, np.ndarray]:
     return codes, (1.0 / np.maximum(length, 1e-30)).astype(np.float32)
 
 
+AGREEMENT_STEPS = 254
+
+
+def encode_agreement(values: np.ndarray) -> np.ndarray:
+    """How well modalities agree, 0 to 1 -> codes 1 to 255 uint8, of the same shape."""
+    return (1.0 + np.rint(np.clip(values, 0.0, 1.0) * AGREEMENT_STEPS)).astype(np.uint8)
+
+
+def decode_agreement(codes: np.ndarray) -> np.ndarray:
+    """The inverse, float32; NaN for 0: not held."""
+    values = (codes.astype(np.float32) - 1.0) / np.float32(AGREEMENT_STEPS)
+    return np.where(codes == 0, np.float32(np.nan), values)
+
+
 def decode(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """Codes (N, dim) and scales (N,) -> unit vectors (N, dim) float32."""
     out = codes.astype(np.float32)

@@ -19,7 +19,7 @@ from sdm.grid import Grid, Tile
 from sdm.index import store
 from sdm.index.cache import EncodedTile, TileCache
 from sdm.index.checksums import CheckedStore
-from sdm.index.encoding import DTYPES, cosines, decode
+from sdm.index.encoding import DTYPES, cosines, decode, decode_agreement
 from sdm.index.window import checked, crop, overlapping
 from sdm.request.choices import LAND_SHARE
 
@@ -138,6 +138,27 @@ class StoredPixels:
             return embeddings, pixels
         order = np.argsort(pixels)
         return embeddings[order], pixels[order]
+
+    @property
+    def has_agreement(self) -> bool:
+        """Whether it stores how well the modalities agree, from which uncertainty follows."""
+        return store.has_agreement(self.identity)
+
+    def agreement(self, rows: slice, cols: slice) -> np.ndarray:
+        """How well the modalities of the pixels of a window agree, 0 to 1: (rows, columns) float32, NaN: not held.
+
+        Raises RequestError for a window outside the grid, RegionIndexError where it is not stored or cannot be read.
+        """
+        return decode_agreement(self.agreement_codes(*checked(rows, cols, self.grid.shape)))
+
+    def agreement_codes(self, rows: slice, cols: slice) -> np.ndarray:
+        """As `agreement`, as it is stored: uint8."""
+        if not self.has_agreement:
+            raise RegionIndexError(f"region index {self.url!r} was made without agreement; build it again.")
+        try:
+            return np.asarray(self._array("agreement")[rows, cols])
+        except Exception as error:
+            raise RegionIndexError(f"region index {self.url!r} cannot be read: {store.brief(error)}.") from error
 
     def encoded(
         self, rows: slice, cols: slice, modality: str | None = None, *, keep: bool = True

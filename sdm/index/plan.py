@@ -47,7 +47,7 @@ class IndexJob:
         """The estimate of a build: pixels, tiles, bytes on disk at most."""
         rows, cols = self.grid.shape
         embeddings = 1 + (len(self.places.modalities) if self.storage.each else 0)
-        per_pixel = embeddings * (self.places.model.dim * DTYPES[self.storage.encoding].itemsize + 4) + 1
+        per_pixel = embeddings * (self.places.model.dim * DTYPES[self.storage.encoding].itemsize + 4) + 2
         return {
             "crs": self.grid.crs,
             "resolution": self.grid.resolution,

@@ -323,6 +323,15 @@ class IndexSource:
         """See `Index.encoded`."""
         return self.index.encoded(*self._window(tile), keep=False)
 
+    @property
+    def has_agreement(self) -> bool:
+        """See `Index.has_agreement`."""
+        return self.index.has_agreement
+
+    def agreement(self, tile: Tile) -> np.ndarray:
+        """See `Index.agreement`."""
+        return self.index.agreement(*self._window(tile))
+
     def values(self, targets: Sequence[Target], tile: Tile) -> np.ndarray:
         """See `Index.values`."""
         return self.index.values(targets, *self._window(tile))

@@ -3,6 +3,7 @@
     embedding  (y, x, dimension) int8 or float16    codes of the unit summed embedding
     scale      (y, x) float32                       codes * scale is the unit vector; 0: not held
     surface    (y, x) uint8                         0 not held, 1 land, 2 water, 3 both, 4 neither; 255: never written
+    agreement  (y, x) uint8                         1 to 255: how well the modalities agree, 0 to 1; 0: not held
     embedding_M, scale_M                            the same of one modality M, on request
     checksum   (tile row, tile column, array) uint32    CRC-32 of each chunk of the arrays above; 0: it has no file
 
@@ -114,6 +115,7 @@ def identity(
         "region": region,
         "modalities": sampled["modalities"],
         "each": stored["each"],
+        "agreement": True,
         "mask": stored["mask"],
         "encoding": stored["encoding"],
         "land_share": LAND_SHARE if sampling.land_share is None else sampling.land_share,
@@ -127,6 +129,11 @@ def identity(
 def digest(identity: Mapping[str, Any]) -> str:
     """16 hex digits that stand for an identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def has_agreement(identity: Mapping[str, Any]) -> bool:
+    """Whether an index of this identity stores how well the modalities agree; the first ones did not."""
+    return identity.get("agreement", False)
 
 
 def held(identity: Mapping[str, Any]) -> tuple[str, ...]:
@@ -179,20 +186,27 @@ def create(path: Path, identity: Mapping[str, Any], grid: Grid, metadata: MapMet
             compressors=Blosc("zstd", clevel=1, shuffle=Blosc.SHUFFLE),
             attributes=attributes | {"units": "1", "long_name": f"scale of {embedding}; 0: not held"},
         )
-    root.create_array(
-        "surface",
-        shape=(rows, cols),
-        chunks=(side, side),
-        dtype="uint8",
-        fill_value=UNWRITTEN,
-        compressors=Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE),
-        attributes=attributes
-        | {
-            "long_name": "pixels held, and their surface",
-            "flag_values": [NOT_HELD, LAND, WATER, COAST, NEITHER],
-            "flag_meanings": "not_held land water land_and_water neither",
-        },
-    )
+    meanings: dict[str, tuple[int, dict[str, Any]]] = {
+        "agreement": (0, {"units": "1", "long_name": "1 + 254 x length of the mean of the modalities; 0: not held"}),
+        "surface": (
+            UNWRITTEN,
+            {
+                "long_name": "pixels held, and their surface",
+                "flag_values": [NOT_HELD, LAND, WATER, COAST, NEITHER],
+                "flag_meanings": "not_held land water land_and_water neither",
+            },
+        ),
+    }
+    for name, (fill, meaning) in meanings.items():
+        root.create_array(
+            name,
+            shape=(rows, cols),
+            chunks=(side, side),
+            dtype="uint8",
+            fill_value=fill,
+            compressors=Blosc("zstd", clevel=1, shuffle=Blosc.NOSHUFFLE),
+            attributes=attributes | meaning,
+        )
 
 
 def finish(
@@ -234,7 +248,8 @@ def finish(
 
 def stored_arrays(identity: Mapping[str, Any]) -> tuple[str, ...]:
     """The arrays of tiles, in the order of `checksum`."""
-    return ("surface", *(name for modality in (None, *held(identity)) for name in names(modality)))
+    embeddings = (name for modality in (None, *held(identity)) for name in names(modality))
+    return ("surface", *(("agreement",) if has_agreement(identity) else ()), *embeddings)
 
 
 def tiles_of(grid: Mapping[str, Any]) -> tuple[int, int]:
@@ -362,6 +377,7 @@ def _well_formed(identity: Mapping[str, Any]) -> bool:
         and identity.get("uncovered", UNCOVERED[0]) in UNCOVERED
         and identity["encoding"] in DTYPES
         and isinstance(identity["each"], bool)
+        and isinstance(identity.get("agreement", False), bool)
         and (type(month) is int and 0 <= month <= 12)
         and len(modalities) > 0
         and modalities == [m for m in MODALITIES if m in modalities]
@@ -400,6 +416,8 @@ def _check_arrays(group: zarr.Group, header: Header, url: str) -> None:
         "surface": ((rows, cols), square, "uint8"),
         CHECKSUM: (table, table, "uint32"),
     }
+    if has_agreement(i):
+        expected["agreement"] = ((rows, cols), square, "uint8")
     for modality in (None, *held(i)):
         embedding, scale = names(modality)
         expected[embedding] = ((rows, cols, i["dim"]), (*square, i["dim"]), DTYPES[i["encoding"]])

@@ -19,7 +19,7 @@ from sdm.files.atomic import disk_errors
 from sdm.files.records import record_path, write_record
 from sdm.grid import Tile
 from sdm.index import store
-from sdm.index.encoding import DTYPES, cosines, encode
+from sdm.index.encoding import DTYPES, cosines, encode, encode_agreement
 from sdm.index.plan import IndexJob
 from sdm.index.reader import Index
 from sdm.index.reuse import overlap
@@ -52,6 +52,8 @@ class _Encoded:
     """(P, dim), 0 where not held."""
     scales: np.ndarray
     """(P,) float32, 0 where not held."""
+    agreement: np.ndarray
+    """(P,) uint8 codes, 0 where not held."""
     sample_vectors: np.ndarray
     """(n, dim) float32, as computed."""
     sample_codes: np.ndarray
@@ -67,7 +69,7 @@ def build_tile(tile: Tile, task: TileTask) -> None:
     held, land, water = mappable(places, tile, [(m, None) for m in (job.storage.mask, "land", "sea")], lon, lat)
     summed = _encode(task, places, tile, held, None)
     known = summed.scales > 0.0
-    arrays = _arrays(tile, summed, None)
+    arrays = {"agreement": summed.agreement.reshape(tile.shape)} | _arrays(tile, summed, None)
     for modality in store.held(job.identity):
         alone = replace(places, sampling=replace(places.sampling, modalities=(modality,)))
         part = _encode(task, alone, tile, held, modality)
@@ -112,6 +114,7 @@ def _encode(task: TileTask, places: Places, tile: Tile, held: np.ndarray, modali
     storage, pixels = task.job.storage, tile.shape[0] * tile.shape[1]
     codes = np.zeros((pixels, places.model.dim), dtype=DTYPES[storage.encoding])
     scales = np.zeros(pixels, dtype=np.float32)
+    agreement = np.zeros(pixels, dtype=np.uint8)
     sample = np.zeros(pixels, dtype=bool)
     sample[np.flatnonzero(held)[::SAMPLED]] = True
     skip = np.zeros(pixels, dtype=bool)
@@ -123,11 +126,14 @@ def _encode(task: TileTask, places: Places, tile: Tile, held: np.ndarray, modali
         wanted = held.ravel()[where] & ~sample[where]
         codes[where[wanted]], scales[where[wanted]] = old_codes[wanted], old_scales[wanted]
         skip[where[wanted]] = True
-    vectors, new = embed_tile(places, tile, storage.mask, skip.reshape(tile.shape))
+        old_agreement = task.reuse.agreement_codes(*common.window).ravel()
+        agreement[where[wanted]] = old_agreement[inside][wanted]
+    vectors, new, agreed = embed_tile(places, tile, storage.mask, skip.reshape(tile.shape))
     if len(new):
         codes[new], scales[new] = encode(vectors, storage.encoding)
+        agreement[new] = 0 if agreed is None else encode_agreement(agreed)
     sampled = sample[new]
-    return _Encoded(codes, scales, vectors[sampled], codes[new[sampled]], scales[new[sampled]])
+    return _Encoded(codes, scales, agreement, vectors[sampled], codes[new[sampled]], scales[new[sampled]])
 
 
 def _error(job: IndexJob, encoded: _Encoded) -> dict[str, np.ndarray]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from sdm.engine.places import Places, Plan, Target
 from sdm.engine.setup import open_grid, open_places
-from sdm.engine.targets import make_target, scorer
+from sdm.engine.suitability import Probability
+from sdm.engine.targets import doubt_of, make_target, scorer
 from sdm.errors import RequestError, SpeciesNameError
 from sdm.files.paths import absolute
 from sdm.grid import Grid, as_region
@@ -277,10 +278,12 @@ def plan_resolved(request: MapRequest, model: Model, resolutions: Sequence[Resol
     resolutions = [of_origin(model, resolution, request.query.origin) for resolution in resolutions]
     resolutions, vectors = _vectors(model, resolutions, request.query)
     score = scorer(places, request.query.score)
+    doubt = doubt_of(places) if request.fitting.trust else None
     targets = tuple(
         make_target(model, resolution, vector, score(vector), request.query.mask)
         for resolution, vector in zip(resolutions, vectors, strict=True)
     )
+    targets = tuple(replace(t, doubt=doubt) if isinstance(t.score, Probability) else t for t in targets)
     return _job(request, places, tuple(resolutions), targets)
 
 
@@ -368,6 +371,11 @@ def _notes(plan: Plan, resolution: Resolution, target: Target) -> tuple[str, ...
         notes.append(f"The map crosses the antimeridian and spans {east - west:g} degrees of longitude.")
     if plan.source is not None:
         notes.append(plan.source.note)
+        if not plan.source.has_agreement and target.fit is None:
+            notes.append(
+                "The index was made by an earlier version, without what the band `uncertainty` follows from; build it "
+                "again for that band."
+            )
     if "location" not in plan.modalities and plan.model.dim:
         notes.append("Without location the map shows similar places anywhere on the globe, not the range.")
     return tuple(notes)

@@ -202,7 +202,8 @@ class _Writer:
         if not self.ranged[k]:
             return None
         paths = [self.staging.path(f"{self.job.slugs[k]}{suffix}") for suffix in RANGE]
-        named = {band.name: layer for band, layer in zip(self.metadata[k].bands, bands, strict=True)}
+        measured = self.job.plan.targets[k].measured  # the uncertainty of a named species is no deviation of a logit
+        named = {b.name: layer for b, layer in zip(self.metadata[k].bands, bands, strict=True) if b in measured}
         return write_range(self.job, k, self.rule, paths, array, named, self.command)
 
     def _range_entry(self, k: int, found: Range | None) -> dict[str, Any]:

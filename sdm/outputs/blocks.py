@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -12,8 +12,19 @@ if TYPE_CHECKING:
 
     from sdm.outputs.cube import Layer
 
-Source: TypeAlias = "xr.DataArray | np.ndarray | Layer"
-"""A map: float values of shape (y, x), NaN where not modelled; in memory, or lazy in Dask or Zarr."""
+
+class Computed(Protocol):
+    """Values computed from others when they are read."""
+
+    shape: tuple[int, ...]
+
+    def __getitem__(self, place: tuple[slice, slice], /) -> np.ndarray:
+        """Values (rows, columns), float32."""
+        ...
+
+
+Source: TypeAlias = "xr.DataArray | np.ndarray | Layer | Computed"
+"""A map: float values of shape (y, x), NaN where not modelled; in memory, or lazy in Dask or Zarr, or computed."""
 
 _STRIP = 512
 """Rows per strip of a source without chunks: the block height of the GeoTIFF."""

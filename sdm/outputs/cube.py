@@ -51,6 +51,7 @@ def create(
     labels: Mapping[str, tuple[Sequence[Any], str]],
     metadata: MapMetadata,
     total: MapMetadata,
+    further: Sequence[MapMetadata] = (),
 ) -> None:
     """Create an empty store at `path`: no pixel of any species is modelled.
 
@@ -69,6 +70,8 @@ def create(
         Of the variable (species, y, x).
     total
         Of the variable (y, x), the sum over the species.
+    further
+        Of other variables (y, x).
 
     Raises
     ------
@@ -92,7 +95,8 @@ def create(
             [attributes["coordinates"], *(name for name in labels if name != "species")]
         )
         _create_variable(root, metadata.variable, (count, rows, cols), chunks, attributes)
-        _create_variable(root, total.variable, (rows, cols), chunks[1:], variable_attributes(geobox, total))
+        for one in (total, *further):
+            _create_variable(root, one.variable, (rows, cols), chunks[1:], variable_attributes(geobox, one))
         zarr.consolidate_metadata(path, zarr_format=2)
 
 

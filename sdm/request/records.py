@@ -199,7 +199,11 @@ class FitOptions(Options):
     refits: Annotated[int, Option("Refits to resampled records, for uncertainty.", panel=_FIT)] = 10
     trust: Annotated[
         bool,
-        Option("Write uncertainty and novelty as further bands.", panel=_FIT, flags=("--trust/--no-trust",)),
+        Option(
+            "Write how far to trust a map as further bands: uncertainty, and of a fit novelty.",
+            panel="Output",
+            flags=("--trust/--no-trust",),
+        ),
     ] = True
     seed: Annotated[int, Option("Seed of all random draws.", panel=_FIT)] = 0
 

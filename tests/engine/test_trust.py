@@ -273,4 +273,5 @@ def test_a_dataset_holds_the_bands_where_asked(fitted):
     np.testing.assert_array_equal(data["novelty"].values, bands[1])
     assert data["novelty"].rio.crs.to_epsg() == 4326 and data["novelty"].attrs["units"] == "percent"
     named = sdm.map_species(["Puma concolor"], bbox=OPTIONS["bbox"], resolution=0.5, bands=True)
-    assert list(named.data_vars) == ["probability"] and named["probability"].dims == ("species", "y", "x")
+    assert list(named.data_vars) == ["probability", "uncertainty"]
+    assert named["probability"].dims == named["uncertainty"].dims == ("species", "y", "x")

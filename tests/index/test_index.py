@@ -72,7 +72,7 @@ def exact(modalities=None, mask="none"):
     places = plan_index(COAST, **OPTIONS, **({"modalities": modalities} if modalities else {})).places
     rows, cols = places.grid.shape
     out = np.full((rows * cols, places.model.dim), np.nan, dtype=np.float32)
-    vectors, pixels = embed_tile(places, Tile((0, 0), slice(0, rows), slice(0, cols)), mask)
+    vectors, pixels, _ = embed_tile(places, Tile((0, 0), slice(0, rows), slice(0, cols)), mask)
     out[pixels] = vectors
     return out
 

@@ -69,7 +69,7 @@ def test_store_holds_the_probabilities(done):
     plan = batch.job.plan
     values = result.open().probability.values
     whole = Tile((0, 0), *(slice(0, n) for n in plan.grid.shape))
-    embeddings, pixels = embed_tile(plan, whole)
+    embeddings, pixels, _ = embed_tile(plan, whole)
     scale, bias = plan.model.calibration(plan.modalities)
     habitats = [(t.mask, t.extent) for t in plan.targets]
     places = mappable(plan, whole, habitats, *plan.lonlat(*plan.pixels(whole)))
@@ -91,7 +91,7 @@ def test_store_agrees_with_single_maps():
     batch = plan_batch(["Ursus arctos", "Picea engelmannii"], **options)
     together = np.empty_like(alone)
     for tile in batch.job.grid.tiles():
-        embeddings, pixels = embed_tile(batch.job.plan, tile, "land")
+        embeddings, pixels, _ = embed_tile(batch.job.plan, tile, "land")
         for k, row in score_embeddings(embeddings, batch.job.plan.targets):
             layer = np.full(tile.shape, np.nan, np.float32)
             layer.ravel()[pixels] = row

@@ -62,7 +62,7 @@ def unsettled(birds, **options):
     """The same with the environment encoded at every pixel, as a batch and an index do."""
     job = sdm.plan(SWALLOW, **{**OPTIONS, "model": birds, **options})
     rows, cols = job.grid.shape
-    embeddings, pixels = embed_tile(job.plan, Tile((0, 0), slice(0, rows), slice(0, cols)), "land")
+    embeddings, pixels, _ = embed_tile(job.plan, Tile((0, 0), slice(0, rows), slice(0, cols)), "land")
     found = np.full(rows * cols, np.nan)
     found[pixels] = job.plan.targets[0].score.values(embeddings @ job.plan.targets[0].vector)
     return found.reshape(rows, cols)
@@ -120,7 +120,7 @@ def test_every_path_to_an_embedding_knows_the_month(birds):
     model = BundledModel.open(birds)
     job = sdm.plan(SWALLOW, **OPTIONS, model=birds, month=7, step=1)
     rows, cols = job.grid.shape
-    tiles, pixels = embed_tile(job.plan, Tile((0, 0), slice(0, rows), slice(0, cols)))
+    tiles, pixels, _ = embed_tile(job.plan, Tile((0, 0), slice(0, rows), slice(0, cols)))
     lon, lat = (a.ravel()[pixels] for a in job.grid.lonlat(np.arange(rows), np.arange(cols)))
     exact, _ = embed_positions(model, Sampling(month=7), lon, lat)
     np.testing.assert_allclose(tiles, exact, atol=1e-5)

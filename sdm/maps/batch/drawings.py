@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from sdm.engine.doubt import UNCERTAINTY, Doubt
 from sdm.files import records, workspace
 from sdm.maps import ranges
 from sdm.maps.batch import tiles
-from sdm.maps.batch.texts import ENCODING, PAGE, PICTURES, RICHNESS, SPECIES
+from sdm.maps.batch.texts import AGREEMENT, ENCODING, PAGE, PICTURES, RICHNESS, SPECIES
 from sdm.maps.batch.tiles import Work
 from sdm.maps.report import describe, surrounding_countries
 from sdm.outputs import cube, gallery
@@ -108,17 +109,19 @@ def write_species(k: int, work: Work, suffixes: Sequence[str]) -> None:
     described = describe(work.batch.job, k, work.command)
     description = f"{described.description} {ENCODING} Rounded to 1/8192."
     meta = replace(described, variable=work.metadata.variable, description=description)
-    layer = cube.Layer(work.store, meta.variable, k)
+    layer, doubt = cube.Layer(work.store, meta.variable, k), work.plan.targets[k].doubt
+    bands = [] if doubt is None else [_UncertaintyLayer(layer, cube.Layer(work.store, AGREEMENT), doubt)]
+    meta = replace(meta, bands=(UNCERTAINTY,) if bands else ())
     for suffix in missing:
         part = work.tmp / f"{stem}.{suffix}"
         if suffix == "tif":
-            write_cog(part, layer, work.plan.grid.geobox, meta)
+            write_cog(part, layer, work.plan.grid.geobox, meta, bands)
         elif suffix == "qml":
             write_qml(part, meta)
         else:
             links = {"GeoTIFF": f"{stem}.tif"} if "tif" in suffixes else {}
-            outline = _range_outline(k, work)
-            write_html(part, layer, meta, _country_outlines(work), links, geobox=work.plan.grid.geobox, outline=outline)
+            box, outline, countries = work.plan.grid.geobox, _range_outline(k, work), _country_outlines(work)
+            write_html(part, layer, meta, countries, links, geobox=box, bands=bands, outline=outline)
         flush(part)  # a later run takes what has its name for complete
         part.replace(folder / part.name)
 
@@ -129,6 +132,20 @@ def _range_outline(k: int, work: Work) -> tuple[str, Any] | None:
 
     path = work.new / SPECIES / f"{work.batch.stems[k]}{ranges.SUFFIXES[-1]}"
     return (f"Range ({work.rule})", read_polygons(path, "range")) if path.exists() else None
+
+
+class _UncertaintyLayer:
+    """The uncertainty of a species as a source for the writers: from its values and the agreement of the modalities."""
+
+    chunks = None
+
+    def __init__(self, values: cube.Layer, agreement: cube.Layer, doubt: Doubt) -> None:
+        self._values, self._agreement, self._doubt = values, agreement, doubt
+        self.shape, self.encoding = values.shape, values.encoding
+
+    def __getitem__(self, place: tuple[slice, slice]) -> np.ndarray:
+        """Uncertainty (rows, columns), float32."""
+        return self._doubt.uncertainty(self._values[place], self._agreement[place])
 
 
 _outlines: dict[Path, Any] = {}

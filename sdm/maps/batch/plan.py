@@ -209,6 +209,7 @@ def configuration(batch: Batch, formats: Sequence[str], device: str, rule: Range
         **{name.replace("_", " "): value for name, value in sampling.items()},
         "tile size": grid.tile_size,
         "threshold": batch.threshold,
+        **({"trust": True} if plan.doubted else {}),
         **({"fits": of_parts(fit.identity for fit in job.fits)} if job.fits else {}),
         **({"range": str(rule)} if rule is not None else {}),
         "format": ",".join(["zarr", *formats]),

@@ -15,6 +15,8 @@ from sdm.outputs.metadata import MapMetadata
 STORE = "probability.zarr"
 RICHNESS = "richness"
 """Stem of the files of the richness map."""
+AGREEMENT = "agreement"
+"""Variable of how well the modalities agree, from which the uncertainty of every species follows."""
 PICTURES = "gallery"
 """Folder of pictures, one per species."""
 SPECIES = "species"
@@ -106,6 +108,26 @@ def richness_metadata(batch: Batch, command: str) -> MapMetadata:
         tags=_tags(batch, command),
         attribution=attribution(plan),
         month=plan.month,
+    )
+
+
+def agreement_metadata(batch: Batch) -> tuple[MapMetadata, ...]:
+    """Metadata of the agreement of the modalities; none where the uncertainty of no species follows from it."""
+    plan = batch.job.plan
+    doubt = next((target.doubt for target in plan.targets if target.doubt is not None), None)
+    if doubt is None:
+        return ()
+    return (
+        MapMetadata(
+            title="Agreement of the modalities",
+            quantity="Length of the mean of the unit embeddings of the modalities, 0 to 1",
+            description=(
+                "The uncertainty of a species (band 2 of its GeoTIFF) follows from its probability and this: "
+                f"sdm.uncertainty(probability, agreement, model={plan.model.name!r}). {doubt.explanation}"
+            ),
+            variable=AGREEMENT,
+            attribution=attribution(plan),
+        ),
     )
 
 

@@ -16,7 +16,14 @@ from sdm.engine.tile import mappable, stored_tile
 from sdm.files import records, workspace
 from sdm.grid import Tile
 from sdm.maps.batch.plan import Batch
-from sdm.maps.batch.texts import STORE, cube_metadata, labels, richness_metadata
+from sdm.maps.batch.texts import (
+    AGREEMENT,
+    STORE,
+    agreement_metadata,
+    cube_metadata,
+    labels,
+    richness_metadata,
+)
 from sdm.outputs import cube, gallery
 from sdm.outputs.metadata import MapMetadata
 from sdm.outputs.overlay import levels
@@ -26,6 +33,8 @@ from sdm.request import RangeRule
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
+AGREEMENT_STEPS = 256
+"""Of agreement between 0 and 1, as it is stored: noise in its last digits would not compress."""
 PICTURED = 512
 """Species whose pictures are drawn together, at most: 30 MB."""
 
@@ -74,7 +83,8 @@ class Work:
         """Make the empty store; it appears whole or not at all."""
         grid = self.plan.grid
         part = self.tmp / STORE
-        cube.create(part, grid.geobox, grid.tile_size, labels(self.batch), self.metadata, self.richness)
+        further = agreement_metadata(self.batch)
+        cube.create(part, grid.geobox, grid.tile_size, labels(self.batch), self.metadata, self.richness, further)
         part.rename(self.store)
 
 
@@ -82,7 +92,7 @@ def map_tile(tile: Tile, work: Work) -> str:
     """Compute a tile for all species, write its chunks and then its record; returns the device."""
     plan = work.plan
     device = plan.here
-    codes, scales, pixels = stored_tile(plan, tile, work.mask)
+    codes, scales, pixels, agreement = stored_tile(plan, tile, work.mask)
     environment = None
     if plan.fitted:
         environment, known = _environment(plan, tile, pixels)
@@ -108,6 +118,10 @@ def map_tile(tile: Tile, work: Work) -> str:
         before = total[habitat.pixels]
         total[habitat.pixels] = np.where(np.isnan(before), 0.0, before) + habitat.total
     highest = -np.inf if np.isnan(total).all() else np.float32(np.nanmax(total))
+    if plan.doubted and agreement is not None and pixels.size:
+        agreed = np.full(tile.shape, np.nan, dtype=np.float32)
+        agreed.reshape(-1)[pixels] = np.rint(agreement * AGREEMENT_STEPS) / np.float32(AGREEMENT_STEPS)
+        chunks.write(AGREEMENT, tile.index, agreed)
     if np.isfinite(highest):
         chunks.write(work.richness.variable, tile.index, total.astype(np.float32).reshape(tile.shape))
     values = statistics.values | pictures.encoded

@@ -68,7 +68,8 @@ OLD_TREE_GENERA = {
     "Tetrazygia": "Melastomataceae",
 }
 
-# Today's names of trees (Little follows the checklist of 1979) and of mammals renamed since PHYLACINE 1.2.
+# Today's names of trees (Little follows the checklist of 1979) and other names of mammals, most
+# of them given since PHYLACINE 1.2; none of a species that was split off: its range is another one.
 CURRENT_NAMES = {
     "Acacia berlandieri": ["Senegalia berlandieri"],
     "Acacia choriophylla": ["Vachellia choriophylla"],
@@ -83,6 +84,7 @@ CURRENT_NAMES = {
     "Acoelorrhaphe wrightii": ["Acoelorraphe wrightii"],
     "Aesculus octandra": ["Aesculus flava"],
     "Arbutus texana": ["Arbutus xalapensis"],
+    "Axis porcinus": ["Hyelaphus porcinus"],
     "Bumelia celastrina": ["Sideroxylon celastrinum"],
     "Bumelia lanuginosa": ["Sideroxylon lanuginosum"],
     "Bumelia lycioides": ["Sideroxylon lycioides"],
@@ -90,6 +92,8 @@ CURRENT_NAMES = {
     "Caesalpinia mexicana": ["Erythrostemon mexicanus"],
     "Capparis cynophallophora": ["Quadrella cynophallophora"],
     "Capparis flexuosa": ["Cynophalla flexuosa"],
+    "Capricornis crispus": ["Naemorhedus crispus"],
+    "Capricornis swinhoei": ["Naemorhedus swinhoei"],
     "Carya illinoensis": ["Carya illinoinensis"],
     "Castanopsis chrysophylla": ["Chrysolepis chrysophylla"],
     "Cercidium floridum": ["Parkinsonia florida"],
@@ -100,6 +104,7 @@ CURRENT_NAMES = {
     "Chamaecyparis nootkatensis": ["Callitropsis nootkatensis", "Cupressus nootkatensis",
                                    "Xanthocyparis nootkatensis"],
     "Cornus stolonifera": ["Cornus sericea"],
+    "Cuniculus paca": ["Agouti paca"],
     "Cupressus arizonica": ["Hesperocyparis arizonica"],
     "Cupressus bakeri": ["Hesperocyparis bakeri"],
     "Cupressus goveniana": ["Hesperocyparis goveniana"],
@@ -109,6 +114,8 @@ CURRENT_NAMES = {
     "Cupressus sargentii": ["Hesperocyparis sargentii"],
     "Dalea spinosa": ["Psorothamnus spinosus"],
     "Dipholis salicifolia": ["Sideroxylon salicifolium"],
+    "Equus ferus": ["Equus przewalskii"],
+    "Equus quagga": ["Equus burchellii", "Equus burchelli"],
     "Genipa clusiifolia": ["Casasia clusiifolia"],
     "Holacantha emoryi": ["Castela emoryi"],
     "Libocedrus decurrens": ["Calocedrus decurrens"],
@@ -119,11 +126,13 @@ CURRENT_NAMES = {
     "Myrica cerifera": ["Morella cerifera"],
     "Myrica inodora": ["Morella inodora"],
     "Myrica pensylvanica": ["Morella pensylvanica"],
+    "Nanger granti": ["Gazella granti"],
     "Nectandra coriacea": ["Damburneya coriacea"],
     "Nemopanthus collinus": ["Ilex collina"],
     "Opuntia fulgida": ["Cylindropuntia fulgida"],
     "Osmanthus americanus": ["Cartrema americana"],
     "Persea borbonia": ["Tamala borbonia"],
+    "Philantomba monticola": ["Cephalophus monticola"],
     "Photinia arbutifolia": ["Heteromeles arbutifolia"],
     "Pithecellobium flexicaule": ["Ebenopsis ebano"],
     "Pithecellobium pallens": ["Havardia pallens"],
@@ -147,7 +156,7 @@ CURRENT_NAMES = {
     "Felis silvestris": ["Felis lybica"],
     "Lama guanicoe": ["Lama glama"],
     "Vicugna vicugna": ["Lama vicugna", "Vicugna pacos"],
-    "Herpailurus yagouaroundi": ["Puma yagouaroundi"],
+    "Herpailurus yagouaroundi": ["Puma yagouaroundi", "Puma yaguarundi"],
     "Panthera uncia": ["Uncia uncia"],
     "Camelus ferus": ["Camelus bactrianus"],
     "Bos mutus": ["Bos grunniens"],

@@ -93,8 +93,8 @@ def refuse_group(outcome: Outcome, model: str) -> Outcome:
     # Without a map, what remains to be said is which names may have been meant.
     hints = [note for note in outcome.notes if "the map shows" not in note]
     refusal = (
-        f"{quoted(outcome.query)} is not in model {model}, and the map of its {group} instead may be wrong for the "
-        f"species; give --as-group to map the {group}, or records of the species with --records FILE."
+        f"{quoted(outcome.query)} names no species of model {model}, and the map of its {group} instead may be wrong "
+        f"for it; give --as-group to map the {group}, or records of the species with --records FILE."
     )
     return SpeciesNameError(" ".join([refusal, *hints]))
 

@@ -1,9 +1,11 @@
 """Domestic forms: they live where people keep or released them, so that no map of the wild species is theirs.
 
 Scientific names of mammals, and the wild species each form comes from: Gentry, Clutton-Brock & Groves 2004, "The naming
-of wild animal species and their domestic derivatives", Journal of Archaeological Science 31, 645-651; ICZN Opinion 2027
-(2003, Bulletin of Zoological Nomenclature 60, 81-84), which keeps the names of wild and domestic form apart. Names of
-domestic birds and later combinations: the trinomials in common use. Dingoes are listed with the dogs they descend from.
+of wild animal species and their domestic derivatives", Journal of Archaeological Science 31, 645-651. ICZN Opinion 2027
+(2003, Bulletin of Zoological Nomenclature 60, 81-84) conserved the names of fifteen of these wild mammals (gaur, yak,
+aurochs, water buffalo, Bactrian camel, wolf, bezoar goat, cavy, ass, horse, wildcat, guanaco, vicugna, polecat and
+mouflon), so that wild and domestic form may have different names. It says nothing of boar, rabbit and dromedary. Birds,
+mules, Bali cattle and later combinations: names in common use. Dingoes are listed with the dogs they descend from.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ FORMS = (
         "cattle|domestic cattle|feral cattle|cow|domestic cow|bull|ox|zebu",
     ),
     _form("yak", "Bos mutus", "Bos grunniens|Bos mutus grunniens|Poephagus grunniens", "domestic yak"),
+    _form("Bali cattle", "Bos javanicus", "Bos javanicus domesticus|Bos domesticus", "bali cattle"),
     _form("gayal", "Bos gaurus", "Bos frontalis|Bos gaurus frontalis", "gayal|mithun|mithan"),
     _form(
         "water buffalo",
@@ -132,6 +135,19 @@ FORMS = (
         "domestic turkey",
     ),
     _form("pigeon", "Columba livia", "Columba livia domestica|Columba domestica", "domestic pigeon"),
+    _form(
+        "quail",
+        "Coturnix japonica",
+        "Coturnix japonica domestica|Coturnix domestica",
+        "domestic quail",
+    ),
+    _form("canary", "Serinus canaria", "Serinus canaria domestica|Serinus domesticus", "domestic canary"),
+    _form(
+        "Barbary dove",
+        "Streptopelia roseogrisea",
+        "Streptopelia risoria|Streptopelia roseogrisea risoria|Streptopelia roseogrisea domestica",
+        "barbary dove|ringed turtle dove",
+    ),
     _form("guineafowl", "Numida meleagris", "Numida meleagris domesticus", "domestic guineafowl|domestic guinea fowl"),
 )
 

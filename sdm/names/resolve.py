@@ -10,6 +10,7 @@ from sdm.errors import SpeciesNameError, quoted
 from sdm.names.classes import classes_named
 from sdm.names.domestic import reject_domestic
 from sdm.names.index import NameIndex, likeness
+from sdm.names.placeholders import reject_placeholder
 from sdm.names.taxa import RANKS, Resolution, Taxon
 from sdm.names.text import clean, common_key, common_keys, fold, stem
 
@@ -112,6 +113,8 @@ def find(table: NameIndex, query: str) -> Resolution:
         )
     reject_domestic(text, [word for word in rest if _bare(word) not in _INFRASPECIFIC], table.by_name)
     match = _scientific(table, text, rest, notes) or _common(table, text, tokens, notes)
+    if match is None:
+        reject_placeholder(text)
     taxon, known, how = match or _fallback(table, text, lineage, rest, notes)
     _reject_bracketed(table, text, taxon)
     notes += _contradictions(table, lineage, taxon)
@@ -138,6 +141,8 @@ def _tokens(text: str, notes: list[str]) -> tuple[list[str], int | None]:
 
 def _split_lineage(table: NameIndex, tokens: list[str]) -> tuple[list[str], list[str]]:
     """Return (leading names of higher ranks, the rest); a lone higher name stays in the rest."""
+    if len(tokens) > 2 and _bare(tokens[0]) in _OPEN and tokens[0].lower() != "species":
+        tokens = [tokens[1], tokens[0], *tokens[2:]]  # 'cf. Ursus arctos'
     at = 0
     while at < len(tokens) - 1 and fold(tokens[at]) in table.higher_names:
         at += 1
@@ -312,6 +317,9 @@ def _in_genus(
     uncertain = _bare(words[1]) in _OPEN
     if uncertain:
         notes.append(f"{quoted(words[1])} marks an uncertain species; the map shows the genus {genus.name}.")
+    if uncertain and len(words) > 2 and _is_word(words[2]) and words[2].islower():
+        notes.append(f"Without {quoted(words[1])} the name is {quoted(f'{genus.name} {fold(words[2])}')}.")
+        return genus, False, "genus"  # 'Canis cf. lupus' names a species, of which nobody is sure
     if uncertain or _is_authorship(words[1:], text):
         notes += _homonyms(table, genus)
         return genus, True, "genus"

@@ -161,7 +161,7 @@ def test_a_model_that_was_named_is_kept_to():
 )
 def test_an_unknown_species_is_refused_with_its_group(query, model, group):
     for options in ({}, {"model": model}):
-        with pytest.raises(SpeciesNameError, match=f"'{query}' is not in model {model}") as caught:
+        with pytest.raises(SpeciesNameError, match=f"'{query}' names no species of model {model}") as caught:
             sdm.plan(query, **SMALL, **options)
         assert all(words in str(caught.value) for words in (group, "may be wrong", "--as-group", "--records FILE"))
         job = sdm.plan(query, as_group=True, **SMALL, **options)
@@ -189,11 +189,14 @@ def test_a_list_leaves_unknown_species_out_and_they_choose_no_model():
     assert batch.job.plan.model.name == "birds" and len(batch.job.resolutions) == 1
     errors = {row.asked.query: row.error for row in batch.failed}
     assert list(errors) == names[1:]
-    assert "is not in model trees" in errors["Castanea sativa"] and "family Fagaceae" in errors["Castanea sativa"]
-    assert "is not in model birds" in errors["Hirundo neoxena"] and "domestic form" in errors["dog"]
+    assert (
+        "names no species of model trees" in errors["Castanea sativa"]
+        and "family Fagaceae" in errors["Castanea sativa"]
+    )
+    assert "names no species of model birds" in errors["Hirundo neoxena"] and "domestic form" in errors["dog"]
     grouped = plan_batch(names, SMALL["bbox"], resolution=0.5, as_group=True)
     assert grouped.job.plan.model.name == "trees" and [r.taxon.name for r in grouped.job.resolutions] == ["Fagaceae"]
-    with pytest.raises(SpeciesNameError, match="row 2: 'Castanea sativa' is not in model trees"):
+    with pytest.raises(SpeciesNameError, match="row 2: 'Castanea sativa' names no species of model trees"):
         plan_batch(names, SMALL["bbox"], resolution=0.5, strict=True)
 
 

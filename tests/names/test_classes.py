@@ -2,6 +2,7 @@
 
 import pytest
 
+from sdm.errors import SpeciesNameError
 from sdm.names import TaxonTable, resolve_among
 from sdm.names.classes import classes_named
 from sdm.names.index import is_typing_error
@@ -50,9 +51,15 @@ def test_nothing_is_suggested_for_a_reptile_or_an_amphibian(tables, query):
         assert caught.value.near == ()
 
 
-@pytest.mark.parametrize("query", ["human", "vehicle", "blank", "unknown", "Unknown bird", "misfire", "small mammal"])
-def test_nothing_is_suggested_for_labels_of_cameras(tables, query):
-    assert near(tables, query) == []
+@pytest.mark.parametrize("query", ["human", "vehicle", "blank", "unknown", "Unknown bird", "misfire"])
+def test_labels_of_cameras_are_refused_as_such(tables, query):
+    with pytest.raises(SpeciesNameError, match="leave it out") as caught:
+        resolve_among(tables, query)
+    assert not isinstance(caught.value, UnknownNameError)
+
+
+def test_nothing_is_suggested_for_what_is_no_name(tables):
+    assert near(tables, "small mammal") == []
 
 
 @pytest.mark.parametrize(

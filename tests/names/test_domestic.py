@@ -27,6 +27,21 @@ def test_the_wild_ancestor_that_is_named_can_be_mapped(tables, form):
     assert (resolution.taxon.name, resolution.known) == (form.wild, True)
 
 
+def test_wild_mammals_are_those_whose_names_the_commission_conserved():
+    """ICZN Opinion 2027: 15 mammals, of which the aurochs is extinct."""
+    conserved = {
+        *("Bos gaurus", "Bos mutus", "Bubalus arnee", "Camelus ferus", "Canis lupus", "Capra aegagrus", "Cavia aperea"),
+        *("Equus africanus", "Equus ferus", "Felis silvestris", "Lama guanicoe", "Mustela putorius"),
+        *("Ovis orientalis", "Vicugna vicugna"),
+    }
+    wild = {form.wild: form for form in FORMS}
+    assert conserved <= set(wild)
+    for name in conserved:  # the domestic form has a name of its own beside the trinomial of the wild one
+        assert any(not other.startswith(f"{name} ") for other in wild[name].scientific)
+    (cattle,) = (form for form in FORMS if form.name == "cattle")
+    assert cattle.wild == "" and "Bos primigenius taurus" in cattle.scientific
+
+
 @pytest.mark.parametrize(
     ("query", "name"),
     [

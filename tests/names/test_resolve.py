@@ -113,13 +113,42 @@ def test_subspecies_that_is_now_a_species_is_pointed_out(table):
     assert any("Cervus canadensis" in note for note in resolution.notes)
 
 
-@pytest.mark.parametrize(
-    "query", ["Ursus sp.", "Ursus spp.", "Ursus sp", "Ursus cf. arctos", "Ursus aff. arctos", "Ursus ?arctos"]
-)
+@pytest.mark.parametrize("query", ["Ursus sp.", "Ursus spp.", "Ursus sp", "Ursus indet.", "Ursus sp. 1"])
 def test_open_nomenclature_gives_the_genus(table, query):
     resolution = table.resolve(query)
     assert (resolution.taxon.rank, resolution.taxon.name, resolution.known) == ("genus", "Ursus", True)
     assert "uncertain" in resolution.notes[0]
+
+
+@pytest.mark.parametrize(
+    "query", ["Ursus cf. arctos", "Ursus aff. arctos", "Ursus ?arctos", "cf. Ursus arctos", "? Ursus arctos"]
+)
+def test_a_species_of_which_nobody_is_sure_is_not_known(table, query):
+    resolution = table.resolve(query)
+    assert (resolution.taxon.rank, resolution.taxon.name, resolution.known) == ("genus", "Ursus", False)
+    assert "uncertain" in resolution.notes[0] and "'Ursus arctos'" in resolution.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("Homo sapiens", "people"),
+        ("Human", "people"),
+        ("persons", None),
+        ("people", "people"),
+        ("blank", "a label for a picture"),
+        ("No_CV_Result", "a label for a picture"),
+        ("vehicle", "a label for a picture"),
+        ("unknown bird", "not identified"),
+        ("Unidentified rodent", "not identified"),
+        ("UNKNOWN", "not identified"),
+    ],
+)
+def test_labels_that_name_no_species_are_refused_as_such(table, query, reason):
+    with pytest.raises(SpeciesNameError) as caught:
+        table.resolve(query)
+    assert ("leave it out" in str(caught.value)) == bool(reason)
+    assert reason is None or reason in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -447,7 +476,7 @@ def test_typing_errors_raise_with_the_right_name(table, query, meant):
 
 @pytest.mark.parametrize(
     "query",
-    ["Homo sapiens", "unicorn", "Tyrannosaurus rex", "Prunus necrotic ringspot virus", "qqqqqq zzzzzz", "李 四"],
+    ["unicorn", "Tyrannosaurus rex", "Prunus necrotic ringspot virus", "qqqqqq zzzzzz", "李 四"],
 )
 def test_unknown_raises(table, query):
     with pytest.raises(SpeciesNameError, match="Unknown species"):

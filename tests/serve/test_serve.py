@@ -353,7 +353,7 @@ def test_names(explorer):
     assert explorer.suggest("\x00\x1b[31m") == explorer.suggest("../../etc") == []
     genus = explorer.describe("Ursus")
     assert (genus["name"], genus["rank"]) == ("Ursus", "genus")
-    with pytest.raises(SpeciesNameError, match="'Ursus spelaeus' is not in model mammals-trees"):
+    with pytest.raises(SpeciesNameError, match="'Ursus spelaeus' names no species of model mammals-trees"):
         explorer.describe("Ursus spelaeus")
     with pytest.raises(SpeciesNameError):
         explorer.describe("Ursus arctoss")

@@ -3,19 +3,27 @@
 from pathlib import Path
 
 from qgis.core import (
+    QgsFillSymbol,
     QgsProcessing,
     QgsProcessingAlgorithm,
     QgsProcessingContext,
+    QgsProcessingException,
+    QgsProcessingLayerPostProcessorInterface,
     QgsProcessingOutputFile,
     QgsProcessingParameterCrs,
     QgsProcessingParameterDefinition,
     QgsProcessingParameterEnum,
     QgsProcessingParameterExtent,
     QgsProcessingParameterFeatureSource,
+    QgsProcessingParameterField,
+    QgsProcessingParameterFile,
     QgsProcessingParameterFolderDestination,
     QgsProcessingParameterNumber,
     QgsProcessingParameterString,
     QgsProcessingUtils,
+    QgsRasterLayer,
+    QgsSingleSymbolRenderer,
+    QgsWkbTypes,
 )
 from qgis.PyQt.QtGui import QIcon
 
@@ -131,6 +139,34 @@ class Algorithm(QgsProcessingAlgorithm):
             words += ["--range", rule]
         return words
 
+    def add_records(self):
+        """Add the parameters of occurrence records: a layer with its fields, or a file."""
+        self.addParameter(
+            QgsProcessingParameterFeatureSource(
+                "RECORDS", "Records: a point layer", [QgsProcessing.TypeVectorPoint], optional=True
+            )
+        )
+        for name, words in (
+            ("SPECIES_FIELD", "Field with the species"),
+            ("PRESENCE_FIELD", "Field with presence and absence (1/0, yes/no)"),
+        ):
+            self.addParameter(
+                QgsProcessingParameterField(name, words, parentLayerParameterName="RECORDS", optional=True)
+            )
+        self.addParameter(QgsProcessingParameterFile("FILE", "Records: a file, instead of a layer", optional=True))
+
+    def records(self, parameters, context, feedback):
+        """The arguments of the records."""
+        path = inputs.layer_file(self, parameters, "RECORDS", context, feedback)
+        file = self.parameterAsFile(parameters, "FILE", context)
+        if bool(path) == bool(file):
+            raise QgsProcessingException("give the records either as a point layer or as a file.")
+        words = ["--records", path or file]
+        for name, option in (("SPECIES_FIELD", "--records-species-column"), ("PRESENCE_FIELD", "--presence-column")):
+            if field := self.parameterAsString(parameters, name, context):
+                words += [option, field]
+        return words
+
     def add_folder(self):
         """Add the parameter and the output of the folder of results."""
         self.addParameter(QgsProcessingParameterFolderDestination("FOLDER", "Folder for the results"))
@@ -145,14 +181,34 @@ class Algorithm(QgsProcessingAlgorithm):
             self.addOutput(QgsProcessingOutputFile(name, words))
 
 
+class Styling(QgsProcessingLayerPostProcessorInterface):
+    """Styles a layer that QGIS has loaded: a map as the file beside it says, polygons as outlines over a map."""
+
+    def postProcessLayer(self, layer, context, feedback):
+        if isinstance(layer, QgsRasterLayer):
+            style = Path(layer.source()).with_suffix(".qml")
+            if style.exists():
+                layer.loadNamedStyle(str(style))
+        elif layer.geometryType() == QgsWkbTypes.PolygonGeometry:
+            outline = {"style": "no", "outline_color": "#c2410c", "outline_width": "0.5"}
+            layer.setRenderer(QgsSingleSymbolRenderer(QgsFillSymbol.createSimple(outline)))
+        layer.triggerRepaint()
+
+
 def load(context, path, name, output):
-    """Have a layer loaded, with the style beside it, when the algorithm has ended."""
-    details = QgsProcessingContext.LayerDetails(name, context.project(), output)
-    # QGIS would rename it after the output, by one of its settings.
-    details.forceName = True
+    """Have a layer loaded, and styled, when the algorithm has ended."""
     layer = QgsProcessingUtils.mapLayerFromString(str(path), context)
     if layer is None:
         return
-    # The temporary store owns it until QGIS moves it to the project.
     layer.setName(name)
+    details = QgsProcessingContext.LayerDetails(name, context.project(), output)
+    # QGIS would rename it after the output, by one of its settings.
+    details.forceName = True
+    _kept.append(Styling())
+    details.setPostProcessor(_kept[-1])
+    # The temporary store owns it until QGIS moves it to the project.
     context.addLayerToLoadOnCompletion(layer.id(), details)
+
+
+_kept = []
+"""What styles layers that are still to be loaded: QGIS holds no reference of its own."""

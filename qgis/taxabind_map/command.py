@@ -24,7 +24,7 @@ PATIENCE = 15
 def program(name):
     """The path of one of our programs: `sdm` lies beside `taxabind-map`. Raises QgsProcessingException."""
     given = (ProcessingConfig.getSetting(SETTING) or "").strip()
-    found = shutil.which(Path(given or "taxabind-map").expanduser())
+    found = shutil.which(str(Path(given or "taxabind-map").expanduser()))
     if found is None:
         what = f"the program {given!r} of the settings" if given else "the program taxabind-map"
         raise QgsProcessingException(

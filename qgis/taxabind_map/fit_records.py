@@ -1,18 +1,13 @@
 """Map a species from occurrence records."""
 
 from qgis.core import (
-    QgsProcessing,
-    QgsProcessingException,
     QgsProcessingOutputRasterLayer,
     QgsProcessingOutputVectorLayer,
     QgsProcessingParameterBoolean,
-    QgsProcessingParameterFeatureSource,
-    QgsProcessingParameterField,
     QgsProcessingParameterFile,
     QgsProcessingParameterString,
 )
 
-from . import inputs
 from .algorithm import Algorithm
 from .map_species import map_one
 
@@ -29,25 +24,7 @@ class FitRecords(Algorithm):
     )
 
     def initAlgorithm(self, configuration=None):
-        self.addParameter(
-            QgsProcessingParameterFeatureSource(
-                "RECORDS", "Records: a point layer", [QgsProcessing.TypeVectorPoint], optional=True
-            )
-        )
-        self.addParameter(
-            QgsProcessingParameterField(
-                "SPECIES_FIELD", "Field with the species", parentLayerParameterName="RECORDS", optional=True
-            )
-        )
-        self.addParameter(
-            QgsProcessingParameterField(
-                "PRESENCE_FIELD",
-                "Field with presence and absence (1/0, yes/no)",
-                parentLayerParameterName="RECORDS",
-                optional=True,
-            )
-        )
-        self.addParameter(QgsProcessingParameterFile("FILE", "Records: a file, instead of a layer", optional=True))
+        self.add_records()
         self.addParameter(
             QgsProcessingParameterString("SPECIES", "Species (empty: the one in the file)", optional=True)
         )
@@ -67,18 +44,11 @@ class FitRecords(Algorithm):
             ("REPORT", "Report (JSON)"),
             ("EVALUATION", "Evaluation (web page)"),
             ("FIT", "Saved fit"),
-            ("RECORDS", "Records kept and dropped"),
+            ("AUDIT", "Records kept and dropped"),
         )
 
     def processAlgorithm(self, parameters, context, feedback):
-        path = inputs.layer_file(self, parameters, "RECORDS", context, feedback)
-        file = self.parameterAsFile(parameters, "FILE", context)
-        if bool(path) == bool(file):
-            raise QgsProcessingException("give the records either as a point layer or as a file.")
-        words = ["--records", path or file]
-        for name, option in (("SPECIES_FIELD", "--records-species-column"), ("PRESENCE_FIELD", "--presence-column")):
-            if field := self.parameterAsString(parameters, name, context):
-                words += [option, field]
+        words = self.records(parameters, context, feedback)
         if background := self.parameterAsFile(parameters, "BACKGROUND", context):
             words += ["--background", background]
         if not self.parameterAsBoolean(parameters, "EVALUATE", context):

@@ -69,6 +69,6 @@ ENDINGS = {
     "REPORT": ".json",
     "EVALUATION": "-report.html",
     "FIT": ".fit.safetensors",
-    "RECORDS": "-records.csv",
+    "AUDIT": "-records.csv",
 }
 """How the names of files of each output end, after the name of the map."""

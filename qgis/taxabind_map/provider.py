@@ -6,6 +6,7 @@ from processing.core.ProcessingConfig import ProcessingConfig, Setting
 from qgis.core import QgsProcessingProvider
 from qgis.PyQt.QtGui import QIcon
 
+from .assess import Assess
 from .command import SETTING
 from .fit_records import FitRecords
 from .map_list import MapList
@@ -46,5 +47,5 @@ class Provider(QgsProcessingProvider):
         ProcessingConfig.removeSetting(SETTING)
 
     def loadAlgorithms(self):
-        for algorithm in (MapSpecies, MapList, FitRecords):
+        for algorithm in (MapSpecies, MapList, FitRecords, Assess):
             self.addAlgorithm(algorithm())

@@ -1,5 +1,7 @@
 """A field for the name of a species that suggests names of the models as one types."""
 
+import re
+
 from processing.gui.wrappers import DIALOG_MODELER, WidgetWrapper
 from qgis.core import QgsProcessingException, QgsProcessingOutputString, QgsProcessingParameterString
 from qgis.PyQt.QtCore import QProcess, QProcessEnvironment, QStringListModel, Qt, QTimer
@@ -58,8 +60,10 @@ class SpeciesField(QLineEdit):
             self.completer().complete()
 
     def take(self, line):
-        """The scientific name of the chosen line; after the completer has put in the whole line."""
-        QTimer.singleShot(0, lambda: self.setText(line.partition(" (")[0]))
+        """The scientific name of the chosen line, without its rank ("genus Lynx (lynx)")."""
+        name = re.sub("^[a-z]+ ", "", line.partition(" (")[0])
+        # After the completer has put in the whole line.
+        QTimer.singleShot(0, lambda: self.setText(name))
 
 
 class SpeciesWidget(WidgetWrapper):

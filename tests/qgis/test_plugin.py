@@ -110,7 +110,7 @@ def test_every_algorithm_is_in_the_toolbox_with_its_help(qgis):
     assert code == 0 and "EXTENT" in out and "Month" in out, out + err
 
 
-ALGORITHMS = ("fitrecords", "maplist", "mapspecies")
+ALGORITHMS = ("assess", "fitrecords", "maplist", "mapspecies")
 
 
 @pytest.mark.qgis
@@ -164,7 +164,7 @@ def test_a_box_over_the_antimeridian_and_a_region(qgis, tmp_path):
 
 
 @pytest.mark.qgis
-def test_a_list_and_records(qgis, tmp_path):
+def test_a_list_records_and_their_areas(qgis, tmp_path):
     names = tmp_path / "list.csv"
     names.write_text("species\nPuma concolor\nUrsus americanus\nVipera berus\n")
     area = ("--EXTENT=-120,-118,35,37 [EPSG:4326]", "--RESOLUTION=0.1")
@@ -185,14 +185,30 @@ def test_a_list_and_records(qgis, tmp_path):
         f"--RECORDS={tmp_path / 'lizards.gpkg'}",
         "--SPECIES_FIELD=taxon",
         "--EVALUATE=false",
+        "--RULE=mtp",
         *area,
         f"--FOLDER={tmp_path / 'fit'}",
     )
     assert code == 0, out + err
     found = outputs(out)
     assert Path(found["FIT"]).exists()
-    kept = Path(found["RECORDS"]).read_text().splitlines()
+    kept = Path(found["AUDIT"]).read_text().splitlines()
     assert len(kept) == 41 and "-119." in kept[1]  # degrees again, from metres
+    assert gpd.read_file(found["RANGE"], layer="range").area_km2.sum() > 100
+
+    code, out, err = qgis(
+        "run",
+        "taxabindmap:assess",
+        f"--RECORDS={tmp_path / 'lizards.gpkg'}",
+        "--SPECIES_FIELD=taxon",
+        f"--MAP={found['MAP']}",
+        f"--FOLDER={tmp_path / 'areas'}",
+    )
+    assert code == 0, out + err
+    found = outputs(out)
+    (row,) = json.loads(Path(found["REPORT"]).read_text())["species"]
+    assert row["species"] == "Sceloporus xus" and "TABLE" in found
+    assert len(gpd.read_file(found["AREAS"], layer="aoo")) == 1
 
 
 @pytest.mark.qgis

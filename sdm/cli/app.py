@@ -7,6 +7,7 @@ answers at once.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import shlex
 import signal
@@ -20,6 +21,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from sdm.cli.command import Program
 from sdm.errors import ClusterWarning, SdmError
 from sdm.request.choices import parse_word
 from sdm.request.months import when
@@ -47,7 +49,7 @@ _STAGES = {
 
 def program(help: str | None = None, *, no_args_is_help: bool = True) -> typer.Typer:
     """A program or group of commands with the settings that all of them share."""
-    return typer.Typer(
+    return Program(
         help=help,
         no_args_is_help=no_args_is_help,
         pretty_exceptions_enable=False,
@@ -87,7 +89,7 @@ class Reporting(Options):
 def run(app: typer.Typer, name: str) -> None:
     """Run a program; every failure ends in one sentence on stderr and a documented exit code."""
     try:
-        with _sigterm_cleans_up(), _warnings_in_one_line():
+        with _sigterm_cleans_up(), _own_words_only():
             app(prog_name=name)
     except SdmError as error:
         fail(str(error), error.exit_code)
@@ -145,8 +147,13 @@ def _sigterm_cleans_up() -> Iterator[None]:
 
 
 @contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    """Warnings of ours are for the user: one line, without the place in the code."""
+def _own_words_only() -> Iterator[None]:
+    """Warnings of ours are for the user: one line, without the place in the code; what libraries say is not."""
+    debugging, last_resort = bool(os.environ.get(DEBUG)), logging.lastResort
+    if not debugging:
+        # GDAL, once for each library that has its own, prints to the file of this name what nobody handles.
+        os.environ.setdefault("CPL_LOG", os.devnull)
+        logging.lastResort = logging.NullHandler()
 
     def show(
         message: Warning | str,
@@ -158,12 +165,15 @@ def _warnings_in_one_line() -> Iterator[None]:
     ) -> None:
         if issubclass(category, ClusterWarning):
             say(f"warning: {message}")
-        else:
+        elif debugging:
             usual(message, category, filename, lineno, file, line)
 
-    with warnings.catch_warnings():
-        usual, warnings.showwarning = warnings.showwarning, show
-        yield
+    try:
+        with warnings.catch_warnings():
+            usual, warnings.showwarning = warnings.showwarning, show
+            yield
+    finally:
+        logging.lastResort = last_resort
 
 
 def fail(message: str, code: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from sdm.cli.command import note_config, numbers
 from sdm.errors import RequestError
 
 
@@ -19,13 +20,16 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     values = read_toml(path, "config")
     parameters = _parameters(context)
     defaults: dict[str, Any] = {}
+    keys: dict[str, str] = {}
     for key, value in values.items():
         parameter = parameters.get(key.replace("_", "-"))
         if parameter is None or parameter.name is None:
             raise RequestError(
                 f"config {str(path)!r} has the unknown key {key!r}; known: {', '.join(sorted(parameters))}."
             )
-        defaults[parameter.name] = _as_given(parameter, value)
+        defaults[parameter.name] = _as_given(parameter, value, f"config {str(path)!r}, key {key!r}:")
+        keys[parameter.name] = key
+    note_config(context, path, keys)
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
@@ -43,8 +47,10 @@ def _parameters(context: typer.Context) -> dict[str, Any]:
     return {**options, **arguments}
 
 
-def _as_given(parameter: Any, value: Any) -> Any:
+def _as_given(parameter: Any, value: Any, name: str) -> Any:
     """A value as the command line would have it: several values as a list, any other list joined by commas."""
+    if parameter.nargs > 1:
+        return numbers(value if isinstance(value, str) else ",".join(map(str, value)), parameter.nargs, name)
     several = parameter.nargs != 1 or getattr(parameter, "multiple", False)
     if several:
         return [value] if isinstance(value, str) else value

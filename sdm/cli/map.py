@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +28,7 @@ from sdm.cli.app import (
 from sdm.cli.config import read_config
 from sdm.cli.models import open_telling, print_models, search_names
 from sdm.cli.options import takes_options
-from sdm.errors import RequestError
+from sdm.errors import RequestError, SpeciesNameError
 from sdm.request import Delivery, Execution, ListOptions, MapRequest
 from sdm.request.options import Option
 from sdm.request.parts import LIST
@@ -109,7 +112,9 @@ def map_command(
     else:
         from sdm.maps.plan import plan_map
 
-        _map(plan_map(request, execution.device), delivery, execution, options)
+        with _hint_at_quotes(request.query.species):
+            job = plan_map(request, execution.device)
+        _map(job, delivery, execution, options)
 
 
 def _check_species(request: MapRequest, species_file: str | None) -> None:
@@ -122,6 +127,23 @@ def _check_species(request: MapRequest, species_file: str | None) -> None:
         raise RequestError("--records, --gbif and --fitted cannot be combined with --species FILE.")
     if not (query.species or species_file or query.evidence or request.source.given):
         raise RequestError('no species given; name one, for example "Ursus arctos", or look one up with --search.')
+
+
+@contextmanager
+def _hint_at_quotes(names: Sequence[str]) -> Iterator[None]:
+    """Tell one who typed a name of two words without quotes, which are two names to the shell."""
+    whole = " ".join(names)
+    if len(names) == 2 and re.fullmatch(r"[A-Z][a-z-]+ [a-z-]+", whole):
+        from sdm.models.registry import list_models
+
+        if any(whole in model.taxa for model in list_models()):
+            raise RequestError(f'{names[0]} and {names[1]} are two names here; put the name in quotes: "{whole}".')
+    try:
+        yield
+    except SpeciesNameError as error:
+        if len(names) > 1 and all(" " not in name for name in names):
+            error.args = (f'{error} (A name of several words needs quotes: "{whole}".)',)
+        raise
 
 
 def _map_records(

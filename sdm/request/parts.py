@@ -30,6 +30,8 @@ from sdm.request.records import CleanOptions, FitOptions, ReadOptions, RecordsSo
 
 EVIDENCE = "Other evidence (needs --model taxabind)"
 LIST = "Lists of species"
+FILE_ENDINGS = (".tif", ".tiff", ".zarr", ".html", ".json", ".nc", ".png", ".qml", ".csv", ".gpkg", ".zip")
+"""Of names that a folder of outputs hardly has."""
 STEPS = (1, 64)
 """Pixels between encoded places: least and most."""
 
@@ -360,6 +362,12 @@ class Delivery(Options):
             formats=None if self.formats is None else parse_formats(self.formats),
             range=None if self.range is None else RangeRule.parse(self.range),
         )
+        out = Path(self.out)
+        if out.suffix.lower() in FILE_ENDINGS and not out.is_dir():
+            raise RequestError(
+                f"out {str(out)!r} is the name of a file, but outputs go into a folder, each under the name of its "
+                f"species; give a folder, for example {str(out.with_suffix(''))!r}."
+            )
 
     def formats_or(self, usual: Sequence[str] = FORMATS) -> tuple[str, ...]:
         """The formats asked for, or the usual ones."""

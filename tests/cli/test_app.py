@@ -1,5 +1,6 @@
 """What all commands share: text safe for terminals, signals, exit codes, what `--help` loads."""
 
+import json
 import os
 import signal
 import subprocess
@@ -83,8 +84,66 @@ def test_the_shell_completes_options(name):
     assert expected <= set(done.stdout.split())
 
 
-def test_usage_errors_end_with_2(run):
-    for arguments in (["--nosuch"], ["--bbox", "1", "2"], ["puma", "--threads", "0"], ["puma", "--step", "x"]):
-        code, out, err = run(*arguments)
-        assert (code, out) == (2, ""), arguments
-        assert "Traceback" not in err and "Error" in err
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--nosuch"], ["there is no option --nosuch", "--help"]),
+        (["--resoluton", "1"], ["did you mean --resolution?"]),
+        (["-o", "x"], ["the output is --out"]),
+        (["--bbox", "1", "2"], ["--bbox needs WEST SOUTH EAST NORTH"]),
+        (["--bbox", "1,2,3"], ["'1,2,3' has 3 values", "give 4"]),
+        (["--bbox", "5E", "44", "12", "48"], ["'5E' is not a number", "WEST SOUTH EAST NORTH"]),
+        (["--resolution", "2km"], ["--resolution '2km' is not a number"]),
+        (["--threads", "0"], ["--threads '0' is less than 1"]),
+        (["--threads", "2000"], ["is more than 1024"]),
+        (["--step", "x"], ["--step 'x' is not a whole number"]),
+        (["--mask", "land", "--mask", "sea"], ["--mask is given 2 times"]),
+        (["--out", "puma.tif", "--bbox", "1,2,3,4"], ["'puma.tif' is the name of a file", "'puma'"]),
+    ],
+)
+def test_a_usage_error_is_one_sentence(run, arguments, words):
+    code, out, err = run("puma", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Usage" not in err
+    assert all(word in err for word in words), err
+
+
+def test_usage_errors_of_groups_of_commands_are_sentences_too(run):
+    from sdm import cli
+
+    for arguments, words in ((["mapp"], "did you mean"), (["models", "show"], "MODEL is missing")):
+        code, _, err = run(*arguments, entry=cli.main_sdm)
+        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and words.lower() in err.lower(), err
+
+
+@pytest.mark.parametrize(
+    "box", [["--bbox=-125,31,-102,49"], ["--bbox", "-125,31,-102,49"], ["--bbox", "-125 31 -102 49"]]
+)
+def test_a_box_may_have_commas(run, box):
+    code, out, _ = run("puma", *box, "--resolution", "1", "--dry-run", "--json")
+    assert code == 0 and (json.loads(out)["columns"], json.loads(out)["rows"]) == (23, 18)
+
+
+def test_names_without_quotes_are_told(run):
+    code, _, err = run("Puma", "concolor", *BEAR[1:], "--dry-run")
+    assert code == 2 and 'in quotes: "Puma concolor"' in err
+    code, _, err = run("Puma", "concolr", *BEAR[1:], "--dry-run")
+    assert code == 3 and 'needs quotes: "Puma concolr"' in err
+    assert run("Puma", "coyote", *BEAR[1:], "--dry-run")[0] == 0
+
+
+def test_libraries_are_silent():
+    code = (
+        "import logging, warnings\n"
+        "from sdm.cli.app import program, run\n"
+        "app = program()\n"
+        "@app.command()\n"
+        "def speak():\n"
+        "    warnings.warn('numpy would say this')\n"
+        "    logging.getLogger('rasterio').warning('and rasterio this')\n"
+        "    raise ValueError('ours')\n"
+        "run(app, 'x')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: unexpected failure: ValueError: ours")
+    assert done.stderr.count("\n") == 1

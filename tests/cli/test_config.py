@@ -50,3 +50,38 @@ def test_what_is_no_default_is_no_key(run, tmp_path):
     known = err.partition("known: ")[2].rstrip(".\n").split(", ")
     assert {"species", "species-list", "format", "max-pixels", "json"} <= set(known)
     assert not {"version", "config", "search", "list-models", "help", "install-completion"} & set(known)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('resolution = "5km"', "key 'resolution': '5km' is not a number"),
+        ("bbox = [6, 45, 8]", "key 'bbox': '6,45,8' has 3 values"),
+        ("threads = 0", "key 'threads': 0 is less than 1"),
+        ("tile-size = 3", "key 'tile-size': tile size 3"),
+        ('mask = "ocean"', "key 'mask': mask 'ocean' is not known"),
+        ('crs = "EPSG:99999999"', "key 'crs': CRS 'EPSG:99999999'"),
+    ],
+)
+def test_a_bad_value_names_file_and_key(run, tmp_path, text, words):
+    (tmp_path / "c.toml").write_text(text)
+    box = [] if "bbox" in text else ["--bbox", "6,45,8,47"]
+    code, _, err = run("puma", "--config", "c.toml", *box, "--dry-run")
+    assert code == 2 and f"config 'c.toml', {words}" in err and err.count("\n") == 1, err
+
+
+def test_an_option_of_the_command_line_replaces_what_it_excludes(run, tmp_path):
+    (tmp_path / "area.geojson").write_text(
+        json.dumps({"type": "Polygon", "coordinates": [[[6, 45], [8, 45], [8, 46], [6, 46], [6, 45]]]})
+    )
+    (tmp_path / "list.csv").write_text("species\ncoyote\n")
+    (tmp_path / "c.toml").write_text(
+        'species = ["puma"]\nbbox = "0,0,9,9"\nstep = 2\nresolution = 0.5\ndry-run = true\njson = true\n'
+    )
+    code, out, err = run("--config", "c.toml", "--region", "area.geojson", "--satellite-step", "3")
+    assert code == 0, err
+    assert (json.loads(out)["columns"], json.loads(out)["rows"]) == (4, 2)
+    code, out, err = run("--config", "c.toml", "--species", "list.csv")
+    assert code == 0 and json.loads(out)["species"] == 1, err
+    code, _, err = run("--config", "c.toml", "--region", "area.geojson", "--bbox", "6,45,8,47")
+    assert code == 2 and "not both" in err

@@ -17,18 +17,11 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from sdm.errors import RequestError, SdmError, quoted
+from sdm.request.parts import EXCLUSIVE
 
 # Typer keeps its own copy of click in some releases, and uses click in others.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
-EXCLUSIVE = (
-    ({"bbox"}, {"region"}),
-    ({"species"}, {"species_file"}, {"records", "gbif", "fitted"}),
-    ({"threads", "workers"}, {"scheduler_address"}),
-    ({"step"}, {"satellite_step"}),
-    ({"records"}, {"gbif"}, {"fitted"}),
-)
-"""Options of which one of the command line replaces the others of --config."""
 _HINTS = {
     "-o": "the output is --out",
     "-f": "the formats are --format",

@@ -34,6 +34,14 @@ FILE_ENDINGS = (".tif", ".tiff", ".zarr", ".html", ".json", ".nc", ".png", ".qml
 """Of names that a folder of outputs hardly has."""
 STEPS = (1, 64)
 """Pixels between encoded places: least and most."""
+EXCLUSIVE = (
+    ({"bbox"}, {"region"}),
+    ({"species"}, {"species_file"}, {"records", "gbif", "fitted"}),
+    ({"threads", "workers"}, {"scheduler_address"}),
+    ({"step"}, {"satellite_step"}),
+    ({"records"}, {"gbif"}, {"fitted"}),
+)
+"""Sets of options that exclude each other: one on the command line replaces the others of a --config file."""
 
 MONTH = Option(
     "Month of a seasonal model, for example 5 or May. Default: the whole year.",

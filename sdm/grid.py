@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from odc.geo.crs import CRS
 
+    from sdm.files.vectors import Polygons
+
 WGS84 = "EPSG:4326"
 KM_PER_DEGREE = 111.195
 """Of latitude, on a sphere."""
@@ -40,6 +42,9 @@ DEFAULT_PIXELS = 1_100_000
 """The default resolution is the finest round number that keeps a map at or below this many pixels."""
 FINEST_DEFAULT_DEGREES = 0.01
 FINEST_DEFAULT_METRES = 1000.0
+_FEWEST_PIXELS = 4
+_FINER = 24
+"""Times that a resolution is halved to find a pixel in a narrow region."""
 LARGEST_MAP_METRES = 1.2e8
 """Three times the circumference of the Earth; only a pole that is projected to infinity makes an area larger."""
 LARGEST_STEP_METRES = 1.0e7
@@ -55,6 +60,10 @@ class Region:
 
     geometry: shapely.Geometry
     source: str = "geometry"
+    own: tuple[shapely.Geometry, str] | None = None
+    """The same in the projected CRS that it was given in, with that CRS: there its edges are exact."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user of a map."""
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -70,35 +79,59 @@ class Region:
         polygons = _polygons(geometry)
         if not polygons:
             raise BoxError(f"region {source} holds no polygon with an area; give polygons to map inside.")
+        long_way = [step for step in _steps_east(polygons) if 180.0 < step < 359.0]
         # The parts of a valid multipolygon do not overlap; to unite very many of them again takes seconds.
         if len(polygons) <= FEW or geometry.geom_type != "MultiPolygon" or not shapely.is_valid(geometry):
             geometry = union_of_valid(polygons)
         west, south, east, north = geometry.bounds
-        if south < -90.001 or north > 90.001 or west < -360.0 or east > 360.0 or east - west > 360.001:
+        if south < -90.001 or north > 90.001 or west < -360.0 or east > 540.0:
             raise BoxError(
                 f"region {source} has coordinates outside the globe (longitude {west:g}..{east:g}, latitude "
                 f"{south:g}..{north:g}); its CRS is probably not the one it names."
             )
         if east - west > 180.0:
-            # Polygons cut at 180 (Alaska, Fiji, Russia) span the whole globe in plain degrees;
-            # moving the western half by 360 keeps them together.
-            shifted = union_of_valid([_shifted(p, 360.0) if p.bounds[2] <= 0.0 else p for p in polygons])
-            if shifted.bounds[2] - shifted.bounds[0] < east - west:
-                geometry = shifted
-        turns = math.floor((geometry.bounds[0] + 180.0) / 360.0)
-        if turns:  # longitudes 190..230 are -170..-130
-            geometry = _shifted(geometry, -360.0 * turns)
-        return cls(geometry, source)
+            geometry = _together(polygons, geometry)
+        west, _, east, _ = geometry.bounds
+        if east - west > 359.999 and (west < -180.0 or east > 180.0):  # all around a pole, and maybe more
+            turns = [_shifted(geometry, degrees) for degrees in (-360.0, 0.0, 360.0)]
+            once = shapely.clip_by_rect(turns, -180.0, -90.0, 180.0, 90.0)
+            geometry = union_of_valid(shapely.make_valid(once))
+        turns_west = math.floor((geometry.bounds[0] + 180.0) / 360.0)
+        if turns_west:  # longitudes 190..230 are -170..-130
+            geometry = _shifted(geometry, -360.0 * turns_west)
+        notes = [
+            f"An edge of region {source} spans {step:g} degrees of longitude; if it was meant to cross the "
+            "antimeridian, the short way, write 190 for -170."
+            for step in long_way[:1]
+        ]
+        return cls(geometry, source, notes=tuple(notes))
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Region:
-        """Read any vector file geopandas reads and unite its polygons.
+    def from_polygons(cls, polygons: Polygons, source: str = "geometry") -> Region:
+        """The region of polygons in a CRS of their own. Raises BoxError."""
+        region = cls.from_geometry(polygons.lonlat, source)
+        projected = pyproj.CRS.from_user_input(polygons.crs).is_projected
+        own = (polygons.own, polygons.crs) if projected else None
+        return replace(region, own=own, notes=(*polygons.notes, *region.notes))
+
+    @classmethod
+    def from_file(cls, path: str | Path, layer: str | None = None, where: str | None = None) -> Region:
+        """Read any vector file geopandas reads and unite its polygons, or those of a layer that meet a condition.
 
         Raises LayerError when the file cannot be read or has no CRS, BoxError when it holds no polygon.
         """
         from sdm.files.vectors import read_polygons
 
-        return cls.from_geometry(read_polygons(path), str(path))
+        return cls.from_polygons(read_polygons(path, layer, where), str(path))
+
+    def projected(self, crs: str) -> shapely.Geometry:
+        """The region in a CRS of a map, with edges that bend as they do on the globe. Raises BoxError."""
+        if self.own is not None:
+            own = pyproj.CRS.from_user_input(self.own[1])
+            target = pyproj.CRS.from_user_input(crs)
+            if own == target or (own.to_epsg() is not None and own.to_epsg() == target.to_epsg()):
+                return self.own[0]
+        return _project(self.geometry, crs)
 
 
 def _polygons(geometry: shapely.Geometry) -> list[shapely.Polygon]:
@@ -107,6 +140,32 @@ def _polygons(geometry: shapely.Geometry) -> list[shapely.Polygon]:
         geometry = shapely.make_valid(geometry)
     parts = [part for part in shapely.get_parts(geometry) if shapely.area(part) > 0]
     return [p for part in parts for p in shapely.get_parts(part) if isinstance(p, shapely.Polygon)]
+
+
+def _steps_east(polygons: list[shapely.Polygon]) -> np.ndarray:
+    """Degrees of longitude between the ends of each edge of polygons, without sign."""
+    xy, ring = shapely.get_coordinates(shapely.get_rings(polygons), return_index=True)
+    return np.abs(np.diff(xy[:, 0]))[ring[1:] == ring[:-1]]
+
+
+def _together(polygons: list[shapely.Polygon], geometry: shapely.Geometry) -> shapely.Geometry:
+    """Polygons (lon, lat) moved by whole turns to span the fewest degrees; as they are where that is no gain.
+
+    Polygons cut at 180 (Alaska, Fiji, Russia) span the whole globe in plain degrees.
+    """
+    west, _, east, _ = shapely.bounds(np.array(polygons, dtype=object)).T
+    order = np.argsort(west % 360.0)
+    starts = (west % 360.0)[order]
+    # The farthest east that a polygon before reaches, and how far away the next one begins.
+    reached = np.maximum.accumulate(starts + (east - west)[order])
+    gaps = np.append(starts[1:], starts[0] + 360.0) - reached
+    gaps[:-1] = np.minimum(gaps[:-1], starts[1:] - (reached[-1] - 360.0))
+    first = starts[(int(gaps.argmax()) + 1) % len(starts)]
+    offsets = (west - first) % 360.0 + first - west
+    span = (east + offsets).max() - (west + offsets).min()
+    if span > geometry.bounds[2] - geometry.bounds[0] - 1e-9:
+        return geometry
+    return union_of_valid([_shifted(p, offset) if offset else p for p, offset in zip(polygons, offsets, strict=True)])
 
 
 def _shifted(geometry: shapely.Geometry, degrees: float) -> shapely.Geometry:
@@ -307,7 +366,7 @@ class Grid:
 
     @cached_property
     def _projected_region(self) -> shapely.Geometry | None:
-        return None if self.region is None else _project(self.region.geometry, self.crs)
+        return None if self.region is None else self.region.projected(self.crs)
 
 
 class _Prepared(threading.local):
@@ -400,12 +459,37 @@ def make_grid(
     outline, full_circle = _requested_outline(bbox, region)
     crs = parse_crs(crs)
     requested = outline.bounds
-    bounds = _project(outline, crs, may_cross_seam=full_circle).bounds
+    drawn = _project(outline, crs, may_cross_seam=full_circle) if region is None else region.projected(crs)
+    bounds = drawn.bounds
     west, south, east, north = bounds
     if not all(map(math.isfinite, bounds)) or not (east > west and north > south):
         raise BoxError(f"the box {requested} cannot be drawn in {_crs_label(crs)}; choose a CRS made for that area.")
-    resolution = _checked_resolution(resolution, east - west, north - south, crs)
-    return Grid(_aligned_geobox(bounds, resolution, crs, max_pixels), tile_size, region, requested)
+    asked, resolution = resolution, _checked_resolution(resolution, east - west, north - south, crs)
+    if region is not None and region.own is not None:
+        # Edges of another CRS bulge a little. No centre of a pixel lies in so thin a strip.
+        slack = min(0.01 * resolution, (east - west) / 4.0, (north - south) / 4.0)
+        bounds = west + slack, south + slack, east - slack, north - slack
+    grid = Grid(_aligned_geobox(bounds, resolution, crs, max_pixels), tile_size, region, requested)
+    if region is None or _holds_a_centre(grid):
+        return grid
+    for _ in range(_FINER):
+        resolution /= 2.0
+        if (east - west) * (north - south) > max_pixels * resolution**2:
+            break
+        finer = Grid(_aligned_geobox(bounds, resolution, crs, max_pixels), tile_size, region, requested)
+        if _holds_a_centre(finer):
+            if asked is None:
+                return finer
+            break
+    raise BoxError(
+        f"no pixel centre lies in region {region.source} at resolution {grid.resolution:g}; give a finer --resolution, "
+        f"for example {resolution:g}."
+    )
+
+
+def _holds_a_centre(grid: Grid) -> bool:
+    """Whether the centre of any pixel lies in the region of a grid."""
+    return any(inside is None or inside.any() for inside in map(grid.inside_region, grid.tiles()))
 
 
 def _requested_outline(
@@ -470,10 +554,12 @@ def _outline(bbox: BBox) -> shapely.Polygon:
 def default_resolution(width: float, height: float, crs: pyproj.CRS) -> float:
     """The finest of 1, 2, 2.5, 5 x 10^n (CRS units) with at most `DEFAULT_PIXELS` pixels.
 
-    Never finer than 0.01 degree or 1 km, beyond which the bundled layers hold no more detail.
+    Not finer than 0.01 degree or 1 km, beyond which the bundled layers hold no more detail, unless the map would have
+    fewer than `_FEWEST_PIXELS` in a row.
     """
     to_metre = crs.axis_info[0].unit_conversion_factor or 1.0
     floor = FINEST_DEFAULT_DEGREES if crs.is_geographic else FINEST_DEFAULT_METRES / to_metre
+    floor = min(floor, max(width, height) / _FEWEST_PIXELS)
     exponent = math.floor(math.log10(floor))
     while True:
         for mantissa in (1.0, 2.0, 2.5, 5.0):
@@ -570,12 +656,21 @@ def _too_large(pixels: float, resolution: float, limit: int) -> TooLargeError:
     )
 
 
-def as_region(region: Region | str | Path | GeoDataFrame | shapely.Geometry | None) -> Region | None:
-    """A region from a vector file, a GeoDataFrame or a WGS84 geometry (lon, lat). Raises SdmError subclasses."""
+def as_region(
+    region: Region | str | Path | GeoDataFrame | shapely.Geometry | None,
+    layer: str | None = None,
+    where: str | None = None,
+) -> Region | None:
+    """A region from a vector file, a GeoDataFrame or a WGS84 geometry (lon, lat). Raises SdmError subclasses.
+
+    `layer`, `where`: of a file, the layer and the condition that its features must meet.
+    """
     if region is None or isinstance(region, Region):
         return region
     if isinstance(region, str | Path):
-        return Region.from_file(region)
+        return Region.from_file(region, layer, where)
+    if layer is not None or where is not None:
+        raise RequestError("layer and where choose from a file; choose from the GeoDataFrame before it is given.")
     if isinstance(region, shapely.Geometry):
         return Region.from_geometry(region)
     if not hasattr(region, "to_crs"):  # to import GeoDataFrame would load geopandas
@@ -584,4 +679,4 @@ def as_region(region: Region | str | Path | GeoDataFrame | shapely.Geometry | No
         raise BoxError("the region has no CRS; set one, for example with set_crs(4326).")
     from sdm.files.vectors import united
 
-    return Region.from_geometry(united(region.geometry))
+    return Region.from_polygons(united(region.geometry))

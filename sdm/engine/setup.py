@@ -20,7 +20,8 @@ from sdm.request.months import month_name
 def open_grid(area: Area) -> Grid:
     """The pixel grid of an area. Raises BoxError, RequestError, LayerError, TooLargeError."""
     crs = WGS84 if area.crs is None else area.crs
-    return make_grid(area.bbox, as_region(area.region), crs, area.resolution, area.tile_size, area.max_pixels)
+    region = as_region(area.region, area.layer, area.where)
+    return make_grid(area.bbox, region, crs, area.resolution, area.tile_size, area.max_pixels)
 
 
 def open_places(model: Model, grid: Grid, sampling: Sampling, device: str = "auto") -> Places:

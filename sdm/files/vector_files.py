@@ -14,9 +14,10 @@ from pathlib import Path
 
 from sdm.errors import LayerError, SdmError, quoted
 
-GEOPACKAGE, GEOJSON, SHAPEFILE, FLATGEOBUF, KML, PARQUET, ZIP = (
+GEOPACKAGE, GEOJSON, TOPOJSON, SHAPEFILE, FLATGEOBUF, KML, PARQUET, ZIP = (
     "GPKG",
     "GeoJSON",
+    "TopoJSON",
     "ESRI Shapefile",
     "FlatGeobuf",
     "KML",
@@ -56,6 +57,8 @@ def vector_format(path: Path, head: bytes) -> str | None:
         if head.startswith(magic):
             return kind
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"{") and re.search(rb'"type"\s*:\s*"Topology"', text):
+        return TOPOJSON
     return {b"{": GEOJSON, b"<": KML}.get(text[:1])
 
 
@@ -67,10 +70,15 @@ def gdal_name(path: Path, kind: str, source: str, error: type[SdmError] = LayerE
     path = path.absolute()
     if kind == GEOPACKAGE:
         _refuse_queries(path, source, error)
-    if kind == GEOJSON:
+    if kind == SHAPEFILE and not any(path.with_suffix(suffix).exists() for suffix in (".shx", ".SHX")):
+        raise error(
+            f"{source} lacks {path.with_suffix('.shx').name}, which belongs to it; copy all files of the shapefile "
+            "(.shp, .shx, .dbf, .prj)."
+        )
+    if kind in (GEOJSON, TOPOJSON):
         _refuse_links(path, source, error)
         # JSON may also be an algorithm that GDAL would run; with this prefix only one driver takes the file.
-        return f"GeoJSON:{path}"
+        return f"{kind}:{path}"
     return str(path)
 
 

@@ -83,7 +83,7 @@ def locate(grid: Grid, area: Area, name: str) -> tuple[Grid, tuple[int, int]]:
     ------
     BoxError : the area reaches out of the grid.
     """
-    region = as_region(area.region)
+    region = as_region(area.region, area.layer, area.where)
     if area.bbox is None and region is None:
         return grid, (0, 0)
     resolution, no_limit = grid.resolution, 1 << 62  # what lies inside cannot be too large

@@ -117,6 +117,7 @@ def plan(
     species : scientific or common names, up to 64.
     bbox : (west, south, east, north) in degrees; west > east crosses the antimeridian.
     region : in place of a box, a vector file, GeoDataFrame or WGS84 geometry (lon, lat); its outside is not mapped.
+    layer, where : of a vector file, the layer and a condition on attributes (SQL of OGR: "NAME = 'Jura'").
     device : auto, cpu, cuda or cuda:N.
     crs, resolution : of the output; by default EPSG:4326 and the finest round number near a megapixel (CRS units).
     tile_size, max_pixels : side of a tile in pixels; a larger map is refused.
@@ -255,7 +256,7 @@ def _with_targets(places: Places, targets: tuple[Target, ...]) -> Plan:
 
 def with_opened_files(request: MapRequest) -> MapRequest:
     """The request with its region read, its index opened and the model of the index. Raises SdmError subclasses."""
-    area = replace(request.area, region=as_region(request.area.region))
+    area = replace(request.area, region=as_region(request.area.region, request.area.layer, request.area.where))
     if request.index is None:
         return replace(request, area=area)
     index = open_index(request.index)
@@ -350,7 +351,8 @@ def _covered(places: Places) -> bool:
 
 def _notes(plan: Plan, resolution: Resolution, target: Target) -> tuple[str, ...]:
     """Sentences that the user of a map should read."""
-    notes = [*resolution.notes, *([] if plan.source is not None else plan.inputs.sentences)]
+    region = plan.grid.region.notes if plan.grid.region is not None else ()
+    notes = [*resolution.notes, *region, *([] if plan.source is not None else plan.inputs.sentences)]
     west, south, east, north = plan.grid.bbox
     low, high = plan.model.domain
     if south < low or north > high:

@@ -75,6 +75,18 @@ class Area(Options):
         ),
     ] = None
     """A vector file, a GeoDataFrame, or a WGS84 geometry (lon, lat)."""
+    layer: Annotated[
+        str | None,
+        Option("Layer of --region. Default: the only one with polygons.", panel="Where", metavar="NAME"),
+    ] = None
+    where: Annotated[
+        str | None,
+        Option(
+            "Only the features of --region that meet a condition, such as \"NAME = 'Jura'\".",
+            panel="Where",
+            metavar="CONDITION",
+        ),
+    ] = None
     crs: Annotated[str | int | None, Option("CRS of the map. Default: EPSG:4326.", panel="Where", kind=str)] = None
     resolution: Annotated[
         float | None,
@@ -90,6 +102,9 @@ class Area(Options):
         whole_number("tile_size", self.tile_size)
         whole_number("max_pixels", self.max_pixels)
         self._set(bbox=None if self.bbox is None else BBox.of(self.bbox))
+        for name in ("layer", "where"):
+            if getattr(self, name) is not None and self.region is None:
+                raise RequestError(f"{name} chooses from the file of a region, but no region is given; add --region.")
 
 
 @dataclass(frozen=True, kw_only=True)

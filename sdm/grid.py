@@ -415,6 +415,11 @@ def parse_crs(crs: str | int) -> str:
         parsed = parsed.to_2d()
     if parsed.is_geographic and (parsed.is_derived or parsed.axis_info[0].unit_name != "degree"):
         raise RequestError(f"CRS {parsed.name!r} is not in degrees of longitude and latitude; choose another.")
+    if {axis.get("axis") for axis in parsed.cs_to_cf()} != {"X", "Y"}:
+        raise RequestError(
+            f"CRS {parsed.name!r} counts to the {' and the '.join(a.direction for a in parsed.axis_info)}, "
+            "which rasters cannot; choose one that counts to the east and the north, such as the UTM zone of the area."
+        )
     epsg = parsed.to_epsg()
     return f"EPSG:{epsg}" if epsg else parsed.to_wkt()
 
@@ -470,26 +475,28 @@ def make_grid(
         slack = min(0.01 * resolution, (east - west) / 4.0, (north - south) / 4.0)
         bounds = west + slack, south + slack, east - slack, north - slack
     grid = Grid(_aligned_geobox(bounds, resolution, crs, max_pixels), tile_size, region, requested)
-    if region is None or _holds_a_centre(grid):
-        return grid
+    return grid if region is None else _with_a_centre(grid, region, bounds, max_pixels, may_be_finer=asked is None)
+
+
+def _with_a_centre(
+    grid: Grid, region: Region, bounds: tuple[float, float, float, float], max_pixels: int, *, may_be_finer: bool
+) -> Grid:
+    """A grid of which the centre of some pixel lies in a region: as it is, or finer if it may be. Raises BoxError."""
+    west, south, east, north = bounds
+    finer, resolution = grid, grid.resolution
     for _ in range(_FINER):
-        resolution /= 2.0
-        if (east - west) * (north - south) > max_pixels * resolution**2:
-            break
-        finer = Grid(_aligned_geobox(bounds, resolution, crs, max_pixels), tile_size, region, requested)
-        if _holds_a_centre(finer):
-            if asked is None:
+        if any(inside is None or inside.any() for inside in map(finer.inside_region, finer.tiles())):
+            if finer is grid or may_be_finer:
                 return finer
             break
+        if (east - west) * (north - south) > max_pixels * (resolution / 2.0) ** 2:
+            break
+        resolution /= 2.0
+        finer = replace(grid, geobox=_aligned_geobox(bounds, resolution, grid.crs, max_pixels))
     raise BoxError(
         f"no pixel centre lies in region {region.source} at resolution {grid.resolution:g}; give a finer --resolution, "
         f"for example {resolution:g}."
     )
-
-
-def _holds_a_centre(grid: Grid) -> bool:
-    """Whether the centre of any pixel lies in the region of a grid."""
-    return any(inside is None or inside.any() for inside in map(grid.inside_region, grid.tiles()))
 
 
 def _requested_outline(

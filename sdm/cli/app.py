@@ -153,6 +153,7 @@ def _own_words_only() -> Iterator[None]:
     if not debugging:
         # GDAL, once for each library that has its own, prints to the file of this name what nobody handles.
         os.environ.setdefault("CPL_LOG", os.devnull)
+        os.environ.setdefault("PROJ_DEBUG", "0")  # and so does PROJ, of which there are as many
         logging.lastResort = logging.NullHandler()
 
     def show(

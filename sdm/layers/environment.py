@@ -18,6 +18,7 @@ from sdm.errors import LayerError
 from sdm.files.release import data_file
 from sdm.layers.raster import RasterLayer, Source, interpolate
 from sdm.layers.surroundings import shifted_surroundings
+from sdm.layers.units import check_units, limits
 
 BUNDLED = ("bioclim.tif", "elevation.tif", "relief.tif", "landcover.tif", "surroundings.tif")
 
@@ -26,9 +27,6 @@ CLIP = 5.0
 
 BIOCLIM_BANDS = 19
 """Bioclimatic variables, in a file of all of them."""
-
-_TEMPERATURES = {1, 5, 6, 8, 9, 10, 11}
-_PRECIPITATIONS = {12, 13, 14, 16, 17, 18, 19}
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,7 @@ class Environment:
         bands: dict[str, tuple[RasterLayer, int]] = {}
         for name in BUNDLED:
             bands.update(_named_bands(RasterLayer(data_file(name))))
+        self._bundled = dict(bands)
         replaced: dict[str, tuple[RasterLayer, int]] = {}
         for given in self.overrides:
             for name, source in _override(given, {i.layer for i in self.inputs}).items():
@@ -92,6 +91,9 @@ class Environment:
         self.replaced = tuple(sorted(replaced))
         """Names of the variables the user's rasters provide."""
         self._own = {layer for layer, _ in replaced.values()}
+        for name, (layer, band) in replaced.items():
+            if between := limits(name):
+                layer.limits[band] = between
         bands.update(replaced)
         around = {i.layer: bands[i.layer] for i in self.inputs if i.layer in bands and i.layer not in replaced}
         around = {name: source for name, source in around.items() if name.startswith("mean")}
@@ -117,10 +119,12 @@ class Environment:
             if layer not in self._own:
                 continue
             layer.require_overlap("environment", lon, lat)
-            values = layer.bilinear(lon, lat, lambda w: w, len(bands), bands)
             names = {band: name for name, (_, band) in _named_bands(layer).items()}
-            for k, band in enumerate(bands):
-                _check_units(layer.path, names[band], values[:, k])
+            plain = RasterLayer(layer.path)  # without the limits of its values
+            for band in bands:
+                known, number = self._bundled.get(names[band], (None, 0))
+                there = np.full(lon.size, np.nan) if known is None else known.nearest(lon, lat, number)
+                check_units(layer.path, names[band], plain.nearest(lon, lat, band), there)
 
 
 @dataclass(frozen=True)
@@ -269,17 +273,3 @@ def expand(paths: Iterable[str]) -> list[Path]:
         else:
             out.append(path)
     return out
-
-
-def _check_units(path: str, name: str, values: np.ndarray) -> None:
-    values = values[np.isfinite(values)]
-    if values.size == 0 or not name.startswith("bio"):
-        return
-    number, low, high = int(name[3:]), float(values.min()), float(values.max())
-    if number in _TEMPERATURES and (low < -75.0 or high > 60.0):
-        raise LayerError(
-            f"environment raster {path!r}: {name} runs from {low:g} to {high:g}, which is not degrees Celsius "
-            "(kelvin, or tenths of a degree as in WorldClim 1?); convert it or set the band's scale and offset."
-        )
-    if number in _PRECIPITATIONS and (low < 0.0 or high > 20000.0):
-        raise LayerError(f"environment raster {path!r}: {name} runs from {low:g} to {high:g}, which is not mm of rain.")

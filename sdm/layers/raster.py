@@ -41,6 +41,7 @@ CACHE_MB = 64
 """GDAL's cache of decoded blocks: enough for a row of tiles. GDAL's default is 5 % of the machine's memory, which a
 large map would fill. In effect if this process has read nothing yet; the variable GDAL_CACHEMAX has precedence."""
 
+_HUGE = 1e19
 CHUNK = 2048
 """Positions interpolated together: their corners stay in the processor's cache."""
 
@@ -60,15 +61,19 @@ class RasterLayer:
         self.pitch = pitch
         self.resampling = resampling
         self._local = threading.local()
+        self.limits: dict[int, tuple[float, float]] = {}
+        """By band, the least and the largest value; beyond, a value stands for none."""
         dataset = self._dataset()
-        self.count = dataset.count
+        self._alpha = _alpha(dataset)
+        self.count = dataset.count - int(self._alpha > 0)
+        self._masked = _has_mask(dataset)
         self.height, self.width = dataset.height, dataset.width
         t = dataset.transform
         self.west, self.north, self.dx, self.dy = t.c, t.f, t.a, -t.e
-        self.descriptions = tuple(d or "" for d in dataset.descriptions)
+        self.descriptions = tuple(d or "" for d in dataset.descriptions[: self.count])
         self.scales = np.array(dataset.scales, dtype=np.float32)
         self.offsets = np.array(dataset.offsets, dtype=np.float32)
-        self.dtypes = tuple(dataset.dtypes)
+        self.dtypes = tuple(dataset.dtypes[: self.count])
         span = self.width * self.dx
         if span > 360.0 + 1.5 * self.dx:
             raise LayerError(f"layer {self.path!r} spans {span:g} degrees of longitude; at most 360 make sense.")
@@ -255,9 +260,19 @@ class RasterLayer:
         if c1 > self.width:
             data = np.concatenate([data, self._read(r0, r1, 0, c1 - self.width, bands)], axis=2)
         data = np.moveaxis(data, 0, 2)
-        return data if raw else self._decode(data, bands)
+        if raw:
+            return data
+        values = self._decode(data, bands)
+        if self._masked or self._alpha:
+            # GDAL takes alpha for a mask where it is of whole numbers only.
+            shown = [self._alpha] if self._alpha else bands
+            mask = self._read(r0, r1, c0, min(c1, self.width), shown, masks=not self._alpha)
+            if c1 > self.width:
+                mask = np.concatenate([mask, self._read(r0, r1, 0, c1 - self.width, shown, not self._alpha)], axis=2)
+            values[np.broadcast_to(np.moveaxis(mask, 0, 2) == 0, values.shape)] = np.nan
+        return values
 
-    def _read(self, r0: int, r1: int, c0: int, c1: int, bands: list[int]) -> np.ndarray:
+    def _read(self, r0: int, r1: int, c0: int, c1: int, bands: list[int], masks: bool = False) -> np.ndarray:
         import rasterio
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
@@ -265,7 +280,8 @@ class RasterLayer:
         settings = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE_MB}
         try:
             with rasterio.Env(**settings):
-                return self._dataset().read(bands, window=Window(c0, r0, c1 - c0, r1 - r0))
+                read = self._dataset().read_masks if masks else self._dataset().read
+                return read(bands, window=Window(c0, r0, c1 - c0, r1 - r0))
         except (RasterioError, OSError) as error:
             raise LayerError(f"layer {self.path!r} cannot be read in rows {r0}..{r1}: {error}") from error
 
@@ -274,11 +290,15 @@ class RasterLayer:
         values = data.astype(np.float32)
         for k, band in enumerate(bands):
             nodata = dataset.nodatavals[band - 1]
-            missing = None if nodata is None or math.isnan(nodata) else data[..., k] == nodata
+            missing = none_values(data[..., k])
+            if nodata is not None and not math.isnan(nodata):
+                missing |= data[..., k] == nodata
             if self.scales[band - 1] != 1.0 or self.offsets[band - 1] != 0.0:
                 values[..., k] = values[..., k] * self.scales[band - 1] + self.offsets[band - 1]
-            if missing is not None:
-                values[..., k][missing] = np.nan
+            if band in self.limits:
+                low, high = self.limits[band]
+                missing |= (values[..., k] < low) | (values[..., k] > high)
+            values[..., k][missing] = np.nan
         return values
 
 
@@ -395,6 +415,29 @@ def _weighted_mean_of_valid(corners: list[np.ndarray], weights: list[np.ndarray]
         weight += valid * w
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(weight > 0, total / weight, np.nan).astype(np.float32)
+
+
+def none_values(data: np.ndarray) -> np.ndarray:
+    """Where values, as a file stores them, stand for none whatever its nodata tag says: boolean, the shape of `data`.
+
+    Infinities, numbers that nothing measured is as large as, and the usual -9999, -99999 and -32768.
+    """
+    if data.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            return ~(np.abs(data) < _HUGE) | (data == -9999) | (data == -99999) | (data == -32768)
+    if data.dtype.kind == "i" and data.dtype.itemsize > 1:
+        return (data == -9999) | (data == -99999) | (data == -32768) | (data == np.iinfo(data.dtype).min)
+    return np.zeros(data.shape, dtype=bool)
+
+
+def _alpha(dataset: DatasetReader | WarpedVRT) -> int:
+    """The number of the band, the last, that says where the others have values; 0: there is none."""
+    return dataset.count if dataset.count > 1 and dataset.colorinterp[-1].name == "alpha" else 0
+
+
+def _has_mask(dataset: DatasetReader | WarpedVRT) -> bool:
+    """Whether a mask, which is no band, says where a file has values."""
+    return any(flag.name == "per_dataset" for band in dataset.mask_flag_enums for flag in band)
 
 
 def _longest_gap(used: np.ndarray) -> tuple[int, int]:

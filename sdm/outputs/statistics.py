@@ -194,7 +194,8 @@ class PixelArea:
 
 def _zone(latitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Area in m2 between the equator and `latitude` (radians), per radian of longitude."""
-    sine = np.sin(latitude)
+    with np.errstate(invalid="ignore"):  # beyond the outline of a world map
+        sine = np.sin(latitude)
     b_squared = _A * _A * (1 - _E * _E)
     return 0.5 * b_squared * (sine / (1 - (_E * sine) ** 2) + np.arctanh(_E * sine) / _E)
 

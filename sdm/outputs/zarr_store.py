@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,7 +208,10 @@ def _coordinates(geobox: GeoBox) -> dict[str, tuple[npt.NDArray[Any], dict[str, 
 
 
 def _grid_mapping(geobox: GeoBox) -> dict[str, Any]:
-    attributes = {key: _json_value(value) for key, value in geobox_crs(geobox).proj.to_cf().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CF has no name for some parameters; the WKT beside them has all
+        cf = geobox_crs(geobox).proj.to_cf()
+    attributes = {key: _json_value(value) for key, value in cf.items()}
     attributes["spatial_ref"] = attributes["crs_wkt"]
     attributes["GeoTransform"] = " ".join(repr(float(number)) for number in geobox.affine.to_gdal())
     return attributes

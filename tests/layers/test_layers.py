@@ -374,7 +374,7 @@ def test_user_imagery_of_the_whole_world(write_raster, west):
     ("values", "profile"),
     [
         (np.zeros((1, 18, 36), np.uint8), {}),
-        (np.zeros((4, 18, 36), np.uint8), {}),
+        (np.zeros((4, 18, 36), np.uint8), {"photometric": "MINISBLACK", "alpha": "UNSPECIFIED"}),
         (np.zeros((3, 18, 36), np.uint16), {}),
         (np.zeros((3, 18, 36), np.float32), {}),
     ],

@@ -94,12 +94,10 @@ def to_wgs84(polygons: npt.NDArray[np.object_], crs: object) -> npt.NDArray[np.o
 
     transformer = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
     turned = shapely.transform(polygons, transformer.transform, interleaved=False)
-    points, owner = shapely.get_coordinates(turned, return_index=True)
-    if not _belong(points, shapely.get_coordinates(polygons), transformer):
+    if not _belong(shapely.get_coordinates(turned), shapely.get_coordinates(polygons), transformer):
         return None
-    torn = np.zeros(len(polygons), dtype=bool)
-    jumps = (np.abs(np.diff(points[:, 0])) > 180.0) & (owner[1:] == owner[:-1])
-    torn[owner[1:][jumps]] = True
+    turned = _rounded(turned)
+    torn = _torn(turned)
     if not torn.any():
         return _valid(turned)
     poles = [
@@ -108,7 +106,12 @@ def to_wgs84(polygons: npt.NDArray[np.object_], crs: object) -> npt.NDArray[np.o
         if np.isfinite(place := transformer.transform(0.0, latitude, direction="INVERSE")).all()
     ]
     mended = [_mended(flat, round_, poles) for flat, round_ in zip(polygons[torn], turned[torn], strict=True)]
-    return np.concatenate([_valid(turned[~torn]), _parts(np.array(mended, dtype=object))])
+    return np.concatenate([_valid(turned[~torn]), _rounded(_parts(np.array(mended, dtype=object)))])
+
+
+def _rounded(shapes: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
+    """To a tenth of a millimetre: a corner keeps its place though its longitude goes around the globe and back."""
+    return shapely.transform(shapes, lambda points: np.round(points, 9))
 
 
 def _belong(points: npt.NDArray[np.float64], flat: npt.NDArray[np.float64], transformer: Transformer) -> bool:
@@ -128,8 +131,24 @@ _Poles = list[tuple[float, shapely.Point]]
 def _mended(flat: shapely.Polygon, turned: shapely.Polygon, poles: _Poles) -> shapely.Geometry:
     """A polygon across 180 degrees or around a pole; `flat`: in its CRS, `turned`: the same points in degrees."""
     outer = _inside(flat.exterior, turned.exterior, poles)
-    holes = [_inside(a, b, poles) for a, b in zip(flat.interiors, turned.interiors, strict=True)]
-    return shapely.difference(outer, shapely.union_all(holes)) if holes else outer
+    if not flat.interiors:
+        return outer
+    rings = np.array(turned.interiors, dtype=object)
+    torn = _torn(rings)
+    holes = [cut_at_180(shapely.polygons(rings[~torn]))]
+    for k in np.flatnonzero(torn):
+        holes.append(_parts(np.array([_inside(flat.interiors[int(k)], rings[k], poles)], dtype=object)))
+    # They touch in corners at most, so together they are one multipolygon; a union of thousands takes minutes.
+    return shapely.difference(outer, shapely.multipolygons(np.concatenate(holes)))
+
+
+def _torn(shapes: npt.NDArray[np.object_]) -> npt.NDArray[np.bool_]:
+    """Which of some shapes in degrees have an edge that seems to run around the globe."""
+    points, owner = shapely.get_coordinates(shapes, return_index=True)
+    jumps = (np.abs(np.diff(points[:, 0])) > 180.0) & (owner[1:] == owner[:-1])
+    torn = np.zeros(len(shapes), dtype=bool)
+    torn[owner[1:][jumps]] = True
+    return torn
 
 
 def _inside(flat: shapely.LinearRing, turned: shapely.LinearRing, poles: _Poles) -> shapely.Geometry:

@@ -17,6 +17,7 @@ from sdm.files.atomic import disk_errors
 from sdm.outputs.metadata import one_line
 
 _DATE = "1970-01-01T00:00:00Z"  # in the GeoPackage, whose bytes must not depend on the day
+_VERSION = "1.2"  # older programs warn of later ones
 _one_at_a_time = threading.Lock()  # the date is an option of the whole process
 
 
@@ -49,7 +50,8 @@ def write_layers(path: Path, layers: Sequence[Layer]) -> None:
                 frame = geopandas.GeoDataFrame(rows, geometry=list(layer.geometry), crs="EPSG:4326")
                 for name in layer.numbers:
                     frame[name] = frame[name].astype(float)
-                frame.to_file(unique, layer=layer.name, driver="GPKG", engine="pyogrio")
+                options = {} if unique.exists() else {"dataset_options": {"VERSION": _VERSION}}
+                frame.to_file(unique, layer=layer.name, driver="GPKG", engine="pyogrio", **options)
             unique.replace(path)
     except DataSourceError as error:
         raise OutputError(f"{path.name} could not be written: {error}") from error

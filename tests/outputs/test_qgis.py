@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdm.outputs import cog, style, zarr_store
+from sdm.outputs import binary, cog, style, zarr_store
 
 from .conftest import GRIDS, band_fields, field
 
@@ -79,3 +79,18 @@ def test_a_cog_with_further_bands_is_shown_by_its_first(qgis, tmp_path, banded):
     expected[np.isnan(values)] = (255, 0, 255)
     drawn = np.asarray(Image.open(tmp_path / "0.png").convert("RGB")).astype(int)
     assert np.percentile(np.abs(drawn - expected).max(axis=2), 99) <= 6
+
+
+def test_a_range_has_its_two_colours(qgis, tmp_path):
+    grid = GRIDS["alaska"]
+    values = field(grid)
+    found = binary.cut(values, grid, binary.at_least(0.5))
+    binary.write_binary(tmp_path / "a-range.tif", found.mask, grid, "1: in, 0: not", {})
+    style.write_range_qml(tmp_path / "a-range.qml", "precision=0.9 <&>")
+    (seen,) = qgis(tmp_path, str(tmp_path / "a-range.tif"))
+    assert seen["valid"] and seen["renderer"] == "paletted" and seen["nodata"]
+    assert seen["legend"][-2:] == ["Range (precision=0.9 <&>)", "Outside the range"]
+    drawn = np.asarray(Image.open(tmp_path / "0.png").convert("RGB")).astype(int)
+    colours = {1: (0x2A, 0x36, 0x70), 0: (0xE9, 0xE8, 0xE0), binary.NODATA: (255, 0, 255)}
+    for value, colour in colours.items():
+        assert (np.abs(drawn[found.mask == value] - colour).max(axis=1) <= 2).mean() > 0.99, value

@@ -75,7 +75,11 @@ def embed_command(options: EmbedOptions) -> None:
     if out.suffix.lower() != ".parquet":
         raise RequestError(f"embeddings are written as Parquet; call the output {out.stem}.parquet, not {out.name!r}.")
     check_targets(out.parent, [out.name], overwrite=options.overwrite)  # before the work, not after it
-    ids, lonlat = read_places(options.places) if options.places else ([], None)
+    ids, lonlat, without = read_places(options.places) if options.places else ([], None, 0)
+    if without:
+        say(
+            f"note: {without:,} {'row' if without == 1 else 'rows'} of the list of places without coordinates left out."
+        )
     model = open_with(options.model, *items, *modalities)
     encoder = Encoder(model, options.device, check_month(model, options.month, modalities))
     rows = _Rows()

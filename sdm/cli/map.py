@@ -55,8 +55,8 @@ class MapOptions(Reporting):
     species_file: Annotated[
         str | None,
         Option(
-            "Map all names of a .csv, .tsv, .txt or .parquet file in one pass, into one Zarr with a summary, a "
-            "richness map and a web page; an interrupted run resumes.",
+            "Map all names of a .csv, .tsv, .txt, .xlsx or .parquet file (- reads standard input) in one pass, into "
+            "one Zarr with a summary, a richness map and a web page; an interrupted run resumes.",
             panel=LIST,
             metavar="FILE",
             flags=("--species", "--species-list"),

@@ -70,6 +70,10 @@ def _check_header(header: Sequence[str], required: Sequence[str], table: str) ->
         raise RequestError(f"{table} has the column {repeated[0]!r} twice.")
 
 
+_NONE = ("", "na", "nan", "null", "none", "\\n")
+"""What stands for no value in tables of records."""
+
+
 def coordinate(text: str, limit: float, place: str) -> float:
     """Degrees within -limit..limit. Raises RequestError that begins with `place`."""
     try:
@@ -81,8 +85,10 @@ def coordinate(text: str, limit: float, place: str) -> float:
     return value
 
 
-def read_places(path: str | Path) -> tuple[list[str], np.ndarray]:
-    """Read a list of places from a CSV or tab-separated file: (names, (N, 2) float64 degrees **(lon, lat)**).
+def read_places(path: str | Path) -> tuple[list[str], np.ndarray, int]:
+    """Read a list of places from a CSV or tab-separated file: names, and (N, 2) float64 degrees **(lon, lat)**.
+
+    Rows without coordinates are left out; their number is the third value.
 
     Columns lon, longitude, decimalLongitude, lng or x; lat, latitude, decimalLatitude or y; and, if there
     is one, id, gbifID, occurrenceID or name, else places are numbered from 0. Raises RequestError.
@@ -91,15 +97,19 @@ def read_places(path: str | Path) -> tuple[list[str], np.ndarray]:
     names: list[str] = []
     places: list[tuple[float, float]] = []
     columns: tuple[str, str, str | None] | None = None
+    without = 0
     for line, row in read_rows(path, what="list of places"):
         columns = columns or _place_columns(row, path)
         lon, lat, name = columns
         where = f"list of places {path.name!r}, line {line}"
+        if any(row[column].strip().lower() in _NONE for column in (lon, lat)):
+            without += 1
+            continue
         places.append((coordinate(row[lon], 180, where), coordinate(row[lat], 90, where)))
         names.append(row[name] if name else str(len(names)))
     if not places:
-        raise RequestError(f"list of places {path.name!r} holds none.")
-    return names, np.array(places, np.float64)
+        raise RequestError(f"list of places {path.name!r} holds none{' with coordinates' if without else ''}.")
+    return names, np.array(places, np.float64), without
 
 
 def _place_columns(row: dict[str, str], path: Path) -> tuple[str, str, str | None]:

@@ -1,4 +1,4 @@
-"""A list of names from a file: CSV, text with a name on each line, or Parquet.
+"""A list of names from a file: CSV, text with a name on each line, Excel, or Parquet; or from standard input.
 
 The size of a file, its rows and its different names are limited. Whether a row holds a name that is known is for
 `TaxonTable.resolve` to say.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
+import sys
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +36,7 @@ COLUMNS = (
     "vernacularname",
 )
 """Names of the column with the names, first wins; compared without case, spaces, dots and underscores."""
+STDIN = "-"
 MAX_BYTES = 256 << 20
 MAX_ROWS = 1_000_000
 MAX_NAMES = 20_000
@@ -54,19 +58,24 @@ def read_names(path: str | Path, column: str | None = None) -> tuple[list[Asked]
     """The different names of a file in their order, and sentences on how it was read.
 
     `.csv` and `.tsv`: `column` by name, by default the first of `COLUMNS` that is there; delimiter comma,
-    semicolon, tab or bar; a single column needs no header. `.txt`: a name on each line, `#` begins a comment.
-    `.parquet`: as CSV. UTF-8 with or without BOM, UTF-16 with BOM, else Windows-1252.
+    semicolon, tab or bar, or that of a first line "sep=;"; a single column needs no header. `.txt`: a name on each
+    line, `#` begins a comment; one with tabs, or with a header of `COLUMNS`, is a table. `.parquet`, `.xlsx`: as CSV.
+    "-": text or a table from standard input. UTF-8 with or without BOM, UTF-16 with BOM, else Windows-1252.
 
     Raises RequestError when the file cannot be read or has no such column, SpeciesNameError when it holds no
     name, TooLargeError for more than 256 MiB, 1,000,000 rows or 20,000 different names.
     """
     path = Path(path)
-    readers = {".csv": _csv, ".tsv": _csv, ".txt": _text, ".parquet": _parquet, ".pq": _parquet}
+    if str(path) == STDIN:
+        notes: list[str] = []
+        return distinct(_text(path, column, notes), "standard input"), notes
+    readers = {".csv": _csv, ".tsv": _csv, ".txt": _text, ".parquet": _parquet, ".pq": _parquet, ".xlsx": _xlsx}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise RequestError(f"species list {quoted(str(path), 120)} must end in .csv, .tsv, .txt or .parquet.")
-    if reader is _text and column is not None:
-        raise RequestError(f"species list {quoted(str(path), 120)} is text without columns; leave the column out.")
+        raise RequestError(
+            f"species list {quoted(str(path), 120)} must end in .csv, .tsv, .txt, .xlsx or .parquet, or be - for "
+            "standard input."
+        )
     try:
         size = path.stat().st_size
         if not path.is_file():
@@ -76,10 +85,10 @@ def read_names(path: str | Path, column: str | None = None) -> tuple[list[Asked]
                 f"species list {quoted(str(path), 120)} has {size:,} bytes, more than {MAX_BYTES:,}; keep only the "
                 "column with the names."
             )
-        notes: list[str] = []
+        notes = []
         rows = reader(path, column, notes)
         return distinct(rows, path), notes
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RequestError(f"species list {quoted(str(path), 120)} cannot be read: {reason}.") from None
 
@@ -105,7 +114,9 @@ def distinct(rows: Iterable[tuple[int, str]], source: object = "the list") -> li
 
 
 def _decoded(path: Path, notes: list[str]) -> str:
-    data = path.read_bytes()
+    data = sys.stdin.buffer.read(MAX_BYTES + 1) if str(path) == STDIN else path.read_bytes()
+    if len(data) > MAX_BYTES:
+        raise TooLargeError(f"the species list has more than {MAX_BYTES:,} bytes; keep only the column with the names.")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16")
     try:
@@ -118,8 +129,28 @@ def _decoded(path: Path, notes: list[str]) -> str:
 
 
 def _text(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(_lines(_decoded(path, notes)), 1):
+    text = _decoded(path, notes)
+    if _is_table(text):
+        yield from _table(text, path, column)
+        return
+    if column is not None:
+        raise RequestError(f"species list {quoted(str(path), 120)} is text without columns; leave the column out.")
+    for number, line in enumerate(_lines(text), 1):
         yield number, re.split(r"(?:^|\s)#", line, maxsplit=1)[0]
+
+
+def _is_table(text: str) -> bool:
+    """Whether text is a table rather than a name on each line: by its tabs, or by the header of its columns."""
+    filled = [line for line in itertools.islice(_lines(text), 50) if line.strip() and not line.startswith("#")]
+    if not filled:
+        return False
+    cells = re.split(r"[,;\t|]", filled[0])
+    known = len(cells) > 1 and any(_key(cell) in COLUMNS for cell in cells)
+    return (
+        known
+        or filled[0].lstrip('"').startswith("sep=")
+        or 2 * sum("\t" in line.strip() for line in filled) > len(filled)
+    )
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -128,24 +159,68 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _csv(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple[int, str]]:
-    text = _decoded(path, notes)
+    yield from _table(_decoded(path, notes), path, column)
+
+
+def _table(text: str, path: Path, column: str | None) -> Iterator[tuple[int, str]]:
+    """(Line, name) of a table with delimiters."""
     head = next(_lines(text), "")
-    delimiter = max(_DELIMITERS, key=head.count) if any(d in head for d in _DELIMITERS) else ","
+    stated = re.fullmatch(r'"?sep=(.)"?[,;\t|]*', head.strip("\r\n"))  # which Excel reads and writes
+    first = 1
+    if stated:
+        text, first = text.partition("\n")[2], 2
+        head = next(_lines(text), "")
+    delimiter = (
+        stated[1] if stated else max(_DELIMITERS, key=head.count) if any(d in head for d in _DELIMITERS) else ","
+    )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = next((row for row in reader if any(cell.strip() for cell in row)), [])
         at, genus = _column(header, column, path, single_is_data=True)
         if at is None:  # one column without a header: its first row is a name already
-            yield reader.line_num, header[0] if header else ""
+            yield reader.line_num + first - 1, header[0] if header else ""
             at = 0
         for row in reader:
             if len(row) > at:
                 yield (
-                    reader.line_num,
+                    reader.line_num + first - 1,
                     _with_genus(row[at], row[genus] if genus is not None and len(row) > genus else ""),
                 )
     except csv.Error as error:
         raise RequestError(f"species list {quoted(str(path), 120)}, line {reader.line_num}: {error}.") from None
+
+
+def _xlsx(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple[int, str]]:
+    """(Row, name) of the sheet that has a column of names, or of the first."""
+    import openpyxl
+
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > MAX_BYTES:
+        raise TooLargeError(f"{path} unpacks to more than {MAX_BYTES:,} bytes; keep the column of names.")
+    book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
+    try:
+        sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"] or book.worksheets
+        if not sheets:
+            raise RequestError(f"species list {quoted(str(path), 120)} has no sheet of cells.")
+        heads = {sheet.title: _cells(next(sheet.iter_rows(values_only=True, max_row=1), ())) for sheet in sheets}
+        keys = COLUMNS if column is None else (_key(column),)
+        fitting = [sheet for sheet in sheets if {_key(cell) for cell in heads[sheet.title]} & set(keys)]
+        sheet = (fitting or sheets)[0]
+        if len(fitting or sheets) > 1:
+            notes.append(f"{path.name} has {len(sheets)} sheets; the names are taken from {quoted(sheet.title, 40)}.")
+        at, genus = _column(heads[sheet.title], column, path, single_is_data=True)
+        start, at = (1, 0) if at is None else (2, at)
+        for number, row in enumerate(sheet.iter_rows(values_only=True, min_row=start, max_row=MAX_ROWS + 2), start):
+            cells = _cells(row)
+            if len(cells) > at:
+                yield number, _with_genus(cells[at], cells[genus] if genus is not None and len(cells) > genus else "")
+    finally:
+        book.close()
+
+
+def _cells(row: Iterable[object]) -> list[str]:
+    return ["" if cell is None else str(cell) for cell in row]
 
 
 def _parquet(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple[int, str]]:

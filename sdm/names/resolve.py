@@ -52,6 +52,7 @@ _PARTICLES = frozenset(
         "fil",
     ]
 )
+_BRACKETS = r"\([^()]*\)|\[[^\[\]]*\]"
 # These are named after the plant that they live on: 'Prunus necrotic ringspot virus' is not a cherry.
 _PATHOGENS = ("virus", "viroid", "phytoplasma")
 _HYBRID = frozenset({"×", "x", "✕", "✖", "⨯"})
@@ -117,6 +118,7 @@ def find(table: NameIndex, query: str) -> Resolution:
         reject_placeholder(text)
     taxon, known, how = match or _fallback(table, text, lineage, rest, notes)
     _reject_bracketed(table, text, taxon)
+    notes += _unread(table, text, taxon)
     notes += _contradictions(table, lineage, taxon)
     return Resolution(text, taxon, known, how, tuple(dict.fromkeys(notes)))
 
@@ -127,7 +129,9 @@ def _tokens(text: str, notes: list[str]) -> tuple[list[str], int | None]:
     Also returns how many words stand before the last hybrid sign: none or one before that of a hybrid with a
     name of its own ('Quercus × comptoniae'), two or more before that of a cross ('Ursus arctos × maritimus').
     """
-    bare = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", " ", text)
+    # An epithet in brackets is the editor's addition, not an author or a subgenus: 'Ursus [arctos]'.
+    text = re.sub(r"^([^\W\d_]+) [\[(]([a-z-]{3,})[\])]", r"\1 \2", text)
+    bare = re.sub(_BRACKETS, " ", text)
     if not any(c.isalpha() for c in bare):
         bare = re.sub(r"[()\[\]]", " ", text)
     words = re.sub(r"[,;|>:\"]", " ", bare).replace("×", " × ").replace("?", " ? ").split()
@@ -291,6 +295,26 @@ def _reject_bracketed(table: NameIndex, text: str, taxon: Taxon) -> None:
         other = table.by_name.get(_pair(words[0], words[1])) if len(words) > 1 else None
         if other and other is not taxon:
             raise _two_species(text, taxon, other)
+
+
+def _unread(table: NameIndex, text: str, taxon: Taxon) -> list[str]:
+    """Return a note on words in brackets that are no authors, subgenus or name of the species: they narrow it."""
+    if taxon.rank != "species":
+        return []
+    own = {common_key(name) for name in (*taxon.common, taxon.name, *taxon.synonyms)}
+    notes = []
+    for inside in re.findall(_BRACKETS, text):
+        words = inside[1:-1].split()
+        plain = [word for word in words if word[0].islower() and _is_word(word)]
+        known = table.common_index.get(common_key(" ".join(words)), [])
+        if (
+            plain
+            and common_key(" ".join(words)) not in own
+            and taxon not in known
+            and words[0] != taxon.name.split()[1]
+        ):
+            notes.append(f"{quoted(inside)} after {taxon.name} was ignored; the map shows the whole species.")
+    return notes
 
 
 def _fallback(
@@ -458,7 +482,8 @@ def _tail(table: NameIndex, text: str, taxon: Taxon, tail: list[str], notes: lis
     if not infraspecific and _is_word(first):
         if first.islower() and text != text.lower():
             infraspecific = fold(first)
-        elif text in {text.lower(), text.upper()}:
+        elif text in {text.lower(), text.upper()} or any(word[0].islower() and _is_word(word) for word in tail):
+            # Authors are written with capitals: 'Tursiops truncatus Black Sea subpopulation' is none.
             notes.append(f"{quoted(' '.join(tail))} after {taxon.name} was ignored; the map shows the whole species.")
     elif not infraspecific and (_bare(first) in _OPEN or first.startswith("'")):
         notes.append(f"{quoted(' '.join(tail))} after {taxon.name} was ignored; the map shows the whole species.")

@@ -11,6 +11,7 @@ from sdm.errors import SpeciesNameError, quoted
 MAX_QUERY = 200
 
 _SIMPLE = str.maketrans(dict.fromkeys("‘’‛ʼ`´′", "'") | dict.fromkeys("“”„«»", '"') | dict.fromkeys("‐‒–—−", "-"))
+_FOOTNOTES = str.maketrans("", "", "*†‡§¶¹²³⁴⁵⁶⁷⁸⁹⁰")
 _IRREGULAR = {"mice": "mouse", "geese": "goose", "oxen": "ox", "wolves": "wolf", "calves": "calf"}
 
 
@@ -26,14 +27,20 @@ def clean(query: str) -> str:
         raise SpeciesNameError(
             f"The species name {quoted(query)} has {len(query)} characters; the limit is {MAX_QUERY}."
         )
-    text = unicodedata.normalize("NFKC", query.strip())
+    text = unicodedata.normalize("NFKC", query.strip().translate(_FOOTNOTES))
     if not text:
         raise SpeciesNameError(f"The species name {quoted(query)} is empty; give a name such as 'Ursus arctos'.")
     text = "".join(_visible(char, query) for char in text).translate(_SIMPLE)
+    if re.fullmatch(r"[^\W\d_]{2,} [\w-]{3,} ?/ ?[\w.-]+( [\w-]+)?", text):
+        raise SpeciesNameError(
+            f"The species name {quoted(query)} stands for two species, one on each side of the slash; give one."
+        )
     if "/" in text or "\\" in text:
         raise SpeciesNameError(
             f"The species name {quoted(query)} holds a path separator; give a name such as 'Ursus arctos'."
         )
+    if re.fullmatch(r"[^\W\d_]{3,}(\.[a-z-]{3,}){1,2}", text):  # as R makes names of columns
+        text = text.replace(".", " ")
     text = " ".join(text.replace("_", " ").split()).strip('" ,;')
     if text.startswith("'") or text.count("'") == 1:  # not the last of 'October Glory'
         text = text.strip("' ,;")

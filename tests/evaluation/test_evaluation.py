@@ -333,12 +333,13 @@ def test_places_by_any_usual_header(tmp_path):
         ("y,x,note", '58.5,-134,"a, b"'),
     ]:
         path.write_text(f"{header}\n{row}\n")
-        names, lonlat = read_places(path)
+        names, lonlat, without = read_places(path)
+        assert without == 0
         np.testing.assert_array_equal(lonlat, [[-134, 58.5]])
         assert names == ["a" if header.startswith("id") else "0"]
     for text, reason in [
         ("lon,lat\n-134,91\n", "line 2: '91'"),
-        ("lon,lat\nnan,1\n", "'nan'"),
+        ("lon,lat\nnan,1\n", "none with coordinates"),
         ("lon\n1\n", "latitudes"),
         ("lon,lat\n", "holds none"),
         ("lon,lat\n1e999,2\n", "'1e999'"),
@@ -880,3 +881,13 @@ def test_parquet_of_embed_is_plain(run, tmp_path, use_model):
     use_model(Fake())
     assert run("embed", "--text", "alpine meadow with grazing ungulates", "--out", "t.parquet", "-q")[0] == 0
     assert pq.read_table("t.parquet").column_names[-1] == "embedding"
+
+
+def test_places_without_coordinates_are_left_out_and_counted(tmp_path):
+    path = tmp_path / "occurrence.csv"
+    path.write_text("gbifID,decimalLatitude,decimalLongitude\n1,46,7\n2,,\n3,NA,8\n4,47,8.5\n")
+    names, lonlat, without = read_places(path)
+    assert (names, lonlat.tolist(), without) == (["1", "4"], [[7, 46], [8.5, 47]], 2)
+    path.write_text("lat,lon\n46,east\n")
+    with pytest.raises(RequestError, match="line 2: 'east' is not a number"):
+        read_places(path)

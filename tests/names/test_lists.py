@@ -106,7 +106,9 @@ def test_parquet_and_csv_of_one_table_say_the_same(tmp_path):
         ("", "a.csv", SpeciesNameError, "holds no name"),
         ("species\n\n", "a.csv", SpeciesNameError, "holds no name"),
         ("# nothing\n", "a.txt", SpeciesNameError, "holds no name"),
-        ("x", "a.xlsx", RequestError, "must end in"),
+        ("x", "a.xls", RequestError, "must end in"),
+        ("x", "a.xlsx", RequestError, "cannot be read"),
+        ("x\ty\n1\t2\n", "a.txt", RequestError, "--species-column"),
         (b"PAR1 not really", "a.parquet", RequestError, "as Parquet"),
         (b"\x80\x00\x01species", "a.csv", RequestError, "null bytes"),
         (b"\xff\xfe\x00", "a.csv", RequestError, "cannot be read"),
@@ -124,6 +126,7 @@ def test_missing_and_folder(tmp_path):
     (tmp_path / "d.csv").mkdir()
     with pytest.raises(RequestError, match="not a file"):
         queries(tmp_path / "d.csv")
+    (tmp_path / "a.txt").write_text("Ursus arctos\n")
     with pytest.raises(RequestError, match="text without columns"):
         queries(tmp_path / "a.txt", "x")
 
@@ -169,3 +172,63 @@ def test_whatever_the_bytes_only_our_errors(write):
                 assert text.strip() == text and text
         except SdmError:
             pass
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "column", "expected"),
+    [
+        ("sep=;\r\nspecies;n\r\nUrsus arctos;1\r\n", "a.csv", None, ["Ursus arctos"]),
+        ('"sep=|"\nn|taxon\n3|Puma concolor\n', "a.txt", None, ["Puma concolor"]),
+        ("sep=,\nUrsus arctos\n", "a.csv", None, ["Ursus arctos"]),
+        ("ID\tCommon Name\tConfidence\n1\tBarn Owl\t0.9\n", "a.txt", None, ["Barn Owl"]),
+        ("id,scientificName\n1,Ursus arctos\n", "a.txt", None, ["Ursus arctos"]),
+        ("a\tb\n1\tPuma concolor\n", "a.txt", "b", ["Puma concolor"]),
+        ("scientificName\tStatus\r\nUrsus arctos\tLC\r\n".encode("utf-16"), "a.txt", None, ["Ursus arctos"]),
+        ("Ursus arctos, the bear\nPuma concolor\n", "a.txt", None, ["Ursus arctos, the bear", "Puma concolor"]),
+    ],
+)
+def test_tables_by_their_content(write, content, name, column, expected):
+    assert queries(write(content, name), column) == expected
+
+
+def test_rows_are_counted_from_the_line_that_states_the_delimiter(write):
+    assert [a.row for a in read_names(write("sep=;\nspecies;n\nUrsus arctos;1\nPuma concolor;2\n"))[0]] == [3, 4]
+
+
+def test_excel(tmp_path):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.active.title = "about"
+    book.active.append(["Species of the park, 2026"])
+    sheet = book.create_sheet("list")
+    for row in (
+        ["no", "Genus", "Species"],
+        [1, "Ursus", "arctos"],
+        [2, None, None],
+        [3, "Puma", "concolor"],
+        [4, "Ursus", "arctos"],
+    ):
+        sheet.append(row)
+    book.save(tmp_path / "a.xlsx")
+    asked, notes = read_names(tmp_path / "a.xlsx")
+    assert [(a.query, a.row, a.times) for a in asked] == [("Ursus arctos", 2, 2), ("Puma concolor", 4, 1)]
+    assert notes == []  # one sheet alone has a column of names
+    book.create_sheet("old").append(["species"])
+    book.save(tmp_path / "b.xlsx")
+    assert "'list'" in read_names(tmp_path / "b.xlsx")[1][0]
+    with pytest.raises(RequestError, match="no column 'taxon'"):
+        read_names(tmp_path / "a.xlsx", "taxon")
+
+
+def test_standard_input(monkeypatch):
+    def given(text):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+
+    given(b"Ursus arctos\nPuma concolor # mine\n")
+    assert queries("-") == ["Ursus arctos", "Puma concolor"]
+    given(b"n;species\n1;Ursus arctos\n")
+    assert queries("-") == ["Ursus arctos"]
+    given(b"")
+    with pytest.raises(SpeciesNameError, match="standard input holds no name"):
+        read_names("-")

@@ -578,3 +578,52 @@ def test_synonym_of_two_species_is_an_error(tmp_path):
 def test_an_epithet_with_one_wrong_letter_is_not_another_species(table, epithet):
     with pytest.raises(SpeciesNameError, match="Ursus arctos"):
         table.resolve(f"Ursus {epithet}")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "Ursus [arctos]",
+        "Ursus (arctos)",
+        "Ursus arctos*",
+        "Ursus arctos†",
+        "Ursus arctos¹",
+        "Ursus.arctos",
+        "ursus.arctos",
+    ],
+)
+def test_marks_of_editors_and_programs_are_read_over(table, query):
+    assert table.resolve(query).taxon.name == "Ursus arctos"
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("Ursus arctos Gobi Desert population", "Gobi Desert population"),
+        ("Ursus arctos [horribilis Group]", "horribilis Group"),
+        ("Ursus arctos (southern subpopulation)", "southern subpopulation"),
+    ],
+)
+def test_words_that_narrow_a_species_are_not_dropped_silently(table, query, words):
+    resolution = table.resolve(query)
+    assert resolution.taxon.name == "Ursus arctos"
+    assert any(words in note and "the whole species" in note for note in resolution.notes), resolution.notes
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "Ursus arctos (Linnaeus, 1758)",
+        "Ursus arctos (brown bear)",
+        "Ursus arctos [Linnaeus]",
+        "brown bear (Ursus arctos)",
+    ],
+)
+def test_authors_and_common_names_need_no_note(table, query):
+    assert table.resolve(query).notes == ()
+
+
+def test_a_slash_between_epithets_stands_for_two_species(table):
+    for query in ("Myotis myotis/blythii", "Myotis myotis / blythii", "Sorex araneus/S. coronatus"):
+        with pytest.raises(SpeciesNameError, match="two species"):
+            table.resolve(query)

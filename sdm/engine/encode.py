@@ -42,7 +42,7 @@ def embed_positions(
 
     out, known = np.empty((lon.size, model.dim), dtype=np.float32), np.zeros(lon.size, dtype=bool)
     modalities = sampling.modalities or model.place_modalities
-    inputs = open_inputs(model, modalities, sampling.environment, sampling.satellite)
+    inputs = open_inputs(model, modalities, sampling.environment, sampling.satellite, sampling.clamp)
     here = local_device(device)
     with torch.inference_mode(), one_torch_thread(here):
         for batch in embed_batches(model, inputs, here, modalities, lon, lat, sampling.month or 0):

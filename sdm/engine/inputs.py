@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from sdm.files.fingerprint import of_files, of_parts
 from sdm.files.release import data_file
 from sdm.layers import ATTRIBUTION
 from sdm.layers.environment import BUNDLED, Environment, Input, expand
+from sdm.layers.landmask import land_sample
 from sdm.layers.satellite import Satellite
 from sdm.layers.stack import RasterStack
 from sdm.layers.surroundings import around
@@ -28,6 +30,9 @@ from sdm.models.layerspec import (
 )
 from sdm.models.protocol import Model
 from sdm.request.months import month_name
+
+RANGE_PLACES = 12_000
+"""On land, and half as many anywhere, from which the trained range is taken."""
 
 Read = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(lon (N,), lat (N,) degrees) -> (values for the encoder (N, ...), whether the place is known (N,) boolean)."""
@@ -83,20 +88,25 @@ class Inputs:
 
 
 def open_inputs(
-    model: Model, modalities: Sequence[str], environment: Sequence[str] = (), satellite: str | None = None
+    model: Model,
+    modalities: Sequence[str],
+    environment: Sequence[str] = (),
+    satellite: str | None = None,
+    clamp: bool = False,
 ) -> Inputs:
     """The layers that some modalities of a model read, shared by all callers in this process.
 
-    `environment`, `satellite`: the user's own sources in place of the bundled layers. Raises LayerError.
+    `environment`, `satellite`: the user's own sources in place of the bundled layers; `clamp`: their variables are
+    limited to the trained range. Raises LayerError.
     """
-    key = (model.digest, tuple(modalities), tuple(environment), satellite)
+    key = (model.digest, tuple(modalities), tuple(environment), satellite, clamp)
     with _lock:
         if key not in _cache:
             if len(_cache) >= 8:  # one for each model and set of layers: more are in use one after the other
                 _cache.pop(next(iter(_cache)))
             specs = model.layers
             # In one order, so that of two sources that cannot be opened the same one is always reported.
-            opened = {m: _open(specs[m], environment, satellite) for m in sorted(modalities)}
+            opened = {m: _open(specs[m], environment, satellite, clamp) for m in sorted(modalities)}
             _cache[key] = Inputs({m: opened[m] for m in modalities})
         return _cache[key]
 
@@ -163,7 +173,7 @@ def at_month(model: Model, lonlat: np.ndarray, month: int = 0) -> np.ndarray:
     return np.column_stack([lonlat, np.full(len(lonlat), float(month))]) if model.seasonal else lonlat
 
 
-def _open(spec: LayerSpec, environment: Sequence[str], satellite: str | None) -> OpenLayer:
+def _open(spec: LayerSpec, environment: Sequence[str], satellite: str | None, clamp: bool) -> OpenLayer:
     """The layer that a model declares, with the user's sources. Raises LayerError."""
     match spec:
         case Position():
@@ -172,7 +182,7 @@ def _open(spec: LayerSpec, environment: Sequence[str], satellite: str | None) ->
             stack = RasterStack(paths, categorical, bands)
             return OpenLayer(stack.sample, stack.check, lambda: of_files(stack.files))
         case StandardisedVariables():
-            return _open_variables(spec, environment)
+            return _open_variables(spec, environment, clamp)
         case MosaicCrops():
             return _open_mosaic(spec, satellite)
         case WorldClimChannels():
@@ -185,18 +195,36 @@ def _position(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return np.stack([lon, lat], axis=1), np.ones(lon.size, dtype=bool)
 
 
-def _open_variables(spec: StandardisedVariables, rasters: Sequence[str]) -> OpenLayer:
+def _open_variables(spec: StandardisedVariables, rasters: Sequence[str], clamp: bool) -> OpenLayer:
     """Bundled variables, the user's rasters in place of some."""
     layer = Environment(environment_inputs(spec.variables), rasters)
+    limits = trained_range(spec) if clamp and rasters else None
 
     def read(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values = layer.sample(lon, lat)
         known = np.isfinite(values).all(axis=1)
         if not known.all():
             values[~known] = 0.0
+        if limits is not None:
+            np.clip(values, *limits, out=values)
         return values, known
 
     return OpenLayer(read, layer.check if rasters else _no_check, sentence=_on_surroundings(layer))
+
+
+@lru_cache(maxsize=4)
+def trained_range(spec: StandardisedVariables) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest standardised value (D,) of each variable in the world of today, land and sea, north of 60 S.
+
+    From places spread evenly by area; extremes of single cells are left out.
+    """
+    lon, lat = land_sample(RANGE_PLACES)
+    rng = np.random.default_rng(0)
+    sea_lon = rng.uniform(-180.0, 180.0, RANGE_PLACES // 2)
+    sea_lat = np.degrees(np.arcsin(rng.uniform(np.sin(np.radians(-60.0)), 1.0, sea_lon.size)))
+    places = np.concatenate([lon, sea_lon]), np.concatenate([lat, sea_lat])
+    values = Environment(environment_inputs(spec.variables)).sample(*places)
+    return np.nanmin(values, axis=0), np.nanmax(values, axis=0)
 
 
 def _on_surroundings(layer: Environment) -> str:

@@ -132,7 +132,8 @@ class Places:
     @property
     def inputs(self) -> Inputs:
         """The layers, open in this process."""
-        return open_inputs(self.model, self.modalities, self.sampling.environment, self.sampling.satellite)
+        s = self.sampling
+        return open_inputs(self.model, self.modalities, s.environment, s.satellite, s.clamp)
 
     @property
     def here(self) -> str:
@@ -235,12 +236,12 @@ class Target:
     trust: Trust | None = None
     """Measures further bands."""
     doubt: Doubt | None = None
-    """Gives the uncertainty of its probability; not together with `trust`."""
+    """Gives the uncertainty of its probability, its first band."""
 
     @property
     def bands(self) -> tuple[Band, ...]:
         """Of the map, beyond its values."""
-        return self.measured if self.doubt is None else (UNCERTAINTY,)
+        return self.measured if self.doubt is None else (UNCERTAINTY, *self.measured)
 
     @property
     def measured(self) -> tuple[Band, ...]:
@@ -300,7 +301,8 @@ class Plan(Places):
         """What the model reads of the environment at places, for fits and bands."""
         if "environment" not in self.model.layers:
             return _no_environment
-        return open_inputs(self.model, ("environment",), self.sampling.environment).read["environment"]
+        s = self.sampling
+        return open_inputs(self.model, ("environment",), s.environment, clamp=s.clamp).read["environment"]
 
 
 def _no_environment(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -80,7 +80,7 @@ def _map_tile(plan: Plan, tile: Tile, banded: bool) -> TileMaps:
     values[~(keep & known)] = np.nan
     if not banded:
         return TileMaps(values, ())
-    bands = _nothing(plan, values.shape).bands if coarse is None else _bands(plan, frame, coarse, values, inside)
+    bands = _unmeasured(plan, values.shape) if coarse is None else _bands(plan, frame, coarse, values, inside)
     return TileMaps(values, _doubted(plan, values, agreement, bands))
 
 
@@ -92,9 +92,14 @@ def _doubted(
         return bands
     each = np.broadcast_to(agreement, values.shape)
     return tuple(
-        measured if target.doubt is None else target.doubt.uncertainty(layer, g)[None]
+        measured if target.doubt is None else np.concatenate([target.doubt.uncertainty(layer, g)[None], measured])
         for target, layer, g, measured in zip(plan.targets, values, each, bands, strict=True)
     )
+
+
+def _unmeasured(plan: Plan, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """No measured bands of any target, for values of shape (S, rows, columns)."""
+    return tuple(np.empty((0, *shape[1:]), dtype=np.float32) for _ in plan.targets)
 
 
 def _nothing(plan: Plan, shape: tuple[int, ...]) -> TileMaps:
@@ -143,7 +148,7 @@ def _from_source(plan: Plan, source: Source, tile: Tile, banded: bool) -> TileMa
     nothing = _nothing(plan, values.shape)
     if not shown.any():
         return nothing
-    bands = nothing.bands
+    bands = _unmeasured(plan, values.shape)
     if plan.trusted:
         bands = trust.by_target(plan, trust.from_source(plan, source, tile, shown), values)
     agreement = source.agreement(tile)[None] if plan.doubted else values[:0]

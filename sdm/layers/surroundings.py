@@ -115,6 +115,8 @@ def shifted_surroundings(
         meaning = around(name)
         if meaning is not None and meaning.variable in replaced:
             layer, number = replaced[meaning.variable]
+            if Path(layer.path) == _bundled_file(meaning.variable):
+                continue
             key = str(Path(layer.path).absolute()), number, Path(layer.path).stat().st_mtime_ns
             shift = _coarse(*key, meaning.field) - _bundled(meaning.variable, meaning.field)
             smooth = _smoothed(np.nan_to_num(shift, nan=0.0), meaning.km)
@@ -154,10 +156,15 @@ def _coarse(path: str, band: int, changed: int, field: Callable[[np.ndarray], np
         return (total / np.where(count, count, np.nan)).astype(np.float32)
 
 
+def _bundled_file(variable: str) -> Path:
+    """The bundled layer of a variable."""
+    files = {"elevation": "elevation.tif", "relief": "relief.tif", "landcover": "landcover.tif"}
+    return data_file(files.get(variable, "bioclim.tif"))
+
+
 def _bundled(variable: str, field: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """`_coarse` of a variable of the bundled layers."""
-    files = {"elevation": "elevation.tif", "relief": "relief.tif", "landcover": "landcover.tif"}
-    path = data_file(files.get(variable, "bioclim.tif"))
+    path = _bundled_file(variable)
     names = [text.partition(":")[0] for text in RasterLayer(path).descriptions]
     return _coarse(str(path), 1 + names.index(variable), 0, field)
 

@@ -55,11 +55,11 @@ class FittedSpecies:
         """The records it was fitted to, where they were read in this run."""
         return None if self.case is None else self.case.records
 
-    def target(self, model: Model, mask: str = "auto", trust: bool = True) -> Target:
+    def target(self, model: Model, mask: str = "auto", trust: bool = True, mess: bool = False) -> Target:
         """What is mapped.
 
         `mask`: land, sea, none, or auto: by the habitat of the species, else by its records, else (the rasters of the
-        user alone) wherever they have values. `trust`: with bands that say how far to trust it.
+        user alone) wherever they have values. `trust`: with bands that say how far to trust it, `mess` among them.
         """
         if mask == "auto" and model.dim == 0:
             mask = "none"  # the user's rasters say where they hold
@@ -72,7 +72,7 @@ class FittedSpecies:
             mask,
             fit=self.fitted,
             # A kept zero-shot map does not depend on the records, and their places say nothing of it.
-            trust=FittedTrust(self.fitted) if trust and not self.fitted.info.zero_shot else None,
+            trust=FittedTrust(self.fitted, mess) if trust and not self.fitted.info.zero_shot else None,
         )
 
     @property

@@ -16,6 +16,7 @@ from sdm.engine.targets import doubt_of, make_target, scorer
 from sdm.errors import RequestError, SpeciesNameError
 from sdm.files.paths import absolute
 from sdm.grid import Grid, as_region
+from sdm.maps.climate import Outside, baseline, climate_trust, outside
 from sdm.maps.evidence import combine
 from sdm.models.choice import choose, resolve_in, resolved
 from sdm.models.device import local_device
@@ -53,6 +54,10 @@ class Job:
     asked: MapRequest
     fits: tuple[FittedSpecies, ...] = ()
     """Per species, where they are fitted to records."""
+    baseline: Plan | None = None
+    """The same maps of another climate, to compare with."""
+    outside: tuple[Outside | None, ...] = ()
+    """Per species mapped from rasters of the user's: how much of the map lies outside the trained range."""
 
     @property
     def grid(self) -> Grid:
@@ -156,7 +161,7 @@ def plan_map(request: MapRequest, device: str = "auto") -> Job:
     parse_device(device)
     names, evidence = request.query.species, request.query.evidence
     if request.source.given:
-        job = plan_fits(request, device)
+        job = in_climate(plan_fits(request, device))
         if len(job.fits) > MAX_SPECIES:
             raise RequestError(
                 f"the records are of {len(job.fits)} species; one call maps at most {MAX_SPECIES}: name those to map."
@@ -177,12 +182,13 @@ def plan_map(request: MapRequest, device: str = "auto") -> Job:
     opened = with_opened_files(request)
     model, resolutions = _resolve(names, opened.model, request.query.as_group)
     _refuse_duplicates(resolutions)
-    return replace(plan_resolved(opened, model, resolutions, device), asked=request)
+    return in_climate(replace(plan_resolved(opened, model, resolutions, device), asked=request))
 
 
 def plan_fits(request: MapRequest, device: str = "auto", failures: dict[str, str] | None = None) -> Job:
     """As `plan_map`, of any number of species that are fitted to records; `failures` as of `fits.fit_species`."""
     from sdm.maps import fits
+    from sdm.records.target import ClampedFit
 
     if request.query.evidence:
         raise RequestError(
@@ -201,10 +207,35 @@ def plan_fits(request: MapRequest, device: str = "auto", failures: dict[str, str
     if opened.saved is not None:
         fits.check_layers_of_fit(opened.saved, places)
     fitted = fits.fit_species(opened, request, places, device, failures)
-    targets = tuple(one.target(opened.model, request.query.mask, request.fitting.trust) for one in fitted)
+    options = request.fitting
+    targets = tuple(one.target(opened.model, request.query.mask, options.trust, options.mess) for one in fitted)
+    if request.sampling.clamp:
+        targets = tuple(replace(t, fit=ClampedFit(one.fitted)) for t, one in zip(targets, fitted, strict=True))
     job = _job(files, places, tuple(one.resolution for one in fitted), targets)
     notes = tuple((*own, *one.notes, *one.place_note(places.grid)) for own, one in zip(job.notes, fitted, strict=True))
     return replace(job, asked=request, notes=notes, fits=tuple(fitted))
+
+
+def in_climate(job: Job) -> Job:
+    """A job with what is said of maps from the user's rasters: values outside the trained range, and the baseline.
+
+    Raises RequestError for options that have no meaning for it.
+    """
+    sampling, asked = job.plan.sampling, job.asked
+    own = bool(sampling.environment) or (bool(job.fits) and job.plan.model.dim == 0)
+    saved = [one.fitted if one.case is None else None for one in job.fits] or [None] * len(job.resolutions)
+    if asked.sampling.clamp and (not own or job.plan.source is not None):
+        raise RequestError("--clamp limits rasters given with --environment, not those in an index; omit it.")
+    if asked.query.compare_with and job.plan.source is not None:
+        raise RequestError("--compare-with encodes places, which an index does not need; omit --index.")
+    if own and job.plan.source is None:
+        of_fit = job.plan.model.dim == 0
+        found = tuple(None if of_fit and fit is None else outside(job.plan, fit) for fit in saved)
+        notes = [(*n, *([] if o is None else [o.sentence])) for n, o in zip(job.notes, found, strict=True)]
+        job = replace(job, outside=found, notes=tuple(notes))
+    if not asked.query.compare_with:
+        return job
+    return replace(job, baseline=baseline(job.plan, asked.query.compare_with))
 
 
 def _with_layers_of_index(places: Places, request: MapRequest) -> Places:
@@ -285,6 +316,8 @@ def plan_resolved(request: MapRequest, model: Model, resolutions: Sequence[Resol
         for resolution, vector in zip(resolutions, vectors, strict=True)
     )
     targets = tuple(replace(t, doubt=doubt) if isinstance(t.score, Probability) else t for t in targets)
+    if doubt is not None and places.sampling.environment:
+        targets = tuple(replace(target, trust=climate_trust(model)) for target in targets)
     return _job(request, places, tuple(resolutions), targets)
 
 

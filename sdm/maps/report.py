@@ -131,6 +131,7 @@ def report(job: Job, k: int, device: str, command: str, **measured: Any) -> dict
         "quantity": describe(job, k).quantity,
         "score": job.plan.targets[k].score.report,
         **({"fit": job.fits[k].report()} if job.fits else {}),
+        **({"outside_trained_range": found.to_dict()} if job.outside and (found := job.outside[k]) else {}),
         **common,
         **measured,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -17,6 +17,7 @@ from sdm.engine.places import Plan
 from sdm.engine.tasks import run_tasks
 from sdm.engine.tile import map_tile, score_tile
 from sdm.grid import Tile
+from sdm.maps.compared import COMPARED, Compared
 from sdm.maps.fit_files import fit_suffixes, write_fit_files
 from sdm.maps.memory import give_memory_back
 from sdm.maps.plan import Job
@@ -109,7 +110,8 @@ def write(
     tell = progress or (lambda stage, done, total: None)
     kept = [suffix for f in formats for suffix in SUFFIXES[f]] + [".json"]
     ranged = check(job, delivery.range)
-    extra = [(*(RANGE if with_range else ()), *fit_suffixes(job, k)) for k, with_range in enumerate(ranged)]
+    compared = COMPARED if job.baseline is not None else ()
+    extra = [(*(RANGE if r else ()), *compared, *fit_suffixes(job, k)) for k, r in enumerate(ranged)]
     names = [f"{stem}{suffix}" for stem, own in zip(job.slugs, extra, strict=True) for suffix in (*kept, *own)]
     check_targets(out, names, overwrite=delivery.overwrite)
     if not on_cluster(execution):
@@ -141,6 +143,7 @@ class _Writer:
         self.metadata = [
             replace(describe(job, k, command), bands=target.bands) for k, target in enumerate(job.plan.targets)
         ]
+        self.compared = None if job.baseline is None else Compared(job, job.baseline, self.scratch, command)
         self.countries = None
         self.device, self.started, self.encoded = "", time.time(), 0.0
 
@@ -154,6 +157,10 @@ class _Writer:
         self.device = run_tiles(
             self.job.plan, self.stores, [m.variable for m in self.metadata], execution, client, tell
         )
+        if self.compared is not None:
+            self.compared.create()
+            variables = [m.variable for m in self.metadata]
+            run_tiles(self.compared.plan, self.compared.stores, variables, execution, client, tell)
         self.encoded = time.time()
         give_memory_back()
         if "html" in self.formats:
@@ -178,7 +185,9 @@ class _Writer:
             summary = replace(summarise(array, geobox), bands=tuple(summaries))
         give_memory_back()
         found = self._write_range(k, array, bands)
-        kept = (*self.kept, *(RANGE if found else ()), *fit_suffixes(self.job, k))
+        changes = {} if self.compared is None else {"change": self.compared.write(k, array, self.staging.path)}
+        compared = COMPARED if changes else ()
+        kept = (*self.kept, *(RANGE if found else ()), *compared, *fit_suffixes(self.job, k))
         files = {suffix[1:]: f"{stem}{suffix}" for suffix in kept}
         if "html" in self.formats:
             links = {LINKS[kind]: name for kind, name in files.items() if kind in LINKS}
@@ -191,7 +200,7 @@ class _Writer:
         }
         review = write_fit_files(self.job, k, self.staging.path, array, files, found.entry if found else None)
         measured = {"statistics": summary.to_dict(), **_trust(meta, summary), "timings": timings, "files": files}
-        measured |= self._range_entry(k, found)
+        measured |= self._range_entry(k, found) | changes
         measured |= {"cross_validation": review} if review else {}
         content = report(self.job, k, self.device, self.command, **measured)
         sidecar.write_json(self.staging.path(f"{stem}.json"), content)
@@ -219,6 +228,8 @@ class _Writer:
         if "zarr" not in self.formats:
             for store in self.stores:
                 shutil.rmtree(store, ignore_errors=True)
+        for store in () if self.compared is None else self.compared.stores:
+            shutil.rmtree(store, ignore_errors=True)
 
 
 def _trust(metadata: MapMetadata, summary: Summary) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Low values are pale yellow, high values dark indigo. Lightness falls in even ste
 differences look equal, also in grey print and to colour-blind readers.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
@@ -37,20 +38,23 @@ RAMP = (
 Designed in OKLCH: lightness linear from 0.955 to 0.27, hue from yellow over green and teal to indigo.
 """
 
+DIVERGING = ("#7b3294", "#a46fb3", "#c8a8d3", "#e6d8ea", "#f7f7f7", "#d5ecd1", "#9fd49b", "#53a95f", "#008837")
+"""Colours of a change from its least value over none in the middle to its greatest: purple, white, green."""
+
 CLASSES = 10
 """Labelled steps in the QGIS legend."""
 
 
-def colours(fractions: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+def colours(fractions: npt.ArrayLike, ramp: Sequence[str] = RAMP) -> npt.NDArray[np.uint8]:
     """RGB of shape (..., 3) for fractions of the valid range; outside 0..1 the end colours."""
-    anchors = np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in RAMP], dtype=float)
-    places = np.linspace(0, 1, len(RAMP))
+    anchors = np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in ramp], dtype=float)
+    places = np.linspace(0, 1, len(ramp))
     fractions = np.asarray(fractions, dtype=float)
     channels = [np.interp(fractions, places, anchors[:, channel]) for channel in range(3)]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
-def write_qml(path: Path, metadata: MapMetadata, opacity: float = 1.0) -> None:
+def write_qml(path: Path, metadata: MapMetadata, opacity: float = 1.0, ramp: Sequence[str] = RAMP) -> None:
     """Write a QGIS 3 style: single-band pseudocolour over the valid range, nodata transparent.
 
     QGIS applies it automatically to the raster of the same base name. Raises OutputError if the file cannot
@@ -62,10 +66,10 @@ def write_qml(path: Path, metadata: MapMetadata, opacity: float = 1.0) -> None:
     items = "\n".join(
         f"          <item value={_attribute(low + fraction * (high - low))} color={_attribute(_hex(colour))} "
         f'alpha="255" label={_attribute(f"{low + fraction * (high - low):.3g}{unit}")}/>'
-        for fraction, colour in zip(fractions, colours(fractions), strict=True)
+        for fraction, colour in zip(fractions, colours(fractions, ramp), strict=True)
     )
-    first, *between, last = colours(np.linspace(0, 1, len(RAMP)))
-    places = np.linspace(0, 1, len(RAMP))[1:-1]
+    first, *between, last = colours(np.linspace(0, 1, len(ramp)), ramp)
+    places = np.linspace(0, 1, len(ramp))[1:-1]
     stops = ":".join(f"{at:.6g};{_rgba(colour)}" for at, colour in zip(places, between, strict=True))
     text = f"""<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
 <qgis version="3.22" styleCategories="AllStyleCategories" maxScale="0" minScale="1e+08" hasScaleBasedVisibilityFlag="0">

@@ -121,7 +121,8 @@ class ModelFeatures:
 
     def _read(self, lon: np.ndarray, lat: np.ndarray) -> Features:
         embedding, known = embed_positions(self.model, self.sampling, lon, lat, self.device)
-        inputs = open_inputs(self.model, ("environment",), self.sampling.environment, None)
+        s = self.sampling
+        inputs = open_inputs(self.model, ("environment",), s.environment, clamp=s.clamp)
         environment, there = inputs.read["environment"](lon, lat)
         return Features(embedding, environment.astype(np.float32, copy=False), known & there)
 

@@ -83,15 +83,29 @@ class FittedScore:
 
 
 @dataclass(frozen=True)
+class ClampedFit:
+    """A fit whose environment is limited to that of its own training places, as a `sdm.engine.places.PlaceFit`."""
+
+    fitted: Fitted
+
+    def logit(self, embeddings: np.ndarray, environment: np.ndarray) -> np.ndarray:
+        """Scores (N,) of places; arguments as in `sdm.engine.places.PlaceFit`."""
+        quantiles = self.fitted.reference.quantiles
+        return self.fitted.logit(embeddings, np.clip(environment, quantiles[0], quantiles[-1]))
+
+
+@dataclass(frozen=True)
 class FittedTrust:
     """How far a fit may be trusted at a place, as a `sdm.engine.places.Trust`."""
 
     fitted: Fitted
+    mess: bool = False
+    """With the multivariate environmental similarity."""
 
     @property
     def bands(self) -> tuple[Band, ...]:
-        """Uncertainty, where the fit was repeated, and novelty."""
-        return (UNCERTAINTY, NOVELTY) if self._refitted else (NOVELTY,)
+        """Uncertainty, where the fit was repeated, novelty, and MESS where asked."""
+        return (*((UNCERTAINTY,) if self._refitted else ()), NOVELTY, *((MESS,) if self.mess else ()))
 
     @property
     def _refitted(self) -> bool:
@@ -104,6 +118,8 @@ class FittedTrust:
         if self._refitted:
             top = UNCERTAINTY.valid_range[1]
             rows.insert(0, np.clip(self.fitted.uncertainty(embeddings, environment), 0.0, top))
+        if self.mess:
+            rows.append(np.clip(self.fitted.mess(environment), *MESS.valid_range))
         return np.stack(rows).astype(np.float32)
 
 
@@ -121,6 +137,13 @@ NOVELTY = Band(
     valid_range=(0.0, 100.0),
     limit=95.0,
     caution="the environment is unlike that of the records",
+)
+
+MESS = Band(
+    "mess",
+    "Multivariate environmental similarity (Elith et al. 2010): below 0 a variable is outside its trained range. On 46 "
+    "vertebrates it told nothing about the error of a map",
+    valid_range=(-1000.0, 100.0),
 )
 
 BACKGROUNDS = {

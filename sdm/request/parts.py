@@ -145,6 +145,13 @@ class Sampling(Options):
             panel="Where",
         ),
     ] = None
+    clamp: Annotated[
+        bool,
+        Option(
+            "Limit the values of your rasters (--environment) to the range that the model, or the fit, was trained on.",
+            panel="Model",
+        ),
+    ] = False
     step: Annotated[
         int | None,
         Option(
@@ -212,6 +219,15 @@ class Query(Options):
         str,
         Option("native: the native range; all: also where people introduced the species.", panel="Model"),
     ] = "native"
+    compare_with: Annotated[
+        tuple[str, ...],
+        Option(
+            "Also map another climate, and the change from it to that of --environment: current (the bundled layers) "
+            "or rasters. Writes NAME-current.tif and NAME-change.tif. Repeatable.",
+            panel="Model",
+            metavar="current|FILE|FOLDER",
+        ),
+    ] = ()
     mask: Annotated[str, Option("land, sea, none, or auto (by the species' habitat).", panel="Where")] = "auto"
     score: Annotated[
         str,
@@ -235,6 +251,7 @@ class Query(Options):
             audio=several(self.audio),
             text=several(self.text),
             embedding=None if self.embedding is None else str(self.embedding),
+            compare_with=several(self.compare_with),
         )
         if any(not text.strip() for text in self.text):
             raise RequestError("--text is empty; describe the species or its habitat, or omit --text.")

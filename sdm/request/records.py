@@ -205,6 +205,10 @@ class FitOptions(Options):
             flags=("--trust/--no-trust",),
         ),
     ] = True
+    mess: Annotated[
+        bool,
+        Option("Write MESS (Elith et al. 2010) as a further band; in our tests it told nothing of error.", panel=_FIT),
+    ] = False
     seed: Annotated[int, Option("Seed of all random draws.", panel=_FIT)] = 0
 
     def __post_init__(self) -> None:

@@ -133,6 +133,8 @@ def plan_list(
 ) -> Batch:
     """As `plan_batch`, from objects; `source` as its `species`."""
     parse_device(device)
+    if request.query.compare_with:
+        raise RequestError("--compare-with is of single maps, up to 64 species in one call; name them.")
     if isinstance(source, str | Path):
         asked, notes = read_names(source, listing.column)
     else:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdm.errors import RecordsError
+from sdm.errors import RecordsError, RequestError
 from sdm.maps.batch.plan import MAX_TILE, Batch, Row
 from sdm.maps.fit_files import FIT, RECORDS
-from sdm.maps.plan import plan_fits
+from sdm.maps.plan import in_climate, plan_fits
 from sdm.names.lists import Asked
 from sdm.request import ListOptions, MapRequest
 
@@ -38,6 +38,10 @@ def plan_records(request: MapRequest, listing: ListOptions, device: str = "auto"
     """
     failures: dict[str, str] | None = None if listing.strict else {}
     job = plan_fits(request, device, failures)
+    if len(job.fits) == 1:
+        job = in_climate(job)
+    elif request.query.compare_with:
+        raise RequestError("--compare-with is of single species, but the records are of several; name one.")
     if not job.fits:
         name, why = next(iter((failures or {"": "the records hold no species"}).items()))
         raise RecordsError(f"no species of the records can be fitted; the first, {name!r}: {why}")

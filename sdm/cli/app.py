@@ -198,6 +198,12 @@ def command_line() -> str:
     return shlex.join(["taxabind-map", *sys.argv[1:]])
 
 
+def extent_line(estimate: dict[str, Any]) -> str:
+    """The line of an estimate on its extent, west, south, east and north, and the share that can be mapped."""
+    extent = " ".join(f"{edge:.10g}" for edge in estimate["extent"])
+    return f"extent {extent}; {estimate['mapped_share']:.0%} of it can be mapped"
+
+
 def model_line(estimate: dict[str, Any]) -> str:
     """The line of an estimate that names the model, its modalities, the month and the device."""
     season = f" {when(estimate['month'])}" if estimate["month"] else ""

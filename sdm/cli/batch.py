@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdm.cli.app import Reporting, command_line, model_line, printable, progress, say, say_licence
+from sdm.cli.app import Reporting, command_line, extent_line, model_line, printable, progress, say, say_licence
 from sdm.request import Delivery, Execution, ListOptions, MapRequest
 
 if TYPE_CHECKING:
@@ -32,12 +32,13 @@ def map_list(
 
 def map_batch(batch: Batch, delivery: Delivery, execution: Execution, reporting: Reporting) -> None:
     """Map a planned batch, or print the estimate of a dry run."""
-    from sdm.maps.batch.run import write_list
+    from sdm.maps.batch.run import refuse_list, write_list
 
     if not reporting.quiet:
         _say_names(batch)
         say_licence(batch.job.plan.model)
     if reporting.dry_run:
+        refuse_list(batch, delivery, execution)
         estimate = batch.estimate(delivery.formats_or(()))
         print(json.dumps(estimate, indent=2)) if reporting.json_output else _print_estimate(estimate)
         return
@@ -67,6 +68,7 @@ def _say_names(batch: Batch) -> None:
 def _print_estimate(e: dict[str, Any]) -> None:
     print(f"{e['species']:,} species ({e['names']:,} names, {e['names_not_mapped']:,} of them not mapped)")
     print(f"{e['columns']} x {e['rows']} = {e['pixels']:,} pixels in {e['tiles']:,} tiles")
+    print(extent_line(e))
     print(
         f"{e['crs']}, resolution {e['resolution']:g}; about {e['files_about']:,} files, at most "
         f"{e['bytes_at_most'] / 1e6:,.0f} MB, usually far less"

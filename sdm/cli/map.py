@@ -17,6 +17,7 @@ from sdm.cli.app import (
     EPILOG,
     Reporting,
     command_line,
+    extent_line,
     map_app,
     model_line,
     printable,
@@ -163,7 +164,7 @@ def _map_records(
 
 def _map(job: Job, delivery: Delivery, execution: Execution, options: MapOptions) -> None:
     from sdm.maps.ranges import check, stand_in_note
-    from sdm.maps.write import write
+    from sdm.maps.write import refuse, write
 
     wanted = check(job, delivery.range)
     if not options.quiet:
@@ -171,6 +172,7 @@ def _map(job: Job, delivery: Delivery, execution: Execution, options: MapOptions
         for k, _ in filter(lambda pair: delivery.range and not pair[1], enumerate(wanted)):
             say(f"note: {stand_in_note(job, k)}")
     if options.dry_run:
+        refuse(job, delivery, execution)
         estimate = job.estimate(delivery.formats_or())
         print(json.dumps(estimate, indent=2)) if options.json_output else _print_estimate(estimate)
         return
@@ -196,6 +198,7 @@ def _say_names(job: Job) -> None:
 
 def _print_estimate(e: dict[str, Any]) -> None:
     print(f"{', '.join(e['species'])}: {e['columns']} x {e['rows']} = {e['pixels']:,} pixels in {e['tiles']} tiles")
+    print(extent_line(e))
     print(f"{e['crs']}, resolution {e['resolution']:g}; at most {e['bytes_at_most'] / 1e6:.0f} MB of outputs")
     print(model_line(e))
 

@@ -57,6 +57,12 @@ def check_targets(folder: Path, names: Iterable[str], *, overwrite: bool = False
     _check_names(folder, names, overwrite)
 
 
+def check_free(folder: Path, names: Iterable[str], *, overwrite: bool = False) -> None:
+    """As `check_targets`, but look only: what killed runs have left stays."""
+    check_folder(Path(folder))
+    _check_names(Path(folder), names, overwrite)
+
+
 def _check_names(folder: Path, names: Iterable[str], overwrite: bool) -> None:
     seen: set[str] = set()
     for name in names:

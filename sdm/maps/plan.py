@@ -11,6 +11,7 @@ import numpy as np
 
 from sdm.engine.places import Places, Plan, Target
 from sdm.engine.setup import open_grid, open_places
+from sdm.engine.share import mapped_share
 from sdm.engine.suitability import Probability
 from sdm.engine.targets import doubt_of, make_target, scorer
 from sdm.errors import RequestError, SpeciesNameError
@@ -87,7 +88,7 @@ class Job:
         }
 
     def estimate(self, formats: Sequence[str] = FORMATS) -> dict[str, Any]:
-        """The estimate of a run: pixels, tiles, bytes on disk at most, device."""
+        """The estimate of a run: pixels, extent (CRS units), share that can be mapped, bytes at most, device."""
         rows, cols = self.grid.shape
         per_species = self.grid.pixels * 4 * sum({"cog": 1.4, "zarr": 1.0, "html": 0.3}[f] for f in formats)
         return {
@@ -104,6 +105,9 @@ class Job:
             "month": self.plan.month or None,
             "modalities": list(self.plan.modalities),
             "pixels_between_encoded_places": self.plan.strides,
+            "extent": list(self.grid.geobox.boundingbox.bbox),
+            "bbox": list(self.grid.bbox),
+            "mapped_share": round(mapped_share(self.plan), 4),
         }
 
 

@@ -106,13 +106,9 @@ def write(
     """As `write_maps`, from two objects."""
     from sdm.files.atomic import Staging, check_targets
 
-    formats, out = delivery.formats_or(), Path(delivery.out)
+    out = Path(delivery.out)
     tell = progress or (lambda stage, done, total: None)
-    kept = [suffix for f in formats for suffix in SUFFIXES[f]] + [".json"]
-    ranged = check(job, delivery.range)
-    compared = COMPARED if job.baseline is not None else ()
-    extra = [(*(RANGE if r else ()), *compared, *fit_suffixes(job, k)) for k, r in enumerate(ranged)]
-    names = [f"{stem}{suffix}" for stem, own in zip(job.slugs, extra, strict=True) for suffix in (*kept, *own)]
+    kept, extra, names = _names(job, delivery)
     check_targets(out, names, overwrite=delivery.overwrite)
     if not on_cluster(execution):
         local_device(job.plan.device)
@@ -129,6 +125,25 @@ def write(
         staging.publish()
         tell("writing", len(job.slugs), len(job.slugs))
     return results
+
+
+def refuse(job: Job, delivery: Delivery, execution: Execution) -> None:
+    """Raise as `write` would before it computes anything; nothing is changed."""
+    from sdm.files.atomic import check_free
+
+    check_free(Path(delivery.out), _names(job, delivery)[2], overwrite=delivery.overwrite)
+    if not on_cluster(execution):
+        local_device(job.plan.device)
+
+
+def _names(job: Job, delivery: Delivery) -> tuple[list[str], list[tuple[str, ...]], list[str]]:
+    """The suffixes of every map, those of each map alone, and the names of all files."""
+    kept = [suffix for f in delivery.formats_or() for suffix in SUFFIXES[f]] + [".json"]
+    ranged = check(job, delivery.range)
+    compared = COMPARED if job.baseline is not None else ()
+    extra = [(*(RANGE if r else ()), *compared, *fit_suffixes(job, k)) for k, r in enumerate(ranged)]
+    names = [f"{stem}{suffix}" for stem, own in zip(job.slugs, extra, strict=True) for suffix in (*kept, *own)]
+    return kept, extra, names
 
 
 class _Writer:

@@ -73,3 +73,30 @@ def test_json_on_stdout_is_the_report(run, tmp_path):
     code, out, _ = run(*BEAR, "--resolution", "0.5", "--json", "--format", "zarr", "--out", "o")
     assert code == 0
     assert json.loads(out) == json.loads((tmp_path / "o" / "ursus-arctos.json").read_text())
+
+
+def test_a_dry_run_tells_the_extent_and_what_of_it_can_be_mapped(run, tmp_path):
+    triangle = {"type": "Polygon", "coordinates": [[[6, 45], [8, 45], [6, 47], [6, 45]]]}
+    (tmp_path / "half.geojson").write_text(json.dumps(triangle))
+    line = ("Lynx lynx", "--region", "half.geojson", "--mask", "none", "--dry-run")
+    code, out, _ = run(*line)
+    assert code == 0 and "extent 6 45 8 47; 50% of it can be mapped" in out
+    estimate = json.loads(run(*line, "--json")[1])
+    assert estimate["extent"] == [6, 45, 8, 47] and estimate["mapped_share"] == pytest.approx(0.5, abs=0.01)
+    assert json.loads(run("Lynx lynx", "--bbox", "-40,30,-30,40", "--dry-run", "--json")[1])["mapped_share"] < 0.02
+
+
+def test_a_dry_run_fails_where_the_run_would(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "lynx-lynx.tif").write_text("mine")
+    (tmp_path / "file").write_text("")
+    box = ("--bbox", "6,45,7,46", "--dry-run")
+    for options, code, words in (
+        (("--out", "out"), 6, "exists already"),
+        (("--out", "file"), 6, "is a file, not a folder"),
+        (("--crs", "EPSG:2065"), 2, "counts to the south and the west"),
+    ):
+        got, out, err = run("Lynx lynx", *box, *options)
+        assert (got, out) == (code, "") and words in err
+    assert run("Lynx lynx", *box, "--out", "out", "--overwrite")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["lynx-lynx.tif"]

@@ -14,6 +14,7 @@ import numpy as np
 from sdm.engine.cluster import ClusterWarning, on_cluster, open_client
 from sdm.engine.tasks import run_tasks
 from sdm.files import records, workspace
+from sdm.files.atomic import check_folder
 from sdm.grid import Tile
 from sdm.maps.batch.drawings import draw, drawings, write_species, write_species_range
 from sdm.maps.batch.plan import Batch, configuration, plan_batch, species_suffixes
@@ -97,6 +98,14 @@ def write_batch(
         options.pop("formats", None)  # none per species
     delivery, execution = delivery_and_execution(out, batch.job.plan.device, options)
     return write_list(batch, delivery, execution, command=command, progress=progress)
+
+
+def refuse_list(batch: Batch, delivery: Delivery, execution: Execution) -> None:
+    """Raise as `write_list` would before it computes anything, except for what the folder holds."""
+    check_folder(Path(delivery.out))
+    check_ranges(batch, delivery.range)
+    if not on_cluster(execution):
+        local_device(batch.job.plan.device)
 
 
 def write_list(

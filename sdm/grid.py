@@ -28,6 +28,7 @@ from pyproj.exceptions import CRSError, ProjError
 from sdm.errors import BoxError, RequestError, TooLargeError
 from sdm.files.union import FEW, union_of_valid
 from sdm.request import BBox
+from sdm.request.box import KM_PER_DEGREE
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from sdm.files.vectors import Polygons
 
 WGS84 = "EPSG:4326"
-KM_PER_DEGREE = 111.195
-"""Of latitude, on a sphere."""
 DEFAULT_PIXELS = 1_100_000
 """The default resolution is the finest round number that keeps a map at or below this many pixels."""
 FINEST_DEFAULT_DEGREES = 0.01

@@ -32,7 +32,10 @@ class TrainOptions(Options):
     ] = None
     stage: Annotated[
         str,
-        Option("develop (hold places or species out and score them), ship (train on everything), or both."),
+        Option(
+            "develop (hold places or species out and score them), ship (train on everything, then ranges), both, or "
+            "ranges (only the table of known ranges of the model in --out)."
+        ),
     ] = "develop,ship"
     restart: Annotated[
         bool, Option("Start from the beginning; by default a run resumes from the last checkpoint in its folder.")
@@ -44,8 +47,8 @@ class TrainOptions(Options):
     def stages(self) -> tuple[str, ...]:
         """The stages by name. Raises RequestError."""
         stages = tuple(s.strip() for s in self.stage.split(","))
-        if not stages or not set(stages) <= {"develop", "ship"}:
-            raise RequestError(f"stage {self.stage!r} is not known; choose develop, ship or develop,ship.")
+        if stages != ("ranges",) and (not stages or not set(stages) <= {"develop", "ship"}):
+            raise RequestError(f"stage {self.stage!r} is not known; choose develop, ship, develop,ship or ranges.")
         return stages
 
 

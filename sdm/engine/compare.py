@@ -21,6 +21,7 @@ def score_embeddings(
     device: str = "cpu",
     negligible: float = 0.0,
     scales: np.ndarray | None = None,
+    lonlat: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Iterator[tuple[int, np.ndarray | None]]:
     """Compare places with many species, in turn.
 
@@ -33,6 +34,7 @@ def score_embeddings(
     device : a torch device of this process.
     negligible : values below it may be any below it.
     scales : (N,) float32, or None.
+    lonlat : (N,), (N,) degrees, of the places; needed where something is known of a target's range.
 
     Yields
     ------
@@ -41,14 +43,18 @@ def score_embeddings(
     """
     import torch
 
+    if lonlat is None and any(t.known is not None for t in targets):
+        raise ValueError("positions are needed: something is known of the range of a target")
     with torch.inference_mode(), one_torch_thread(device):
         blocks = _Blocks(embeddings, scales, device)
         for first in range(0, len(targets), TARGETS_AT_ONCE):
             part = targets[first : first + TARGETS_AT_ONCE]
-            floors = [t.score.negligible(negligible) if negligible > 0.0 else -np.inf for t in part]
+            floors = [_floor(t, negligible, lonlat) if negligible > 0.0 else -np.inf for t in part]
             written = blocks.cosines(np.stack([t.vector for t in part]), floors)
             for k, target in enumerate(part):
                 row = blocks.row(k, written[k])
+                if row is not None and lonlat is not None:
+                    target.add_known(row, *lonlat)
                 yield first + k, None if row is None else target.values(row, out=row)
 
 
@@ -61,6 +67,12 @@ def score_fits(
         if target.fit is None:
             raise ValueError("a batch holds fits or species of the model, not both")
         yield k, target.values(in_batches(target.fit.logit, units, environment))
+
+
+def _floor(target: Target, negligible: float, lonlat: tuple[np.ndarray, np.ndarray] | None) -> float:
+    """A cosine below which every value of a target at some places lies between 0 and `negligible`."""
+    floor = target.score.negligible(negligible)
+    return floor if target.known is None or lonlat is None else floor - target.known.most(*lonlat)
 
 
 class _Blocks:

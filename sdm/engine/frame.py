@@ -55,7 +55,8 @@ class Frame:
         self.blends = [Blend(plan, group, k, rows, cols, needed) for k, group in groups.items()]
 
     def raw(self, plan: Plan, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What each target measures at the wanted places (n, m): its cosine, or the logit of its fit.
+        """What each target measures at the wanted places (n, m): its cosine, with what is known of the range, or the
+        logit of its fit.
 
         Returns (S, n, m) float32, 0 elsewhere, and which of the places are known (n, m). Of a plan that is `doubted`
         one layer more: how well the modalities agree.
@@ -80,7 +81,17 @@ class Frame:
             if plan.doubted:
                 raw[count, places] = self._agreement(total)[: places.size]
             known[places] = ok
+        self._add_known_ranges(plan, raw, np.flatnonzero(wanted))
         return raw.reshape(-1, *wanted.shape), known.reshape(wanted.shape)
+
+    def _add_known_ranges(self, plan: Plan, raw: np.ndarray, places: np.ndarray) -> None:
+        """Add to the cosines (S, n * m) of places, flat indices, what is known of the targets' ranges."""
+        if any(target.known is not None for target in plan.targets):
+            lon, lat = self.lon.ravel()[places], self.lat.ravel()[places]
+            for k, target in enumerate(plan.targets):
+                cosines = raw[k, places]
+                target.add_known(cosines, lon, lat)
+                raw[k, places] = cosines
 
     def bands(self, plan: Plan, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The measured bands of all targets, one after the other, at the wanted places (n, m).

@@ -14,11 +14,13 @@ from sdm.engine.doubt import UNCERTAINTY, Doubt
 from sdm.engine.inputs import Inputs, Read, check_month, open_inputs
 from sdm.engine.suitability import Suitability
 from sdm.errors import RequestError
-from sdm.grid import KM_PER_DEGREE, Grid, Tile
+from sdm.grid import Grid, Tile
 from sdm.models.device import local_device
+from sdm.models.known_ranges import KnownRange
 from sdm.models.protocol import Model
 from sdm.outputs.metadata import Band
 from sdm.request import Sampling
+from sdm.request.box import KM_PER_DEGREE
 from sdm.request.choices import LAND_SHARE
 
 TRUST_STRIDES = 4, 8
@@ -237,6 +239,13 @@ class Target:
     """Measures further bands."""
     doubt: Doubt | None = None
     """Gives the uncertainty of its probability, its first band."""
+    known: KnownRange | None = None
+    """What is added to the cosine, in its unit; None: nothing."""
+
+    @property
+    def atlas(self) -> str:
+        """What the values take from the model's atlas: "prior", or "none"."""
+        return "none" if self.known is None else "prior"
 
     @property
     def bands(self) -> tuple[Band, ...]:
@@ -247,6 +256,11 @@ class Target:
     def measured(self) -> tuple[Band, ...]:
         """The bands that are measured at places (`trust`)."""
         return () if self.trust is None else self.trust.bands
+
+    def add_known(self, cosines: np.ndarray, lon: np.ndarray, lat: np.ndarray) -> None:
+        """Add to cosines (N,) float32 at positions (N,), (N,) degrees what is known of the range, in place."""
+        if self.known is not None:
+            cosines += self.known.shift(lon, lat)
 
     def values(self, raw: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Values float32 of cosines or logits of any shape: a new array, or `out`, which may be the argument."""

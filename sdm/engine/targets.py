@@ -55,14 +55,21 @@ def doubt_of(places: Places) -> Doubt | None:
     return Doubt.read(places.model.folder, places.modalities) if places.model.calibrated else None
 
 
-def named_target(model: Model, resolution: Resolution, modalities: tuple[str, ...], mask: str = "auto") -> Target:
-    """The target of a resolved name in a calibrated model; `mask` as of `make_target`."""
+def named_target(
+    model: Model, resolution: Resolution, modalities: tuple[str, ...], mask: str = "auto", atlas: str = "prior"
+) -> Target:
+    """The target of a resolved name in a calibrated model; `mask` and `atlas` as of `make_target`."""
     vector = model.species_embedding(resolution)
-    return make_target(model, resolution, vector, probability(model, modalities), mask)
+    return make_target(model, resolution, vector, probability(model, modalities), mask, atlas)
 
 
 def make_target(
-    model: Model, resolution: Resolution, vector: np.ndarray, score: Suitability, mask: str = "auto"
+    model: Model,
+    resolution: Resolution,
+    vector: np.ndarray,
+    score: Suitability,
+    mask: str = "auto",
+    atlas: str = "prior",
 ) -> Target:
     """The target of a resolved name and other evidence.
 
@@ -73,9 +80,20 @@ def make_target(
     vector : (dim,) float32 unit vector.
     score : the score of a cosine with it.
     mask : land, sea, none, or auto: by the habitat of the taxon.
+    atlas : prior: a probability depends on the known range of a species with a small one; none: it does not.
     """
     taxon = resolution.taxon
-    return Target(vector, score, mask_for(taxon) if mask == "auto" else mask, model.extent(taxon.group))
+    known = None
+    if atlas == "prior" and resolution.origin == "native" and isinstance(score, Probability):
+        table = model.known_range(taxon)
+        known = table.times(1.0 / score.scale) if table is not None and table.adds else None
+    return Target(
+        vector,
+        score,
+        mask_for(taxon) if mask == "auto" else mask,
+        model.extent(taxon.group),
+        known=known,
+    )
 
 
 def _device_here(device: str) -> str:

@@ -259,8 +259,12 @@ class StoredPixels:
         products = cosines(stored.codes, stored.scales, vectors)
         inside, pixels = crop(tile, stored.pixels, *window)
         flat = out.reshape(len(out), -1)
+        where = self._positions(tile, stored.pixels[inside]) if any(t.known is not None for t in targets) else None
         for k, target in enumerate(targets):
-            values = target.score.values(products[k][inside])
+            measured = products[k][inside]
+            if where is not None:
+                target.add_known(measured, *where)
+            values = target.values(measured)
             kept = self._kept(target, tile, stored, inside)
             if kept is None:
                 flat[k, pixels] = values
@@ -285,10 +289,14 @@ class StoredPixels:
         pad = 2 * self.grid.resolution if self.grid.is_geographic else 0.0
         if self.grid.is_geographic and w <= west - pad and e >= east + pad and s <= south - pad and n >= north + pad:
             return None
-        lon, lat = self.grid.lonlat(
-            np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop)
-        )
-        return ((lon >= w) & (lon <= e) & (lat >= s) & (lat <= n)).ravel()
+        lon, lat = self._positions(tile)
+        return (lon >= w) & (lon <= e) & (lat >= s) & (lat <= n)
+
+    def _positions(self, tile: Tile, pixels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(lon, lat) degrees, each (N,), of flat indices into a tile; None: of all its pixels."""
+        rows, cols = tile.rows, tile.cols
+        lon, lat = self.grid.lonlat(np.arange(rows.start, rows.stop), np.arange(cols.start, cols.stop))
+        return (lon.ravel(), lat.ravel()) if pixels is None else (lon.ravel()[pixels], lat.ravel()[pixels])
 
 
 _opened: dict[tuple[Any, ...], StoredPixels] = {}

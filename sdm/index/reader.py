@@ -241,7 +241,7 @@ class Index(StoredPixels):
         }
         if not single:
             return data_array(grid, values, score.name, attrs, labels, self.month)
-        attrs |= {"species": labels[0], "mask": targets[0].mask}
+        attrs |= {"species": labels[0], "mask": targets[0].mask, "atlas": targets[0].atlas}
         return data_array(grid, values[0], score.name, attrs, month=self.month).assign_coords(species=labels[0])
 
     def _target(self, model: Model, species: Species, mask: str, as_group: bool, origin: str) -> tuple[str, Target]:

@@ -18,10 +18,10 @@ import numpy as np
 
 from sdm.files.release import data_file
 from sdm.layers.raster import MAX_WINDOW, RasterLayer
+from sdm.request.box import KM_PER_DEGREE
 
 PITCH = 0.25
 """Degrees between the cells in which layers are averaged before they are smoothed, as in making surroundings.tif."""
-KM_PER_DEGREE = 111.195
 LEAST_COSINE = 0.15
 """Near the poles a full kernel would wind around the globe."""
 BANDS_AT_ONCE = 64

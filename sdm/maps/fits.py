@@ -14,7 +14,7 @@ from sdm.engine.inputs import layer_fingerprints
 from sdm.engine.places import Places, Target
 from sdm.errors import ModelError, RecordsError, RequestError, SpeciesNameError
 from sdm.files.fingerprint import of_parts
-from sdm.grid import KM_PER_DEGREE, Grid
+from sdm.grid import Grid
 from sdm.layers.environment import names_known_variables
 from sdm.layers.stack import RasterStack
 from sdm.models.choice import choose_for_most, refuse_name_of_other_model
@@ -33,6 +33,7 @@ from sdm.records.target import BACKGROUNDS, FittedScore, FittedTrust
 from sdm.records.validation import Case
 from sdm.records.values import same_name
 from sdm.request import CleanOptions, MapRequest, ModelRef, RecordsSource, Sampling
+from sdm.request.box import KM_PER_DEGREE
 
 if TYPE_CHECKING:
     from sdm.models.protocol import Model

@@ -40,6 +40,8 @@ MAX_SPECIES = 64
 """Species in one call: each holds an open store and a row of every tile in memory."""
 WITH_INTRODUCED = "-with-introduced"
 """In the file names of maps of a whole range, so that they differ from those of the native one."""
+SHOWN = 0.5
+"""Probability from which on a place is taken as in the range."""
 NOT_REPORTED = ("cache_dir", "offline", "max_pixels")
 """Options that do not affect the content of a map."""
 
@@ -140,6 +142,8 @@ def plan(
         each modality at the model's own pitch.
     as_group : map a species that the model does not know as its genus or family; by default it is refused.
     origin : native, the native range; or all: also where people introduced the species, as far as the model knows.
+    atlas : prior (default): species with small ranges are mapped with the range that the model's atlas shows; none: by
+        their vectors alone.
     mask : land, sea, none, or auto: by the habitat of the species.
     photo, audio, text, embedding : other evidence, one or several files, words, or a file of vectors. Each kind is
         averaged; all are added to one another and to the name, if one is given.
@@ -316,7 +320,7 @@ def plan_resolved(request: MapRequest, model: Model, resolutions: Sequence[Resol
     score = scorer(places, request.query.score)
     doubt = doubt_of(places) if request.fitting.trust else None
     targets = tuple(
-        make_target(model, resolution, vector, score(vector), request.query.mask)
+        make_target(model, resolution, vector, score(vector), request.query.mask, request.query.atlas)
         for resolution, vector in zip(resolutions, vectors, strict=True)
     )
     targets = tuple(replace(t, doubt=doubt) if isinstance(t.score, Probability) else t for t in targets)
@@ -386,6 +390,26 @@ def _covered(places: Places) -> bool:
     return bool(coverage.keep(lon, lat).all())
 
 
+def _atlas_notes(plan: Plan, resolution: Resolution, target: Target) -> list[str]:
+    """Whether a map depends on the known range of the species, and whether it is blank there."""
+    known = plan.model.known_range(resolution.taxon)
+    if known is None or target.score.name != "probability" or target.fit is not None:
+        return []
+    notes = []
+    if target.known is not None:
+        notes.append(
+            "Its range is small: the map combines the model with the range in the model's atlas (--atlas none: the "
+            "model alone)."
+        )
+    highest = known.alone if target.known is None else known.highest
+    if highest < SHOWN:
+        notes.append(
+            f"No place in its known range reaches a probability of {SHOWN:g}; the highest is {highest:.2g}: a blank "
+            "map does not mean that it is absent."
+        )
+    return notes
+
+
 def _notes(plan: Plan, resolution: Resolution, target: Target) -> tuple[str, ...]:
     """Sentences that the user of a map should read."""
     region = plan.grid.region.notes if plan.grid.region is not None else ()
@@ -406,6 +430,7 @@ def _notes(plan: Plan, resolution: Resolution, target: Target) -> tuple[str, ...
                 f"Its range is known only within {w:.0f} {s:.0f} {e:.0f} {n:.0f} (west south east north); "
                 "pixels outside are not modelled."
             )
+    notes += _atlas_notes(plan, resolution, target)
     if east > 180.0:
         notes.append(f"The map crosses the antimeridian and spans {east - west:g} degrees of longitude.")
     if plan.source is not None:

@@ -54,6 +54,7 @@ def describe(job: Job, k: int, command: str = "") -> MapMetadata:
         "origin": r.origin,
         "common_name": taxon.common[0] if taxon.common else "",
         "mask": p.targets[k].mask,
+        "atlas": "" if job.fits else p.targets[k].atlas,
         "notes": " ".join(job.notes[k]),
         **(job.fits[k].tags() if job.fits else {}),
         **common_tags(job, command),
@@ -130,12 +131,22 @@ def report(job: Job, k: int, device: str, command: str, **measured: Any) -> dict
         "notes": list(job.notes[k]),
         "quantity": describe(job, k).quantity,
         "score": job.plan.targets[k].score.report,
-        **({"fit": job.fits[k].report()} if job.fits else {}),
+        **({"fit": job.fits[k].report()} if job.fits else {"atlas": _atlas(job, k)}),
         **({"outside_trained_range": found.to_dict()} if job.outside and (found := job.outside[k]) else {}),
         **common,
         **measured,
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _atlas(job: Job, k: int) -> dict[str, Any]:
+    """What the k-th map takes from the model's atlas, and how high its probability is where the species is known."""
+    known = job.plan.model.known_range(job.resolutions[k].taxon)
+    used = job.plan.targets[k].atlas
+    if known is None:
+        return {"used_as": used}
+    highest = known.alone if used == "none" else known.highest
+    return {"used_as": used, "highest_in_known_range": round(highest, 4)}
 
 
 def provenance(job: Job, device: str, command: str) -> dict[str, Any]:

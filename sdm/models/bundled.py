@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sdm.errors import ModelError
 from sdm.models.config import calibration_key
 from sdm.models.folder import bundled_folders, find_folder, read_folder
+from sdm.models.known_ranges import KnownRange, read_known_ranges
 from sdm.models.layerspec import LayerSpec, MosaicCrops, Position, StandardisedVariables, Variable
 from sdm.models.protocol import Check
 from sdm.names.origin import introduced_among, with_introduced
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from sdm.models.coverage import Coverage
     from sdm.models.encoders.bundled import BundledEncoders
-    from sdm.names import Resolution, TaxonTable
+    from sdm.names import Resolution, Taxon, TaxonTable
 
 BATCH = {"cpu": 512, "cuda": 65536}
 """Places per forward pass. Fixed per device: a matrix product of another shape may round differently.
@@ -53,8 +54,8 @@ class BundledModel:
         return cls(path, *read_folder(path))
 
     def __getstate__(self) -> dict:
-        # The table of names is not pickled: a tile task sent to a worker needs none of it.
-        return {k: v for k, v in self.__dict__.items() if k not in ("taxa", "introduced", "_notes")}
+        # The tables are not pickled: a tile task sent to a worker needs none of them.
+        return {k: v for k, v in self.__dict__.items() if k not in ("taxa", "introduced", "known_ranges", "_notes")}
 
     @property
     def name(self) -> str:
@@ -159,6 +160,16 @@ class BundledModel:
 
         path = self.folder / "notes.csv"
         return read_remarks(path) if path.exists() else {}
+
+    @cached_property
+    def known_ranges(self) -> Mapping[str, KnownRange]:
+        """What is known of the range of each species; {} for a model without such a table. Raises ModelError."""
+        text = (self.folder / "vocabulary.txt").read_text(encoding="utf-8")
+        return read_known_ranges(self.folder, [token for token in text.split("\n") if token])
+
+    def known_range(self, taxon: Taxon) -> KnownRange | None:
+        """What is known of the range of a species; None for a group, and where nothing is."""
+        return self.known_ranges.get(taxon.name) if taxon.rank == "species" else None
 
     def extent(self, group: str) -> tuple[float, float, float, float] | None:
         """(west, south, east, north) degrees where ranges of a group of species are known; None: everywhere."""

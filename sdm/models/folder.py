@@ -2,8 +2,8 @@
 
 A model folder holds `config.json` (architecture, inputs, calibration, domain), `model.safetensors`
 (weights), `vocabulary.txt` (tokens of the text tower, one a line), `taxa.csv` (names) and a card,
-`README.md`. Weights are safetensors only, and every key and shape must match: nothing in the
-folder is executed.
+`README.md`; it may hold `known_ranges.safetensors` (see `sdm.models.known_ranges`). Weights are safetensors
+only, and every key and shape must match: nothing in the folder is executed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from sdm.errors import ModelError
 from sdm.files import release
 from sdm.files.paths import folder as resource_folder
 from sdm.models.config import FORMAT, check_config
+from sdm.models.known_ranges import FILE as KNOWN_RANGES
 from sdm.models.protocol import Check
 
 DEFAULT = "mammals-trees"
 """The bundled model for requests without a species, such as an index."""
 FILES = ("config.json", "model.safetensors", "vocabulary.txt", "taxa.csv")
 """Files that a model folder must contain."""
-_DIGESTED = ("config.json", "model.safetensors", "vocabulary.txt")
-"""Files that an embedding depends on."""
+_DIGESTED = ("config.json", "model.safetensors", "vocabulary.txt", KNOWN_RANGES)
+"""Files that a value depends on."""
 
 
 def bundled_folders() -> dict[str, Path]:
@@ -49,15 +50,19 @@ def find_folder(name: str | Path) -> Path:
     )
 
 
-def read_folder(path: Path) -> tuple[dict, str]:
-    """The checked `config.json` of a complete model folder, and its digest. Raises ModelError."""
+def read_folder(path: Path, *, made_here: bool = False) -> tuple[dict, str]:
+    """The checked `config.json` of a complete model folder, and its digest. Raises ModelError.
+
+    `made_here`: it has just been written, so hashes of the release do not apply.
+    """
     for name in FILES:
         if not (path / name).is_file():
             raise ModelError(
                 f"model folder {str(path)!r} has no {name}; a model needs config.json, "
                 "model.safetensors, vocabulary.txt and taxa.csv."
             )
-    check_hashes(path)
+    if not made_here:
+        check_hashes(path)
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -67,7 +72,8 @@ def read_folder(path: Path) -> tuple[dict, str]:
     check_config(path, config)
     digest = hashlib.sha256()
     for name in _DIGESTED:
-        digest.update((path / name).read_bytes())
+        if (path / name).is_file():  # not every model has known ranges
+            digest.update((path / name).read_bytes())
     return config, digest.hexdigest()[:16]
 
 
@@ -82,7 +88,8 @@ def check_hashes(path: Path) -> None:
         root, prefix = bundled, f"{path.name}/"
     else:
         return
-    for name in sorted({*FILES, *(file.name for file in path.glob("*.csv"))}):
+    tables = (file.name for file in (*path.glob("*.csv"), *path.glob(KNOWN_RANGES)))
+    for name in sorted({*FILES, *tables}):
         if problem := release.differs(root, f"{prefix}{name}"):
             raise ModelError(f"model {str(path)!r}: {name} {problem}")
 

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     import torch
 
     from sdm.models.coverage import Coverage
+    from sdm.models.known_ranges import KnownRange
     from sdm.models.layerspec import LayerSpec
-    from sdm.names import Resolution, TaxonTable
+    from sdm.names import Resolution, Taxon, TaxonTable
 
 
 class Encoders(Protocol):
@@ -141,6 +142,10 @@ class Model(Protocol):
 
     def remarks(self, species: str) -> tuple[str, ...]:
         """Sentences that the user of a map of a species should read: what its range lacks, or holds besides."""
+        ...
+
+    def known_range(self, taxon: Taxon) -> KnownRange | None:
+        """What is known of the range of a species; None for a group, and where nothing is."""
         ...
 
     def extent(self, group: str) -> tuple[float, float, float, float] | None:

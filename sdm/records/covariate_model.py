@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from sdm.names import Resolution, TaxonTable
+    from sdm.names import Resolution, Taxon, TaxonTable
 
 BATCH = 8192
 """Places read and scored together."""
@@ -79,6 +79,9 @@ class CovariateModel:
     def remarks(self, species: str) -> tuple[str, ...]:
         """There are none."""
         return ()
+
+    def known_range(self, taxon: Taxon) -> None:
+        """Nothing is known of ranges."""
 
     def extent(self, group: str) -> None:
         """Nothing is known of where groups live."""

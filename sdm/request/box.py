@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from sdm.errors import BoxError
 
+KM_PER_DEGREE = 111.195
+"""Of latitude, on a sphere."""
+
 
 @dataclass(frozen=True)
 class BBox:

@@ -21,6 +21,8 @@ UNCOVERED = ("show", "hide")
 """Pixels in areas without reliable training data."""
 SCORES = ("auto", "probability", "relative", "cosine")
 """Scores of a map; auto: probability where the model is calibrated, else relative."""
+ATLAS = ("prior", "none")
+"""What maps of species with small ranges take from the atlas that their model was trained on."""
 ENCODINGS = ("int8", "float16")
 """Number formats of the embeddings in an index."""
 

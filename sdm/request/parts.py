@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 from sdm.errors import RequestError, SpeciesNameError
 from sdm.request.box import BBox
 from sdm.request.choices import (
+    ATLAS,
     ENCODINGS,
     FORMATS,
     LAND_SHARE,
@@ -228,6 +229,14 @@ class Query(Options):
             metavar="current|FILE|FOLDER",
         ),
     ] = ()
+    atlas: Annotated[
+        str,
+        Option(
+            "prior: species with small ranges are mapped with their known range in the model's atlas; none: by their "
+            "vectors alone.",
+            panel="Model",
+        ),
+    ] = "prior"
     mask: Annotated[str, Option("land, sea, none, or auto (by the species' habitat).", panel="Where")] = "auto"
     score: Annotated[
         str,
@@ -256,6 +265,7 @@ class Query(Options):
         if any(not text.strip() for text in self.text):
             raise RequestError("--text is empty; describe the species or its habitat, or omit --text.")
         parse_word("origin", self.origin, ORIGINS)
+        parse_word("atlas", self.atlas, ATLAS)
         parse_word("mask", self.mask, MASKS_OF_A_MAP)
         parse_word("score", self.score, SCORES)
 

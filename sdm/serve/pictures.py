@@ -58,7 +58,9 @@ class Pictures:
         in_habitat = pixels.surface.get(target.mask)
         if in_habitat is None:
             in_habitat = self._land_mask.keep(target.mask, pixels.lon, pixels.lat)
-        values = target.score.values(pixels.embeddings.cosines(target.vector))
+        cosines = pixels.embeddings.cosines(target.vector)
+        target.add_known(cosines, pixels.lon, pixels.lat)
+        values = target.values(cosines)
         hidden = ~is_mapped(target, pixels.lon, pixels.lat, in_habitat)
         values[hidden] = np.nan
         image = np.append(levels(values, target.score.valid_range), np.uint8(0))[pixels.lookup]

@@ -111,6 +111,8 @@ class PlaceReader:
     ) -> list[dict[str, Any]]:
         """The `TOP` species with the largest values at one pixel, (1,), (1,) degrees, of a size; best first."""
         cosines = self._vectors[origin] @ embedding
+        for k, target in enumerate(self.targets):
+            target.add_known(cosines[k : k + 1], lon, lat)
         share = self._index.land_share
         in_habitat = {k: self._land_mask.keep_pixels(k, lon, lat, size, share) for k in ("land", "sea", "none")}
         species: list[dict[str, Any]] = []

@@ -62,6 +62,9 @@ class Toy:
     def remarks(self, species):
         return ()
 
+    def known_range(self, taxon):
+        return None
+
     def extent(self, group):
         return None
 

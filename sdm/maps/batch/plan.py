@@ -208,6 +208,7 @@ def configuration(batch: Batch, formats: Sequence[str], device: str, rule: Range
         "region": region,
         "mask": job.asked.query.mask,
         "origin": job.asked.query.origin,
+        "atlas": job.asked.query.atlas,
         **{name.replace("_", " "): value for name, value in sampling.items()},
         "tile size": grid.tile_size,
         "threshold": batch.threshold,

@@ -153,6 +153,7 @@ def labels(batch: Batch) -> dict[str, tuple[list[Any], str]]:
         ),
         "origin": ([r.origin for r in resolutions], "range that is mapped: native, or all with the introduced one"),
         "mask": ([t.mask for t in targets], "mask: land, sea or none"),
+        "atlas": ([t.atlas for t in targets], "what the map takes from the model's atlas: prior, or none"),
         **({"score": ([t.score.name for t in targets], "what a value is")} if batch.job.fits else {}),
     }
 

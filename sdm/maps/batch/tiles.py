@@ -104,7 +104,8 @@ def map_tile(tile: Tile, work: Work) -> str:
     if pixels.size and environment is not None:
         scored = score_fits(codes, environment, plan.targets, scales)
     elif pixels.size:
-        scored = score_embeddings(codes, plan.targets, device, cube.STEP / 2, scales)
+        lon, lat = (a.ravel()[pixels] for a in plan.lonlat(*plan.pixels(tile)))
+        scored = score_embeddings(codes, plan.targets, device, cube.STEP / 2, scales, (lon, lat))
     for k, row in scored:
         # None: absent from the tile, as most species are from most tiles; the initial values are already right.
         if row is not None and habitats[index[k]].place(row, chunks.layer(k)):

@@ -119,6 +119,9 @@ class PublishedModel:
         """None: nothing is known of the ranges that it learned from."""
         return ()
 
+    def known_range(self, taxon: Taxon) -> None:
+        """Nothing is known of ranges."""
+
     def extent(self, group: str) -> None:
         """No limits: a species may be mapped anywhere."""
         return

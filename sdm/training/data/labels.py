@@ -120,6 +120,10 @@ class PackedLabels:
         """(n,) rows -> (n, species) uint8."""
         return np.unpackbits(self.packed[rows], axis=1, count=self.species)
 
+    def column(self, rows: np.ndarray, species: int) -> np.ndarray:
+        """(n,) rows -> (n,) bool of one species, by its index."""
+        return (self.packed[rows, species // 8] >> (7 - species % 8) & 1).astype(bool)
+
 
 class SparseLabels:
     """Labels that are mostly the same within a row, as compressed sparse rows.

@@ -1,6 +1,7 @@
-"""What is held out of training: blocks, continents, climates or species.
+"""What is held out of training: blocks, cells, continents, climates or species.
 
-Random blocks test how well a model fills gaps; a continent or a climate, whether what it learned of places holds
+Random blocks test how well a model fills gaps; single cells (groups of places), whether it knows ranges that are too
+small for blocks; a continent or a climate, whether what it learned of places holds
 elsewhere; species, whether it knows them by their relatives.
 """
 
@@ -31,10 +32,10 @@ def held_out_places(
 
     Parameters
     ----------
-    split : blocks, continents, climate, or species, which holds out no position
+    split : blocks, cells (each position by itself), continents, climate, or species, which holds out no position
     lonlat : (N, 2) degrees (lon, lat)
-    fraction : share of the blocks, or of the land for a tail of the climate
-    seed : of the random blocks
+    fraction : share of the blocks, of the cells, or of the land for a tail of the climate
+    seed : of the random blocks or cells
     block_degrees : side of a block
     continents : names of those held out
     climate : classes of `koeppen`, or tails: hot, cold, wet, dry
@@ -51,6 +52,8 @@ def held_out_places(
     match split:
         case "blocks":
             return in_blocks(lonlat, block_degrees, fraction, seed)
+        case "cells":
+            return np.random.default_rng(seed).random(len(lonlat)) < fraction
         case "continents":
             return in_continents(lonlat, continents)
         case "climate":

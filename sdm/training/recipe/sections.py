@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from sdm.errors import RequestError
 
-SPLITS = ("blocks", "continents", "climate", "species")
+SPLITS = ("blocks", "cells", "continents", "climate", "species")
 CONTINENTS = ("africa", "antarctica", "asia", "australia", "europe", "north-america", "south-america")
 KOEPPEN = ("A", "B", "C", "D", "E")
 """The main climate classes of Köppen and Geiger."""
@@ -202,10 +202,10 @@ class EvaluationSettings:
     """What is held out while developing; see `sdm.training.data.splits`."""
 
     split: str = "blocks"
-    """blocks, continents, climate or species."""
+    """blocks, cells, continents, climate or species."""
     block_degrees: float = 10.0
     held_out: float = 0.2
-    """Share of the blocks, or of the species."""
+    """Share of the blocks, of the cells, or of the species."""
     continents: tuple[str, ...] = ()
     """Those held out: africa, antarctica, asia, australia, europe, north-america, south-america."""
     climate: tuple[str, ...] = ()

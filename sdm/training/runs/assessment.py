@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,19 @@ from sdm.errors import RequestError
 from sdm.layers.landmask import LandMask
 from sdm.models.config import all_subsets, calibration_key
 from sdm.models.score import combine, cosine
+from sdm.request.choices import MODALITIES
 from sdm.training.data.held_out import scored_places
-from sdm.training.data.sources import Ranges
+from sdm.training.data.ranges import RangeRaster
+from sdm.training.data.sources import Polygons, Ranges
 from sdm.training.data.splits import in_blocks
 from sdm.training.data.training_set import TrainingSet
-from sdm.training.measures.edges import edge_auc, near_range_edges
+from sdm.training.measures.edges import (
+    edge_auc,
+    edge_calibration,
+    near_range_edges,
+    place_shares,
+    touched_shares,
+)
 from sdm.training.measures.scores import (
     calibration_error,
     cosine_histogram,
@@ -27,10 +36,13 @@ from sdm.training.objectives.contrastive_recipe import RecipeContrastiveObjectiv
 from sdm.training.objectives.ranges import RangeObjective
 from sdm.training.recipe.range_recipe import Recipe
 from sdm.training.runs.folder import Log
+from sdm.training.runs.known_ranges import held_out_by_size
 
 RecipeObjective = RangeObjective | RecipeContrastiveObjective
 Calibration = dict[str, tuple[float, float]]
 """{set of modalities: (scale, bias)}."""
+EDGE_WEIGHT = 5.0
+"""How often a held-out place near the edge of a range counts in the calibration beside once for being held out."""
 SAMPLE = 3000
 """Places of training at which the shipped calibration is checked."""
 FALLBACK_RANKS = ("genus", "family", "order")
@@ -44,48 +56,100 @@ def assess(
 
     A source that has places is scored at those, one that has none at all places that it labels. Scale and bias are
     fitted on held-out places, where a model is less confident than on those it was trained on; the probabilities of
-    each half of the blocks come from the fit on the other half. Returns ({source: {subset: scores}}, the calibration
-    fitted on all held-out places), the latter on the sources that [evaluation] calibrate names, by default the first.
+    each half of the blocks come from the fit on the other half. A cell of a raster counts as its share of the range
+    where polygons tell it (`touched_shares`), and places near edges count more (`EDGE_WEIGHT`).
+
+    Returns ({source: {subset: scores}}, the calibration fitted on all held-out places), the latter on the sources that
+    [evaluation] calibrate names, by default the first.
     """
     e = recipe.evaluation
     scored = scored_places(recipe, data, groups)
     embeddings, species = objective.embed_places(scored), objective.embed_species()
     fold = in_blocks(scored.places.lonlat, e.block_degrees, 0.5, e.seed + 1)
     start = _current_calibration(objective)
-    rows_by_block = _scored_rows(scored)
-    names = {k: scored.blocks[k].name for k in rows_by_block}
+    held = [_HeldOut.of(scored, k, rows) for k, rows in _scored_rows(scored).items()]
     calibrated = set(e.calibrate or (data.sources[0].name,))
-    if not calibrated & set(names.values()):
+    if not calibrated & {h.name for h in held}:
         raise RequestError(
             f"no held-out place has labels of {' or '.join(sorted(calibrated))}, on which calibration is fitted; "
             "change [evaluation] calibrate or the split."
         )
-    edges = {k: near for k, rows in rows_by_block.items() if (near := _near_edges(scored, k, rows)) is not None}
-    result: dict[str, Any] = {name: {} for name in names.values()}
+    result: dict[str, Any] = {h.name: {} for h in held}
     calibration = {}
     for subset in all_subsets():
         key = calibration_key(subset)
         place = combine([embeddings[m] for m in subset])
-        cosines = {k: _cosine(place, species, rows, scored.columns[k]) for k, rows in rows_by_block.items()}
+        cosines = [_cosine(place, species, h.rows, scored.columns[h.block]) for h in held]
         halves = np.zeros((2, *cosine_histogram(np.zeros(0), np.zeros(0)).shape))
-        for k, rows in rows_by_block.items():
-            if names[k] in calibrated:
-                label, known = _labels(scored, k, rows)
+        for h, cosine_ in zip(held, cosines, strict=True):
+            if h.name in calibrated:
                 for half in (0, 1):
-                    part = fold[rows] == bool(half)
-                    halves[half] += cosine_histogram(
-                        cosines[k][part], label[part], None if known is None else known[part]
-                    )
+                    halves[half] += h.histogram(cosine_, fold[h.rows] == bool(half))
         calibration[key] = fit_histogram(halves.sum(axis=0), start)
         fitted = [fit_histogram(h, start) if h[0].sum() else calibration[key] for h in halves]
-        for k, rows in rows_by_block.items():
-            label, known = _labels(scored, k, rows)
-            probability = _cross_fitted(cosines[k], fold[rows], fitted)
-            result[names[k]][key] = scores = score_predictions(cosines[k], probability, label, known, e.min_cells)
-            if k in edges:
-                scores["edge_auc"], scores["edge_species"] = edge_auc(cosines[k], label.astype(bool), edges[k])
-            log(f"held out {names[k]} {key}: {_scores_text(scores)}")
+        for h, cosine_ in zip(held, cosines, strict=True):
+            probability = _cross_fitted(cosine_, fold[h.rows], fitted)
+            result[h.name][key] = scores = h.scores(cosine_, probability, e.min_cells)
+            log(f"held out {h.name} {key}: {_scores_text(scores)}")
+            if subset == MODALITIES:
+                source, lonlat = data.sources[h.block], scored.places.lonlat[h.rows]
+                scores["by_size"] = held_out_by_size(source, cosine_, calibration[key][0], h.label, lonlat)
+                for size, found in scores["by_size"].items():
+                    log(f"held out {h.name}, ranges of {size} cells: {_sizes_text(found)}")
     return result, calibration
+
+
+def _sizes_text(found: dict[str, float]) -> str:
+    return f"{found['species']} species, AP {found['ap']:.4f}, with known ranges {found['ap_with_known_range']:.4f}"
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """The labels of a source at its held-out places."""
+
+    name: str
+    block: int
+    rows: np.ndarray
+    """(N,) places."""
+    label: np.ndarray
+    """(N, S) 0 and 1, or probabilities."""
+    known: np.ndarray | None
+    """(N, S) bool; None: all."""
+    near: np.ndarray | None
+    """(N, S) bool: near the edge of the range; None for sources other than rasters."""
+    share: np.ndarray
+    """(N, S): what the probability of a place is calibrated to: the label, or the share of the range in a cell."""
+
+    @classmethod
+    def of(cls, data: TrainingSet, block: int, rows: np.ndarray) -> _HeldOut:
+        """Of a block of a training set, at some of its places."""
+        label, known = _labels(data, block, rows)
+        near, share, source = None, label, data.sources[block]
+        if isinstance(source, Ranges):
+            land = _land_cells(source.raster)
+            cells = source.raster.cells(*data.places.lonlat[rows].T)
+            near = near_range_edges(source.raster, land, cells)
+            finer = [s.polygons for s in data.sources if isinstance(s, Polygons)]
+            if finer:
+                share = place_shares(source.raster, land, cells, touched_shares(source.raster, land, finer[0]))
+        return cls(data.blocks[block].name, block, rows, label, known, near, share)
+
+    def histogram(self, cosines: np.ndarray, part: np.ndarray) -> np.ndarray:
+        """What a calibration is fitted on: a part (N,) bool of the places, those near edges counted more often."""
+        known = None if self.known is None else self.known[part]
+        total = cosine_histogram(cosines[part], self.share[part], known)
+        if self.near is not None:
+            total += EDGE_WEIGHT * cosine_histogram(cosines[part], self.share[part], self.near[part])
+        return total
+
+    def scores(self, cosines: np.ndarray, probability: np.ndarray, min_cells: int) -> dict[str, Any]:
+        """Ranking and calibration."""
+        scores = score_predictions(cosines, probability, self.label, self.known, min_cells)
+        if self.near is not None:
+            scores["edge_auc"], scores["edge_species"] = edge_auc(cosines, self.label.astype(bool), self.near)
+            scores["edge_ece"], scores["edge_reliability"] = edge_calibration(probability, self.share, self.near)
+            scores["place_ece"], scores["place_ece_above"], _ = calibration_error(probability, self.share)
+        return scores
 
 
 def _cross_fitted(cosines: np.ndarray, fold: np.ndarray, fitted: list[tuple[float, float]]) -> np.ndarray:
@@ -173,21 +237,14 @@ def _scored_rows(data: TrainingSet) -> dict[int, np.ndarray]:
     return rows_by_block
 
 
-def _near_edges(data: TrainingSet, k: int, rows: np.ndarray) -> np.ndarray | None:
-    """(N, S) bool: which places of a raster source, one per cell, are near the edge of each range, on land.
-
-    None for other sources.
-    """
-    source = data.sources[k]
-    if not isinstance(source, Ranges):
-        return None
-    raster = source.raster
+def _land_cells(raster: RangeRaster) -> np.ndarray:
+    """(cells,) bool: the cells of a raster whose centre is land."""
     cells = np.arange(raster.shape[0] * raster.shape[1])
     middle = np.full(cells.size, 0.5)
     lon, lat = raster.positions(cells, middle, middle)
     land = np.isfinite(lon)
     land[land] = LandMask().keep("land", lon[land], lat[land])
-    return near_range_edges(raster, land, raster.cells(*data.places.lonlat[rows].T))
+    return land
 
 
 def _labels(data: TrainingSet, block: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -204,7 +261,7 @@ def _cosine(place: torch.Tensor, species: torch.Tensor, rows: np.ndarray, column
 def _scores_text(scores: dict[str, Any]) -> str:
     ranked = "nothing ranked" if scores["ap"] is None else f"AP {scores['ap']:.4f} AUC {scores['auc']:.4f}"
     if scores.get("edge_species"):
-        ranked += f" (near range edges {scores['edge_auc']:.4f})"
+        ranked += f" (near range edges {scores['edge_auc']:.4f}, ECE there {scores['edge_ece']:.4f})"
     return (
         f"{ranked} ECE {scores['ece']:.5f} (above lowest bin {scores['ece_above']:.4f}), "
         f"{scores['species']} species, {scores['places']} places"

@@ -36,9 +36,10 @@ from sdm.training.runs.folder import (
     refuse_other_run,
     write_json,
 )
+from sdm.training.runs.known_ranges import fit_known_ranges
 from sdm.training.spaces import start_from
 
-STAGES = ("develop", "ship")
+STAGES = ("develop", "ship", "ranges")
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,11 @@ def run_recipe(
     restart: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Run the stages of a recipe: "develop" (train without what is held out, score it) and "ship".
+    """Run the stages of a recipe: "develop" (train without what is held out, score it), "ship" and "ranges".
 
     An interrupted stage continues from its checkpoint, a complete one is not run again, unless `restart`. Shipping
-    uses the calibration that developing found, so it needs a run folder in which that stage is complete.
+    uses the calibration that developing found, so it needs a run folder in which that stage is complete. The ranges are
+    those of the table of known ranges, fitted to the model in `out`; shipping ends with it.
 
     `out` is the model folder, which already holds `taxa.csv`; `run_folder` receives the recipe, the settings, log,
     metrics, and a folder per stage with checkpoint, curves and, for develop, the model. Returns the metrics. Raises
@@ -80,6 +82,10 @@ def run_recipe(
     metrics = read_metrics(metrics_file)
     _check_run(recipe, out, run_folder, stages, metrics)
     log = logger(run_folder / "log.txt", quiet=progress is not None)
+    if stages == ("ranges",):
+        metrics["known_ranges"] = fit_known_ranges(recipe, out, log)
+        write_json(metrics, metrics_file)
+        return metrics
     data = prepare_training_set(recipe, out, log, initial_inputs(recipe))
     identity = {"recipe": recipe_digest(recipe), "data": data.fingerprint}
     if restart:
@@ -103,6 +109,8 @@ def run_recipe(
             write_json(metrics, metrics_file)
             export_model(recipe, data, objective, metrics["calibration"], out)
             log(f"wrote {out}")
+            metrics["known_ranges"] = fit_known_ranges(recipe, out, log)
+            write_json(metrics, metrics_file)
     distributed.wait()
     return metrics
 

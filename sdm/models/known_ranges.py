@@ -1,0 +1,181 @@
+"""What a model's table says of the range of each species: how its probability depends on the atlas itself.
+
+Species with small ranges are too few in the training data for their vectors alone: their probabilities stay low even
+where they live, and those of their relatives' places are as high. The table adds to the logit of such a species a
+number of its own, fitted when the model was trained, less a number that grows with the distance to the range as the
+atlas has it. It fades out with the size of the range, so the maps of widespread species are not affected.
+
+The file is `known_ranges.safetensors` of a model folder, with these tensors over S species and K boxes:
+
+* `species` (S,) int32: row of the species' token in `vocabulary.txt`;
+* `first` (S + 1,) int32: the boxes of species s are `boxes[first[s]:first[s + 1]]`;
+* `boxes` (K, 4) float32: (west, south, east, north) of parts of the range, degrees;
+* `offset`, `drop`, `reach`, `highest`, `alone` (S,) float32: see `KnownRange`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sdm.errors import ModelError
+from sdm.request.box import KM_PER_DEGREE
+
+FILE = "known_ranges.safetensors"
+LIMIT = 1000.0
+"""Of offsets and drops, in logits: beyond it no probability differs from 0 or 1."""
+MAX_BYTES = 64_000_000
+VECTORS = ("offset", "drop", "reach", "highest", "alone")
+TENSORS = {"species": np.int32, "first": np.int32, "boxes": np.float32} | dict.fromkeys(VECTORS, np.float32)
+
+
+@dataclass(frozen=True)
+class KnownRange:
+    """The known range of a species, and what is added to its logits."""
+
+    boxes: np.ndarray
+    """(K, 4) float32 (west, south, east, north), degrees: the range in parts. None where nothing depends on it."""
+    offset: float
+    """Added everywhere."""
+    drop: float
+    """Subtracted from `reach` km beyond the range on; nearer, in proportion to the distance."""
+    reach: float
+    """km."""
+    highest: float
+    """Largest probability in the range, from all modalities."""
+    alone: float
+    """The same without what this adds."""
+
+    @property
+    def adds(self) -> bool:
+        """Whether it adds anything."""
+        return self.offset != 0.0 or self.drop != 0.0
+
+    def times(self, factor: float) -> KnownRange:
+        """The same in another unit of what is added."""
+        return replace(self, offset=self.offset * factor, drop=self.drop * factor)
+
+    def shift(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """What is added at positions (N,), (N,) in degrees: (N,) float32.
+
+        Each is computed by itself, so it does not depend on the others.
+        """
+        if self.drop == 0.0:
+            return np.full(lon.size, self.offset, dtype=np.float32)
+        share = self._distance(lon, lat) / self.reach
+        return (self.offset - self.drop * np.minimum(share, 1.0)).astype(np.float32)
+
+    def most(self, lon: np.ndarray, lat: np.ndarray) -> float:
+        """No less than any `shift` at positions (N,), (N,), found from the box that holds them."""
+        if self.drop == 0.0 or not np.isfinite(lat).any():
+            return self.offset
+        south, north = np.nanmin(lat), np.nanmax(lat)
+        gap = np.maximum(np.maximum(self.boxes[:, 1] - north, south - self.boxes[:, 3]), 0.0)
+        share = KM_PER_DEGREE * float(gap.min(initial=180.0)) / self.reach
+        # A billionth more than any rounding.
+        return self.offset - self.drop * min(share, 1.0) + 1e-6 * (abs(self.offset) + self.drop)
+
+    def _distance(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """Distance (N,) km of positions to the range, 0 inside; some number above `reach` where it is more."""
+        far = 2.0 * self.reach
+        out = np.full(lon.size, far)
+        margin = self.reach / KM_PER_DEGREE
+        finite = np.isfinite(lat)
+        if not finite.any():
+            return out
+        south, north = lat[finite].min() - margin, lat[finite].max() + margin
+        across = np.cos(np.radians(lat))
+        for west, low, east, high in self.boxes[(self.boxes[:, 3] >= south) & (self.boxes[:, 1] <= north)].tolist():
+            # The shorter way around the globe to the middle of the box, less half of its width.
+            dx = np.abs(np.mod(lon - 0.5 * (west + east) + 180.0, 360.0) - 180.0) - 0.5 * (east - west)
+            dy = np.maximum(np.maximum(low - lat, lat - high), 0.0)
+            dx = np.maximum(dx, 0.0) * across
+            np.fmin(out, KM_PER_DEGREE * np.sqrt(dx * dx + dy * dy), out=out)
+        return out
+
+
+def read_known_ranges(folder: Path, vocabulary: list[str]) -> Mapping[str, KnownRange]:
+    """{species: known range} of a model folder; {} where it has no such file.
+
+    Raises ModelError for a file that does not fit the vocabulary (tokens, one a row), or that holds what no range can
+    be: it is not trusted.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return {}
+    t = _tensors(path)
+    first, boxes = t["first"], t["boxes"]
+    if (
+        first.shape != (len(t["species"]) + 1,)
+        or any(t[name].shape != t["species"].shape for name in VECTORS)
+        or boxes.ndim != 2
+        or boxes.shape[1] != 4
+    ):
+        raise ModelError(f"{path} holds tensors of shapes that do not fit together.")
+    if first[0] != 0 or first[-1] != len(boxes) or (np.diff(first) < 0).any():
+        raise ModelError(f"{path} holds numbers of boxes that do not fit their boxes.")
+    if not all(np.isfinite(t[name]).all() for name in (*VECTORS, "boxes")):
+        raise ModelError(f"{path} holds a number that is not finite.")
+    west, south, east, north = boxes.T
+    if (
+        (west > east).any()
+        or (south > north).any()
+        or (np.abs(boxes[:, ::2]) > 540).any()
+        or (np.abs(boxes[:, 1::2]) > 90).any()
+    ):
+        raise ModelError(f"{path} holds a box that is none: west, south, east, north in degrees.")
+    if (np.abs(t["offset"]) > LIMIT).any() or (t["drop"] < 0).any() or (t["drop"] > LIMIT).any():
+        raise ModelError(f"{path} holds an offset or drop of more than {LIMIT:g}, or a drop below 0.")
+    if (t["reach"] <= 0).any():
+        raise ModelError(f"{path} holds a reach that is not positive.")
+    return {
+        _species(path, vocabulary, int(row)): KnownRange(
+            boxes[first[k] : first[k + 1]], *(float(t[name][k]) for name in VECTORS)
+        )
+        for k, row in enumerate(t["species"])
+    }
+
+
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of the file, each of its type. Raises ModelError."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ModelError(f"{path} is larger than {MAX_BYTES // 1_000_000} MB, the limit for a table of ranges.")
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    for name, kind in TENSORS.items():
+        if name not in tensors or tensors[name].dtype != kind:
+            raise ModelError(f"{path} has no tensor {name!r} of type {np.dtype(kind).name}.")
+    return tensors
+
+
+def _species(path: Path, vocabulary: list[str], row: int) -> str:
+    """The species of a row of the vocabulary. Raises ModelError."""
+    token = vocabulary[row] if 0 <= row < len(vocabulary) else ""
+    rank, _, name = token.partition(":")
+    if rank != "species":
+        raise ModelError(f"{path} names row {row} of vocabulary.txt, which is no species.")
+    return name
+
+
+def pack_known_ranges(ranges: Mapping[str, KnownRange], vocabulary: list[str]) -> bytes:
+    """The content of the file for the species of a vocabulary."""
+    from safetensors.numpy import save
+
+    row = {token: k for k, token in enumerate(vocabulary)}
+    names = sorted(ranges)
+    boxes = [np.asarray(ranges[name].boxes, dtype=np.float32).reshape(-1, 4) for name in names]
+    tensors = {
+        "species": np.array([row[f"species:{name}"] for name in names], dtype=np.int32),
+        "first": np.cumsum([0, *(len(b) for b in boxes)]).astype(np.int32),
+        "boxes": np.concatenate([np.empty((0, 4), np.float32), *boxes]),
+    }
+    tensors |= {v: np.array([getattr(ranges[name], v) for name in names], dtype=np.float32) for v in VECTORS}
+    return save(tensors)

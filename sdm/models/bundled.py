@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from sdm.errors import ModelError
 from sdm.models.config import calibration_key
 from sdm.models.folder import bundled_folders, find_folder, read_folder
-from sdm.models.known_ranges import KnownRange, read_known_ranges
 from sdm.models.layerspec import LayerSpec, MosaicCrops, Position, StandardisedVariables, Variable
 from sdm.models.protocol import Check
 from sdm.names.origin import introduced_among, with_introduced
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from sdm.models.coverage import Coverage
     from sdm.models.encoders.bundled import BundledEncoders
+    from sdm.models.known_ranges import KnownRange
     from sdm.names import Resolution, Taxon, TaxonTable
 
 BATCH = {"cpu": 512, "cuda": 65536}
@@ -164,6 +164,8 @@ class BundledModel:
     @cached_property
     def known_ranges(self) -> Mapping[str, KnownRange]:
         """What is known of the range of each species; {} for a model without such a table. Raises ModelError."""
+        from sdm.models.known_ranges import read_known_ranges
+
         text = (self.folder / "vocabulary.txt").read_text(encoding="utf-8")
         return read_known_ranges(self.folder, [token for token in text.split("\n") if token])
 

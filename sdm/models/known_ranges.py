@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from sdm.errors import ModelError
+from sdm.models.folder import KNOWN_RANGES
 from sdm.request.box import KM_PER_DEGREE
 
-FILE = "known_ranges.safetensors"
 LIMIT = 1000.0
 """Of offsets and drops, in logits: beyond it no probability differs from 0 or 1."""
 MAX_BYTES = 64_000_000
@@ -103,7 +103,7 @@ def read_known_ranges(folder: Path, vocabulary: list[str]) -> Mapping[str, Known
     Raises ModelError for a file that does not fit the vocabulary (tokens, one a row), or that holds what no range can
     be: it is not trusted.
     """
-    path = folder / FILE
+    path = folder / KNOWN_RANGES
     if not path.is_file():
         return {}
     t = _tensors(path)

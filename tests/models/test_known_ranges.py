@@ -5,7 +5,8 @@ import pytest
 from safetensors.numpy import load, save
 
 from sdm.errors import ModelError
-from sdm.models.known_ranges import FILE, KnownRange, pack_known_ranges, read_known_ranges
+from sdm.models.folder import KNOWN_RANGES as FILE
+from sdm.models.known_ranges import KnownRange, pack_known_ranges, read_known_ranges
 
 VOCABULARY = ["class:Mammalia", "species:Lynx pardinus", "species:Ursus arctos"]
 BOXES = np.array([[-4, 38, -3, 39], [178, 10, 181, 11]], dtype=np.float32)

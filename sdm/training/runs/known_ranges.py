@@ -21,8 +21,8 @@ from sdm.engine.encode import embed_positions
 from sdm.files.paths import replace_file
 from sdm.layers.landmask import LandMask
 from sdm.models.bundled import BundledModel
-from sdm.models.folder import read_folder
-from sdm.models.known_ranges import FILE, KnownRange, pack_known_ranges
+from sdm.models.folder import KNOWN_RANGES, read_folder
+from sdm.models.known_ranges import KnownRange, pack_known_ranges
 from sdm.names import Resolution, Taxon
 from sdm.names.habitat import mask_for
 from sdm.request import Sampling
@@ -118,7 +118,7 @@ def fit_known_ranges(recipe: Recipe, folder: Path, log: Log) -> dict[str, Any]:
                 for label, found in classes.items():
                     log(f"ranges {source.name}, {how}, {label} cells: {_text(found)}")
     vocabulary = (folder / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
-    replace_file(folder / FILE, pack_known_ranges(table, [token for token in vocabulary if token]))
+    replace_file(folder / KNOWN_RANGES, pack_known_ranges(table, [token for token in vocabulary if token]))
     return metrics
 
 

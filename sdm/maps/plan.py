@@ -401,6 +401,8 @@ def _atlas_notes(plan: Plan, resolution: Resolution, target: Target) -> list[str
             "Its range is small: the map combines the model with the range in the model's atlas (--atlas none: the "
             "model alone)."
         )
+        if plan.sampling.environment:
+            notes.append("The range in the atlas is that of today: for another climate give --atlas none.")
     highest = known.alone if target.known is None else known.highest
     if highest < SHOWN:
         notes.append(

@@ -9,6 +9,8 @@ from sdm.errors import ModelError
 from sdm.request.choices import MODALITIES
 
 FORMAT = "taxabind-map/1"
+KNOWN_RANGES = "known_ranges.safetensors"
+"""A table that a model folder may contain: see `sdm.models.known_ranges`."""
 
 
 TRANSFORMS = ("identity", "log1p", "land_km", "sea_km", "symlog", "class")

@@ -15,15 +15,13 @@ from pathlib import Path
 from sdm.errors import ModelError
 from sdm.files import release
 from sdm.files.paths import folder as resource_folder
-from sdm.models.config import FORMAT, check_config
+from sdm.models.config import FORMAT, KNOWN_RANGES, check_config
 from sdm.models.protocol import Check
 
 DEFAULT = "mammals-trees"
 """The bundled model for requests without a species, such as an index."""
 FILES = ("config.json", "model.safetensors", "vocabulary.txt", "taxa.csv")
 """Files that a model folder must contain."""
-KNOWN_RANGES = "known_ranges.safetensors"
-"""A table that a model folder may contain."""
 _DIGESTED = ("config.json", "model.safetensors", "vocabulary.txt", KNOWN_RANGES)
 """Files that a value depends on."""
 

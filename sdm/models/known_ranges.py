@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from sdm.errors import ModelError
-from sdm.models.folder import KNOWN_RANGES
+from sdm.models.config import KNOWN_RANGES
 from sdm.request.box import KM_PER_DEGREE
 
 LIMIT = 1000.0

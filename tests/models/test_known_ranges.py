@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from sdm.errors import ModelError
-from sdm.models.folder import KNOWN_RANGES as FILE
+from sdm.models.config import KNOWN_RANGES as FILE
 from sdm.models.known_ranges import KnownRange, pack_known_ranges, read_known_ranges
 
 VOCABULARY = ["class:Mammalia", "species:Lynx pardinus", "species:Ursus arctos"]

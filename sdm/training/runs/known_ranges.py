@@ -21,7 +21,8 @@ from sdm.engine.encode import embed_positions
 from sdm.files.paths import replace_file
 from sdm.layers.landmask import LandMask
 from sdm.models.bundled import BundledModel
-from sdm.models.folder import KNOWN_RANGES, read_folder
+from sdm.models.config import KNOWN_RANGES
+from sdm.models.folder import read_folder
 from sdm.models.known_ranges import KnownRange, pack_known_ranges
 from sdm.names import Resolution, Taxon
 from sdm.names.habitat import mask_for

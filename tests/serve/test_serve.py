@@ -1023,3 +1023,65 @@ def test_command_refuses_a_taken_port_in_one_sentence(saved):
 def test_hosts_that_are_not_ours_are_refused(host):
     with pytest.raises(RequestError, match="not an address of this machine"):
         listen(host, 0)
+
+
+# Introduced ranges -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def boars(tmp_path_factory, write_model):
+    """Explorer of a model that knows the introduced range of one of its two species."""
+    folder = tmp_path_factory.mktemp("boars")
+    rows = [
+        ("Sus scrofa", "Mammalia", "Cetartiodactyla", "Suidae", "mammal", "wild boar"),
+        ("Ursus arctos", "Mammalia", "Carnivora", "Ursidae", "mammal", "brown bear"),
+    ]
+    model = write_model(folder / "model", rows, introduced=["Sus scrofa"])
+    job = plan_index((5, 45, 8, 47), resolution=0.1, tile_size=16, model=model)
+    explorer = Explorer(build_index(job, folder / "alps.zarr", threads=1), model)
+    yield explorer
+    explorer.close()
+
+
+def test_the_server_tells_native_from_whole_ranges(boars):
+    with running(boars) as server:
+        answers = {o: request(server, f"/api/species?name=Sus+scrofa&origin={o}") for o in ("native", "all", "feral")}
+        assert [answer[0] for answer in answers.values()] == [200, 200, 400]
+        native, whole = (json.loads(answers[origin][2]) for origin in ("native", "all"))
+        assert native == json.loads(request(server, "/api/species?name=Sus+scrofa")[2])
+        assert (native["origin"], whole["origin"]) == ("native", "all")
+        pictures = [request(server, f"/api/picture?name=Sus+scrofa&origin={o}")[2] for o in ("native", "all")]
+        assert pictures[0] != pictures[1]
+        places = [
+            json.loads(request(server, f"/api/place?lon=6.45&lat=46.15&name=Sus+scrofa&origin={o}")[2])
+            for o in ("native", "all")
+        ]
+        assert places[0]["species"]["value"] != places[1]["species"]["value"]
+        assert request(server, "/api/place?lon=6.45&lat=46.15&origin=feral")[0] == 400
+        file = request(server, "/api/download?name=Sus+scrofa&origin=all")
+        assert file[0] == 200 and "sus-scrofa-with-introduced.tif" in file[1]["Content-Disposition"]
+
+
+@pytest.mark.browser
+def test_a_box_shows_where_people_introduced_a_species(browser, boars):
+    with running(boars) as server:
+        open_page(browser, server, "#species=Sus+scrofa")
+        until(lambda: text(browser, "status").startswith("Map of Sus scrofa"))
+        assert "native range of Sus scrofa" in text(browser, "species-notes")
+        area = text(browser, "expected")
+        box = browser.find_element("id", "origin")
+        assert box.is_displayed() and not box.is_selected()
+        box.click()
+        until(lambda: "whole range of Sus scrofa" in text(browser, "species-notes"))
+        assert text(browser, "expected") != area and "origin=all" in browser.current_url
+        browser.back()
+        until(lambda: "native range of Sus scrofa" in text(browser, "species-notes"))
+        assert not box.is_selected() and text(browser, "expected") == area
+        assert browser.get_log("browser") == []
+
+
+@pytest.mark.browser
+def test_there_is_no_such_box_for_a_model_without_introduced_ranges(browser, server, explorer, monkeypatch):
+    monkeypatch.setitem(explorer.model.__dict__, "introduced", frozenset())
+    open_page(browser, server)
+    assert not browser.find_element("id", "origin").is_displayed()

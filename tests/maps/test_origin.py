@@ -12,6 +12,7 @@ import xarray as xr
 import sdm
 from sdm.engine.targets import named_target
 from sdm.errors import ModelError, RequestError
+from sdm.files import release
 from sdm.index import Index, build_index, plan_index
 from sdm.maps.batch import plan_batch, write_batch
 from sdm.models.bundled import BundledModel
@@ -175,6 +176,7 @@ def test_the_explorer_shows_both(tmp_path, model, index):
 def test_lists_of_names_tell_which_species_have_an_introduced_range(model, run, monkeypatch):
     import sdm.models.folder
 
+    release.write_sums(model.parent)
     monkeypatch.setattr(sdm.models.folder, "resource_folder", lambda kind: model.parent)
     code, out, _ = run("--search", "boar")
     assert code == 0 and "Sus scrofa (wild boar)  [boars]  native and introduced (--origin all)" in out

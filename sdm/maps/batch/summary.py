@@ -202,7 +202,8 @@ def _cards(batch: Batch, rows: Sequence[Mapping[str, Any]], suffixes: Sequence[s
                 also=" ".join([*queries[k], taxon.at("family"), taxon.at("order")]),
                 badge="" if resolution.known else f"not in the model: its {taxon.rank}",
                 numbers={key: float(line[name]) if line[name] != "" else None for key, name in numbers.items()},
-                links={labels[s]: f"{SPECIES}/{stem}.{s}" for s in suffixes if s in labels},
+                links={labels[s]: f"{SPECIES}/{stem}.{s}" for s in suffixes if s in labels}
+                | ({"range": f"{SPECIES}/{stem}{ranges.SUFFIXES[-1]}"} if line["range_area_km2"] != "" else {}),
             )
         )
     return cards

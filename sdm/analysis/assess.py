@@ -44,6 +44,8 @@ class MapExtent:
     """By side; those that are known."""
     hulls: dict[str, shapely.MultiPolygon] = field(repr=False)
     """In degrees, (lon, lat)."""
+    empty: tuple[str, ...] = ()
+    """Sides without any place: they have no extent, and a threshold of area says nothing of them."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class Assessment:
     def notes(self) -> tuple[str, ...]:
         """Sentences the user should read."""
         notes = [NO_AOO] if self.map is not None else []
+        if self.map is not None:
+            for side in self.map.empty:
+                name = "range" if side == "range" else f"{side} range"
+                notes.append(f"The {name} on map {self.map.name} is empty, so it has no extent.")
+        seen = self.records.presences
+        if vague := int((seen.uncertainty_m > CELL_M).sum()):
+            notes.append(
+                f"{vague:,} of {len(seen):,} presences are uncertain by more than {CELL_M:,} m, the width of a cell: "
+                f"the area of occupancy is as uncertain; --max-uncertainty-m {CELL_M} leaves them out."
+            )
         if self.extent is not None and self.extent.wide:
             notes.append("The records lie more than a hemisphere apart, where a convex hull means little.")
         return tuple(notes)
@@ -203,9 +215,10 @@ def _map_extent(path: Path) -> tuple[str, MapExtent]:
     stem = path.name.removesuffix(".gpkg").removesuffix(".tif").removesuffix("-range")
     polygons = path.with_name(f"{stem}-range.gpkg")
     name, rule, ranges = _written_range(polygons) if polygons.exists() else _cut_map(path)
-    extents = {side: eoo_of_polygons(shape) for side, shape in ranges.items()}
+    extents = {side: eoo_of_polygons(shape) for side, shape in ranges.items() if not shape.is_empty}
+    empty = tuple(side for side in ranges if side not in extents)
     areas = {side: area for side, (area, _) in extents.items()}
-    return name, MapExtent(path.name, rule, areas, {side: hull for side, (_, hull) in extents.items()})
+    return name, MapExtent(path.name, rule, areas, {side: hull for side, (_, hull) in extents.items()}, empty)
 
 
 def _written_range(path: Path) -> tuple[str, str, dict[str, shapely.Geometry]]:

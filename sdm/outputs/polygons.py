@@ -42,7 +42,7 @@ def polygons_of(mask: npt.NDArray[np.uint8], geobox: GeoBox) -> shapely.MultiPol
             parts = _outlines(mask, geobox)
         else:
             parts = found
-    return _joined(cut_at_180(shapely.segmentize(parts, EDGE_DEGREES)))
+    return _joined(cut_at_180(_parts(shapely.segmentize(parts, EDGE_DEGREES))))
 
 
 def _longest_edge(geobox: GeoBox) -> float:
@@ -106,7 +106,7 @@ def to_wgs84(polygons: npt.NDArray[np.object_], crs: object) -> npt.NDArray[np.o
         if np.isfinite(place := transformer.transform(0.0, latitude, direction="INVERSE")).all()
     ]
     mended = [_mended(flat, round_, poles) for flat, round_ in zip(polygons[torn], turned[torn], strict=True)]
-    return np.concatenate([_valid(turned[~torn]), _rounded(_parts(np.array(mended, dtype=object)))])
+    return np.concatenate([_valid(turned[~torn]), _valid(_rounded(_parts(np.array(mended, dtype=object))))])
 
 
 def _rounded(shapes: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:

@@ -205,6 +205,22 @@ def test_a_map_without_a_range_is_cut_at_its_expected_area(many, mapped, tmp_pat
     assert 0 < puma.map.eoo_km2["low"] <= puma.map.eoo_km2["range"] <= puma.map.eoo_km2["high"]
 
 
+def test_an_empty_range_has_no_extent(many, tmp_path):
+    job = sdm.plan("Puma concolor", (-112, 38, -108, 41), resolution=0.2, modalities="location")
+    sdm.write_maps(job, tmp_path, range=0.999999, formats="cog")
+    (puma,) = assess(many, tmp_path / "puma-concolor.tif", "Puma concolor")
+    assert "range" in puma.map.empty and "range" not in puma.map.eoo_km2
+    row = puma.row()
+    assert row["map_range_eoo_km2"] == "" and row["b1_map_range_cr"] == "" and "is empty" in row["notes"]
+
+
+def test_uncertain_places_are_told(tmp_path):
+    rows = [("A b", 11.0, 47.0, 5000), ("A b", 12.0, 48.0, 100), ("A b", 12.5, 48.0, "")]
+    path = write_csv(tmp_path / "a.csv", rows, ("species", "lon", "lat", "coordinateUncertaintyInMeters"))
+    (one,) = sdm.assess(path)
+    assert any("1 of 3 presences are uncertain by more than 2,000 m" in note for note in one.notes)
+
+
 def test_maps_that_do_not_belong_are_refused(many, mapped, tmp_path, write_raster):
     with pytest.raises(RequestError, match="is of 'Puma concolor', but the records are of '=Lynx rufus'"):
         assess(many, mapped / "puma-concolor.tif", "=Lynx rufus")

@@ -28,7 +28,20 @@ def main_sdm() -> None:
 
 def complete() -> typer.Typer:
     """The program `sdm` with all its commands."""
-    from sdm.cli import assess, classify, embed, evaluate, index, map, models, patch, retrieve, serve, train  # noqa: F401
+    from sdm.cli import (  # noqa: F401
+        assess,
+        classify,
+        embed,
+        evaluate,
+        index,
+        map,
+        models,
+        patch,
+        retrieve,
+        serve,
+        train,
+        verify,
+    )
     from sdm.cli.app import sdm_app
 
     return sdm_app

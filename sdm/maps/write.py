@@ -218,8 +218,8 @@ class _Writer:
         measured |= self._range_entry(k, found) | changes
         measured |= {"cross_validation": review} if review else {}
         content = report(self.job, k, self.device, self.command, **measured)
-        sidecar.write_json(self.staging.path(f"{stem}.json"), content)
-        return content
+        written = {name: self.staging.path(name) for name in files.values()}
+        return sidecar.write_sealed(self.staging.path(f"{stem}.json"), content, written)
 
     def _write_range(self, k: int, array: Source, bands: Sequence[Source]) -> Range | None:
         """Write the range on the k-th map, where one is wanted."""

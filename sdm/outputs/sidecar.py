@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sdm.files.atomic import disk_errors
+from sdm.files.checksums import sealed
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -21,9 +22,24 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     cannot be written, TypeError for a value of any other type.
     """
     # The whole text first: an unknown type must not leave an incomplete file.
-    text = json.dumps(_plain(content), ensure_ascii=False, indent=2, allow_nan=False)
+    text = _text(content)
     with disk_errors(path):
-        path.write_bytes(text.encode("utf-8", "replace") + b"\n")
+        path.write_bytes(text + b"\n")
+
+
+def write_sealed(path: Path, content: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    """As `write_json`, with the checksums of all outputs (see `sdm.files.checksums`); returns what was written.
+
+    `outputs` are the others, by their final names, where they are now: complete.
+    """
+    with disk_errors(path):
+        whole = sealed(json.loads(_text(content)), path.name, outputs)
+    write_json(path, whole)
+    return whole
+
+
+def _text(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(_plain(content), ensure_ascii=False, indent=2, allow_nan=False).encode("utf-8", "replace")
 
 
 def _plain(value: Any) -> Any:

@@ -6,10 +6,11 @@ from them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeGuard, get_type_hints
@@ -58,7 +59,8 @@ def write_parts(fitted: FitParts, path: Path) -> Path:
     if fitted.ensemble.blend is not None:
         arrays |= to_arrays(fitted.ensemble.blend, "blend")
     arrays |= to_arrays(fitted.reference, "reference")
-    data = save(arrays, metadata={"format": FORMAT, "fit": json.dumps(meta, allow_nan=False, sort_keys=True)})
+    text = json.dumps(meta, allow_nan=False, sort_keys=True)
+    data = save(arrays, metadata={"format": FORMAT, "fit": text, "sha256": _digest(text, arrays)})
     with disk_errors(path):
         partial = path.with_name(f".{path.name}.partial")
         partial.write_bytes(data)
@@ -70,12 +72,30 @@ def read_parts(path: Path) -> FitParts:
     """Read a fit. Raises RecordsError for whatever is not one."""
     regular_file(path, "fit file")
     try:
-        return _Reader(path).parts()
+        reader = _Reader(path)
+        parts = reader.parts()
+        if reader.changed:
+            raise RecordsError("it is damaged: its content is not what was saved; fit again.")
+        return parts
     except RecordsError as error:
         raise RecordsError(f"fit file {str(path)!r}: {error}") from None
     except (TypeError, ValueError, LookupError, OverflowError, RecursionError) as error:
         # Whatever the checks did not foresee: a hostile file is refused, and never ends the program.
         raise RecordsError(f"fit file {str(path)!r}: it is not described as a fit ({str(error)[:200]}).") from None
+
+
+def has_digest(path: Path) -> bool:
+    """Whether a fit carries a hash of its content, which `read_parts` compares. Raises RecordsError."""
+    return _Reader(path).digest is not None
+
+
+def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """sha256 of the description of a fit and of its arrays, in hexadecimal digits."""
+    digest = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 class _Reader:
@@ -89,8 +109,12 @@ class _Reader:
             if size > MAX_BYTES:
                 raise RecordsError(f"it has {size:,} bytes; no fit is larger than {MAX_BYTES:,}.")
             with safe_open(path, framework="numpy") as file:
-                self.meta = self._metadata(file.metadata())
+                metadata = file.metadata()
+                self.meta = self._metadata(metadata)
                 self.arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self.digest = metadata.get("sha256")
+            """The hash of the content when it was saved; None where none was kept."""
+            self.changed = self.digest not in (None, _digest(metadata["fit"], self.arrays))
         except OSError as error:
             raise RecordsError(f"it cannot be read ({error.strerror or error}).") from None
         except (SafetensorError, TypeError, ValueError) as error:

@@ -44,6 +44,7 @@ def everything(folder, skip_times=True):
     if skip_times:
         report = json.loads(found["batch.json"])
         assert report.pop("run").keys() >= {"started", "written"}
+        del report["checksums"]["batch.json"]
         found["batch.json"] = json.dumps(report).encode()
     return found
 

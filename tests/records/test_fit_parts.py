@@ -337,7 +337,7 @@ def edited(path, arrays=None, **info):
         meta, held = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     fit = json.loads(meta["fit"])
     fit["info"] |= info
-    save_file(held | (arrays or {}), path, metadata=meta | {"fit": json.dumps(fit)})
+    save_file(held | (arrays or {}), path, metadata={"format": meta["format"], "fit": json.dumps(fit)})
     return path
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from sdm.engine.cluster import ClusterWarning, on_cluster, open_client
 from sdm.engine.tasks import run_tasks
-from sdm.files import records, workspace
+from sdm.errors import OutputError
+from sdm.files import checksums, records, workspace
 from sdm.files.atomic import check_folder
 from sdm.grid import Tile
 from sdm.maps.batch.drawings import draw, drawings, write_species, write_species_range
@@ -124,6 +125,7 @@ def write_list(
         begun = space.begin(asked, {"command": command, "started": _now()})
         if begun is None:
             finished = workspace.read_report(space.folder)
+            _refuse_damage(space.folder / workspace.REPORT)
             return BatchResult(out, read_summary(space.folder / SUMMARY), finished or {}, computed=False)
         run = _Run(
             batch,
@@ -146,9 +148,18 @@ def write_list(
         if delivery.range is not None:
             report["range"] = {"rule": str(delivery.range), "meaning": delivery.range.meaning, "species": len(found)}
         report["run"] = {"started": begun["started"], "written": _now(), **run.timings()}
-        sidecar.write_json(space.new / workspace.REPORT, report)
+        report = sidecar.write_sealed(space.new / workspace.REPORT, report, {name: space.new / name for name in names})
         space.publish()
     return BatchResult(out, rows, report)
+
+
+def _refuse_damage(path: Path) -> None:
+    """Raise OutputError where a finished batch is not as it was written."""
+    if problems := checksums.damage(path):
+        raise OutputError(
+            f"{path.parent} holds this batch, finished before, but {'; '.join(problems[:3])}; give --overwrite to "
+            "compute it again."
+        )
 
 
 class _Run:

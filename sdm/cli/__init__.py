@@ -13,17 +13,23 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of `taxabind-map` and `python -m sdm`."""
-    from sdm.cli import map  # noqa: F401  one module, so that `--help` answers at once
-    from sdm.cli.app import map_app, run
+    from sdm.cli.interruption import interruptible
 
-    run(map_app, "taxabind-map")
+    with interruptible():
+        from sdm.cli import map  # noqa: F401  one module, so that `--help` answers at once
+        from sdm.cli.app import map_app, run
+
+        run(map_app, "taxabind-map")
 
 
 def main_sdm() -> None:
     """Entry point of `sdm`."""
-    from sdm.cli.app import run
+    from sdm.cli.interruption import interruptible
 
-    run(complete(), "sdm")
+    with interruptible():
+        from sdm.cli.app import run
+
+        run(complete(), "sdm")
 
 
 def complete() -> typer.Typer:

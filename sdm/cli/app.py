@@ -6,13 +6,10 @@ answers at once.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import shlex
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,21 +86,10 @@ class Reporting(Options):
 def run(app: typer.Typer, name: str) -> None:
     """Run a program; every failure ends in one sentence on stderr and a documented exit code."""
     try:
-        with _sigterm_cleans_up(), _own_words_only():
+        with _own_words_only():
             app(prog_name=name)
     except SdmError as error:
         fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
-        if code not in (130, 143):
-            raise
-        print(f"error: interrupted; {_interruption_note(stop)}", file=sys.stderr, flush=True)
-        # Memory shared with worker processes is released when it is collected, not by os._exit.
-        stop.__traceback__ = stop.__context__ = None
-        gc.collect()
-        # The outputs are cleaned up by now. Threads of native libraries may still be busy, and tearing the
-        # interpreter down under them can end in an abort: leave at once, with the right code.
-        os._exit(code)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: not our error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -113,37 +99,6 @@ def run(app: typer.Typer, name: str) -> None:
             raise
         text = " ".join(str(error).split())[:300]
         fail(f"unexpected failure: {type(error).__name__}: {text} (set {DEBUG}=1 to see where).", 1)
-
-
-def _interruption_note(stop: BaseException) -> str:
-    """The state of the outputs, or what a command noted on its interruption."""
-    publication = sys.modules.get("sdm.files.publication")
-    if publication is not None and publication.published:
-        return f"the outputs had been written to {publication.published[-1].parent}, and are complete."
-    # Typer may have put another exception around it.
-    error: BaseException | None = stop
-    while error is not None:
-        if notes := getattr(error, "__notes__", None):
-            return notes[-1]
-        error = error.__cause__ or error.__context__
-    return "no output was written."
-
-
-@contextmanager
-def _sigterm_cleans_up() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that files and worker processes are cleaned up."""
-
-    def terminate(number: int, frame: Any) -> None:
-        raise SystemExit(143)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -41,6 +41,50 @@ def test_a_signal_ends_with_its_code_and_leaves_no_output(tmp_path, name, code):
     assert list((tmp_path / "o").iterdir()) == []
 
 
+STRUCK = """
+import builtins, os, signal, sys, time
+number = getattr(signal, sys.argv.pop(1))
+case = sys.argv.pop(1)
+strike = lambda: os.kill(os.getpid(), number)
+if case == "import":  # code that swallows whatever is raised while it is imported
+    class Finder:
+        def find_spec(self, name, path, target=None):
+            if name == "numpy":
+                sys.meta_path.remove(self)
+                try:
+                    strike()
+                    time.sleep(0.01)
+                except BaseException:
+                    pass
+    sys.meta_path.insert(0, Finder())
+elif case == "destructor":
+    import sdm.maps.plan
+    class Swallows:
+        def __del__(self):
+            strike()
+            time.sleep(0.01)
+    real = sdm.maps.plan.open_grid
+    def patched(*args):
+        Swallows()
+        return real(*args)
+    sdm.maps.plan.open_grid = patched
+from sdm.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+@pytest.mark.parametrize("case", ["import", "destructor"])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_is_never_swallowed(tmp_path, case, name, code):
+    command = ["Ursus arctos", "--bbox", "-120", "40", "-118", "42", "--resolution", "1", "--out", str(tmp_path / "o")]
+    done = subprocess.run(
+        [sys.executable, "-c", STRUCK, name, case, *command], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (code, "error: interrupted; no output was written.\n")
+    assert not (tmp_path / "o").exists()
+
+
 ENTRIES = {"taxabind-map": "main", "sdm": "main_sdm"}
 
 

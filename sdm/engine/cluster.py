@@ -242,35 +242,45 @@ def _connected(address: str | Path) -> Iterator[Client]:
     from distributed import Client
 
     target = _target(address)
-    # Dask logs failed attempts and prints mismatched versions as a table: both are reported here in one sentence.
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    with _quiet():
+        try:
+            # Before the client, which waits forever for a server that accepts the connection without answering. In a
+            # thread, since the caller may be inside an event loop.
+            with ThreadPoolExecutor(1) as pool:
+                kind = pool.submit(asyncio.run, _node_kind(target)).result()
+            if kind != "Scheduler":
+                raise ClusterError(f"{target} is a Dask {kind}; give the address of the scheduler.")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                client = Client(target, timeout=CONNECT_S, set_as_default=False)
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(
+                f"no Dask scheduler answers at {target} within {CONNECT_S} seconds; check the address, that the "
+                "scheduler is running, and the firewall."
+            ) from error
+        except (ValueError, TypeError, RuntimeError, ImportError) as error:
+            hint = " and set the certificates in Dask's configuration (distributed.comm.tls)" * target.startswith("tls")
+            raise ClusterError(
+                f"cannot connect to a Dask scheduler at {target}: {_short(error)}; check the address{hint}."
+            ) from error
+        with client:
+            _check_software(client)
+            yield client
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask's log is off: lost connections and other versions, which it prints at length, are one sentence here."""
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
+    loggers = [logging.getLogger(name) for name in ("distributed", *names)]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
-        # Before the client, which waits forever for a server that accepts the connection without answering. In a
-        # thread, since the caller may be inside an event loop.
-        with ThreadPoolExecutor(1) as pool:
-            kind = pool.submit(asyncio.run, _node_kind(target)).result()
-        if kind != "Scheduler":
-            raise ClusterError(f"{target} is a Dask {kind}; give the address of the scheduler.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            client = Client(target, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, TimeoutError) as error:
-        raise ClusterError(
-            f"no Dask scheduler answers at {target} within {CONNECT_S} seconds; check the address, that the scheduler "
-            "is running, and the firewall."
-        ) from error
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        hint = " and set the certificates in Dask's configuration (distributed.comm.tls)" * target.startswith("tls")
-        raise ClusterError(
-            f"cannot connect to a Dask scheduler at {target}: {_short(error)}; check the address{hint}."
-        ) from error
+        yield
     finally:
-        logger.setLevel(level)
-    with client:
-        _check_software(client)
-        yield client
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 async def _node_kind(target: str) -> str:

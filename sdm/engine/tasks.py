@@ -32,7 +32,11 @@ cluster that there is work."""
 PER_THREAD = 4
 """Tasks given ahead per thread of the cluster, where that is more."""
 WITHOUT_WORKERS_S = 60.0
-"""Seconds without any worker after which a cluster of this machine is given up, and another's user is warned."""
+"""Seconds without any worker after which a cluster of this machine is given up: it starts new ones at once."""
+WARN_S = 10.0
+"""Seconds without any worker after which the user of another cluster is told (`Execution.worker_wait`: given up)."""
+LOOK_S = 1.0
+"""Seconds between looks at the workers, while no result arrives."""
 LEAVE_S = 120.0
 """Seconds to wait, after a failure, for tasks that are running on the workers."""
 ANSWER_S = 10.0
@@ -77,7 +81,7 @@ def run_tasks(
         if cluster is None:
             _on_threads(function, items, shared, execution.threads or processors(), done)
         else:
-            _on_cluster(cluster, function, items, shared, folder, done)
+            _on_cluster(cluster, function, items, shared, folder, done, execution.worker_wait)
 
 
 def _on_threads(function: Function, items: Sequence[Any], shared: tuple[Any, ...], threads: int, done: Done) -> None:
@@ -108,6 +112,7 @@ def _on_cluster(
     shared: tuple[Any, ...],
     folder: Path | None,
     done: Done,
+    worker_wait: float,
 ) -> None:
     import cloudpickle
     from distributed import as_completed
@@ -141,7 +146,7 @@ def _on_cluster(
                     completed.update(futures)
                 if not flying:
                     break
-                for result in _results(client, _next_batch(client, completed), flying):
+                for result in _results(client, _next_batch(client, completed, worker_wait), flying):
                     done(result)
         except (KeyboardInterrupt, SystemExit):
             if client.cluster is not None and client.cluster.name == OURS:
@@ -151,20 +156,40 @@ def _on_cluster(
             _leave_all(client, run, [*flying, common])
 
 
-def _next_batch(client: Client, completed: as_completed) -> list[Any]:
-    """Futures that are done; waits for the first. Gives up when all workers of this machine have ended for good."""
-    since, told = time.monotonic(), False
+def _next_batch(client: Client, completed: as_completed, worker_wait: float) -> list[Any]:
+    """Futures that are done; waits for the first. Raises ClusterError where there is no worker for too long."""
+    ours = client.cluster is not None and client.cluster.name == OURS
+    limit = WITHOUT_WORKERS_S if ours else worker_wait
+    looked = since = time.monotonic()
+    told = False
     while not completed.has_ready():
         time.sleep(0.01)
-        if time.monotonic() - since > WITHOUT_WORKERS_S and not told and client.status == "running":
-            since = time.monotonic()
-            if client.nthreads():
-                continue
-            if client.cluster is not None and client.cluster.name == OURS:
+        now = time.monotonic()
+        if now - looked < LOOK_S or client.status != "running":
+            continue
+        looked = now
+        if _has_workers(client):
+            since, told = now, False
+        elif now - since > limit:
+            if ours:
                 raise ClusterError("all worker processes have ended and cannot be started again; give fewer workers.")
-            warnings.warn("the cluster has no worker; waiting for one.", ClusterWarning, stacklevel=5)
+            raise ClusterError(
+                f"the cluster has had no worker for {limit:.0f} s; start workers and run the command again, or wait "
+                "longer with --worker-wait SECONDS."
+            )
+        elif now - since > WARN_S and not told and not ours:
+            text = f"the cluster has no worker; waiting {limit:.0f} s for one (--worker-wait)."
+            warnings.warn(text, ClusterWarning, stacklevel=5)
             told = True
     return completed.next_batch(block=False)
+
+
+def _has_workers(client: Client) -> bool:
+    # A scheduler that does not answer is another matter: its tasks will count as lost.
+    try:
+        return bool(client.nthreads())
+    except (OSError, TimeoutError, CancelledError):
+        return True
 
 
 def _results(client: Client, futures: list[Any], flying: dict[Any, Any]) -> list[Any]:

@@ -326,6 +326,9 @@ class MapRequest(Composed):
     }
 
 
+MAX_WAIT_S = 30 * 86400.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Execution(Options):
     """The device, threads, workers or cluster that compute the tiles."""
@@ -360,8 +363,21 @@ class Execution(Options):
         ),
     ] = None
 
+    worker_wait: Annotated[
+        float,
+        Option(
+            "Seconds to wait while a cluster has no worker; then the run ends with exit code 8.",
+            panel="Running",
+            metavar="SECONDS",
+        ),
+    ] = 120.0
+
     def __post_init__(self) -> None:
         parse_device(self.device)
+        if not 0.0 < self.worker_wait <= MAX_WAIT_S:
+            raise RequestError(
+                f"worker_wait {self.worker_wait:g} must be above 0 and at most {MAX_WAIT_S:g} seconds (30 days)."
+            )
         for name in ("threads", "workers"):
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), 1, 1024)

@@ -457,7 +457,7 @@ def _pid(item):
 
 
 @pytest.mark.slow
-def test_a_lost_scheduler_is_one_sentence(tmp_path):
+def test_a_lost_scheduler_is_one_sentence(tmp_path, capfd):
     code = (
         "from distributed import LocalCluster; import sys, time\n"
         "if __name__ == '__main__':\n"
@@ -474,6 +474,22 @@ def test_a_lost_scheduler_is_one_sentence(tmp_path):
     finally:
         process.kill()
         process.wait()
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.slow
+def test_a_cluster_that_lost_its_workers_is_given_up(monkeypatch):
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(schedule, "WARN_S", 0.5)
+    quiet = {"protocol": "tcp://", "silence_logs": 50, "dashboard_address": None, "worker_dashboard_address": None}
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, **quiet) as cluster:
+        where = Execution(scheduler_address=cluster.scheduler_address, worker_wait=3.0)
+        with (
+            pytest.warns(ClusterWarning, match="no worker; waiting 3 s"),
+            pytest.raises(ClusterError, match=r"has had no worker for 3 s; .*--worker-wait"),
+        ):
+            run_tasks(_sleep_a_little, range(3000), execution=where, done=lambda result: cluster.scale(0))
 
 
 # Worker processes of this machine -----------------------------------------------------------------

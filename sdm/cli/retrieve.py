@@ -90,8 +90,11 @@ def _check_models(asked: Embeddings, among: Embeddings) -> None:
 
 
 def _csv(neighbours: list[dict[str, Any]]) -> str:
+    from sdm.outputs.escape import table_text
+
     text = io.StringIO()
     writer = csv.DictWriter(text, list(neighbours[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(neighbours)
+    for row in neighbours:
+        writer.writerow({key: table_text(value) if isinstance(value, str) else value for key, value in row.items()})
     return text.getvalue()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from sdm.outputs.metadata import one_line
+from sdm.outputs.metadata import one_line, without_marks
 
 # More than html.escape covers: Folium puts some texts into JavaScript template literals, where ` and ${ are
 # special, and renders its scripts a second time as Jinja templates, where {{, {% and {# are.
@@ -29,6 +29,7 @@ def script_value(value: Any) -> str:
         return "{" + ",".join(pairs) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(script_value(item) for item in value) + "]"
+    value = without_marks(value) if isinstance(value, str) else value
     text = json.dumps(value, ensure_ascii=True, allow_nan=False)
     return text.translate(_SCRIPT)
 

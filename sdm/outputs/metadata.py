@@ -1,12 +1,12 @@
 """Names, unit and provenance of a map, independent of its file format."""
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 _TAKEN = {"x", "y", "spatial_ref", "month", "species"}
 
@@ -108,6 +108,23 @@ def _from_values(values: dict[str, Any]) -> MapMetadata:
 
 
 def one_line(text: object) -> str:
-    """Text without line breaks, control characters or lone surrogates, fit for any UTF-8 medium."""
+    """Text without line breaks, control and format characters or lone surrogates, fit for any UTF-8 medium.
+
+    Format characters are those without a shape: marks of direction, which can make a text read as another, joiners,
+    soft hyphens, zero-width spaces.
+    """
     valid = str(text).encode("utf-8", "replace").decode("utf-8")
-    return " ".join(_CONTROL.sub(" ", valid).split())
+    return " ".join(_visible(valid, " ").split())
+
+
+def without_marks(text: str) -> str:
+    """Text without format characters; line breaks stay."""
+    return _visible(text, None)
+
+
+def _visible(text: str, control: str | None) -> str:
+    """Text without format characters, and with `control` in place of each control character, if given."""
+    if text.isprintable():
+        return text
+    instead = {"Cf": "", **({} if control is None else {"Cc": control})}
+    return "".join(instead.get(unicodedata.category(character), character) for character in text)

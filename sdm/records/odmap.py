@@ -17,6 +17,7 @@ from typing import Any
 from sdm._version import __version__
 from sdm.files.atomic import disk_errors
 from sdm.outputs.escape import table_text
+from sdm.outputs.metadata import one_line
 from sdm.records.evaluate import CONTRASTS, CrossValidation, Evaluation, Scores
 from sdm.records.thresholds import RULES, Threshold
 
@@ -106,8 +107,8 @@ def write_odmap(path: Path, protocol: Protocol) -> None:
         writer.writerow(COLUMNS)
         for one in elements():
             value = values.get(one["id"], "")
-            if one["id"] != EXTENT:  # a negative longitude begins it, and the application reads it as it is
-                value = table_text(value)
+            # A negative longitude begins the extent, and the application reads it as it is.
+            value = one_line(value) if one["id"] == EXTENT else table_text(value)
             by = PROGRAM if value else OPTIONAL if one["optional"] == "1" else AUTHOR
             writer.writerow([one["section"], one["subsection"], one["element"], value, by])
 

@@ -28,16 +28,20 @@ from urllib.parse import quote
 
 import numpy as np
 from tornado.http1connection import HTTP1Connection
-from tornado.httpserver import HTTPServer
 from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler
 
 from sdm.errors import RequestError, SdmError, SpeciesNameError
+from sdm.serve.refusal import RefusingServer
 from sdm.serve.state import Explorer
 
 MAX_URL = 2000
 """Characters of a request's target: a species name has at most 200, each up to 12 when escaped."""
+MAX_HEADERS = 16_384
+"""Bytes of a request's headers."""
+READ_HEADERS = 1 << 20
+"""Bytes of headers that are read to answer with a reason; longer ones are refused before their end."""
 MAX_WAITING = 64
 """Requests in progress or waiting; further ones are refused with status 503."""
 MAX_DOWNLOADS = 2
@@ -85,11 +89,11 @@ class Server:
         # Suggestions while typing must not wait for maps.
         self.names_pool = ThreadPoolExecutor(1, "names")
         self.waiting = self.downloads = 0
-        self._http = HTTPServer(
+        self._http = RefusingServer(
             _application(self),
-            max_header_size=16_384,
+            max_header_size=READ_HEADERS,
             max_body_size=1024,
-            max_buffer_size=1 << 20,
+            max_buffer_size=2 * READ_HEADERS,
             idle_connection_timeout=120.0,
             body_timeout=5.0,
         )
@@ -216,9 +220,13 @@ class Handler(RequestHandler):
 
     def prepare(self) -> None:
         """Refuse requests from pages of other origins, and under names that are not the server's own."""
-        host = re.sub(r":\d*\Z", "", self.request.headers.get("Host", ""))
+        given = self.request.headers.get("Host", "")
+        host = re.sub(r":\d*\Z", "", given)
         if not self.server.names(host):
             raise HTTPError(421, "this server answers only under its own name: use the address it printed.")
+        origin = self.request.headers.get("Origin")
+        if origin is not None and origin.partition("://")[2].lower() != given.lower():
+            raise HTTPError(403, "pages of other sites may not use this server.")
         if self.request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             # A link on another site may open the page itself, over which that site has no control.
             navigation = self.request.headers.get("Sec-Fetch-Mode") == "navigate" and self.request.path == "/"
@@ -226,6 +234,8 @@ class Handler(RequestHandler):
                 raise HTTPError(403, "pages of other sites may not use this server.")
         if len(self.request.uri or "") > MAX_URL:
             raise HTTPError(414, f"the address has more than {MAX_URL} characters; shorten the species name.")
+        if sum(len(name) + len(value) + 4 for name, value in self.request.headers.get_all()) > MAX_HEADERS:
+            raise HTTPError(431, f"the headers have more than {MAX_HEADERS} bytes; send fewer cookies.")
 
     def asked(self, name: str, default: str | None = None) -> str:
         """One argument of the query. Raises HTTPError 400 where it is missing, repeated or not UTF-8."""

@@ -7,7 +7,6 @@ that another map of the same place needs no request.
 
 from __future__ import annotations
 
-import email.utils
 import hashlib
 import os
 import random
@@ -15,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -23,6 +21,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from sdm._version import __version__
 from sdm.errors import LayerError
 from sdm.files.paths import replace_file
+from sdm.files.retry import retry_after
 
 if TYPE_CHECKING:
     import requests
@@ -268,7 +267,7 @@ def _receive(request: _Request[Any]) -> tuple[int, float, str, bytes]:
     timeout = (CONNECT_SECONDS, READ_SECONDS)
     with _session().get(request.url, stream=True, timeout=timeout, headers=headers) as response:
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        wait = _retry_after(response.headers.get("Retry-After"))
+        wait = retry_after(response.headers.get("Retry-After"))
         if response.status_code not in (200, 206):
             return response.status_code, wait, kind, b""
         wanted = request.max_bytes if first is None else first
@@ -286,20 +285,6 @@ def _receive(request: _Request[Any]) -> tuple[int, float, str, bytes]:
         return response.status_code, wait, kind, bytes(body[:wanted])
 
 
-def _retry_after(value: str | None) -> float:
-    """Seconds of a Retry-After header, a number or a date; 0 when it is missing or invalid."""
-    if not value:
-        return 0.0
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (email.utils.parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
-        return 0.0
-
-
 _lock = threading.Lock()
 _sessions: dict[int, requests.Session] = {}
 _hosts: dict[str, _Host] = {}
@@ -307,13 +292,14 @@ _hosts: dict[str, _Host] = {}
 
 def _session() -> requests.Session:
     """The connections of this process, shared by its threads."""
-    import requests
     from requests.adapters import HTTPAdapter
+
+    from sdm.layers.redirects import GuardedSession
 
     with _lock:
         session = _sessions.get(os.getpid())
         if session is None:
-            session = _sessions[os.getpid()] = requests.Session()
+            session = _sessions[os.getpid()] = GuardedSession()
             session.headers["User-Agent"] = USER_AGENT
             session.max_redirects = 5
             for scheme in ("http://", "https://"):

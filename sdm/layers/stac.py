@@ -104,6 +104,10 @@ def _resolve(href: str, where: str, remote: bool) -> str:
                 "give an item whose assets are (or download the file)."
             )
         require_http(url)
+        if remote:
+            from sdm.layers.redirects import refuse_detour
+
+            refuse_detour(where, url, f"STAC item {_label(where)}")
         return url
     if scheme == "file":
         return unquote(urlsplit(href).path)

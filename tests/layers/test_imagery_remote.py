@@ -20,7 +20,7 @@ from affine import Affine
 from PIL import Image
 
 from sdm.errors import LayerError
-from sdm.layers import fetch, mosaic
+from sdm.layers import fetch, mosaic, redirects
 from sdm.layers.fetch import DiskCache, Fetcher, Unusable, redacted
 from sdm.layers.imagery import EOX, open_imagery
 from sdm.layers.tiles import HALF_WORLD, WMS, XYZ
@@ -425,6 +425,53 @@ def test_redirects(server, tmp_path):
     server.routes["/y"] = lambda r: (302, {"Location": "/x"}, b"")
     with pytest.raises(LayerError, match="without end"):
         fetched(server, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://localhost/x", True),
+        ("http://127.0.0.1:8080/x", True),
+        ("http://127.1/x", True),
+        ("http://2130706433/x", True),
+        ("http://0x7f.0.0.1/x", True),
+        ("http://[::1]/x", True),
+        ("http://[::ffff:127.0.0.1]/x", True),
+        ("http://[fe80::1%25lo]/x", True),
+        ("http://169.254.169.254/latest/meta-data", True),
+        ("http://0.0.0.0/x", True),
+        ("http://10.0.0.1/x", True),
+        ("http://192.168.1.1/x", True),
+        ("http://8.8.8.8/x", False),
+        ("http://[2001:4860:4860::8888]/x", False),
+        ("http:///x", False),
+    ],
+)
+def test_what_counts_as_an_address_of_this_machine(url, local):
+    assert redirects.is_local(url) == local
+
+
+@pytest.fixture
+def in_the_network(monkeypatch):
+    """127.0.0.1 stands for a server in the network; localhost stays this machine."""
+    real = redirects.is_local
+    monkeypatch.setattr(redirects, "is_local", lambda url: "//127.0.0.1" not in url and real(url))
+
+
+@pytest.mark.parametrize("where", ["http://localhost:{port}/y", "http://169.254.169.254/y", "//[::1]:{port}/y"])
+def test_the_network_leads_nobody_into_this_machine(server, tmp_path, in_the_network, where):
+    address = where.format(port=server.http.server_address[1])
+    server.routes["/x"] = lambda r: (302, {"Location": "/turn"}, b"")
+    server.routes["/turn"] = lambda r: (302, {"Location": address}, b"")
+    server.routes["/y"] = lambda r: (200, {}, b"secret")
+    with pytest.raises(LayerError, match="an address of this machine or its own network; refused"):
+        fetched(server, tmp_path)
+    assert server.paths() == ["/x", "/turn"]
+    address = address if address.startswith("http") else f"http:{address}"
+    server.routes["/one.json"] = lambda r: (200, {}, json.dumps(item(address)).encode())
+    with pytest.raises(LayerError, match="an address of this machine or its own network; refused"):
+        open_imagery(f"{server.url}/one.json")
+    assert "/y" not in server.paths()
 
 
 def test_threads_that_want_the_same_file_ask_once(server, tmp_path):

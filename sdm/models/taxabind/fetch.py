@@ -261,8 +261,9 @@ def _ask_again(ask: Callable[[], Any]) -> Any:
             return ask()
         except final:
             raise
-        except Exception:
-            transfer.wait(tries)
+        except Exception as error:
+            if not transfer.give_way(error):
+                transfer.wait(tries)
     return ask()
 
 

@@ -21,6 +21,8 @@ MAX_SECONDS = 600
 RATES = (4_000, 384_000)
 """Lowest and highest sampling rate taken, in Hz; bat detectors use 384 kHz."""
 MAX_CHANNELS = 32
+MAX_SAMPLES = 2 * MAX_SECONDS * RATE
+"""Samples of all channels together: ten minutes in stereo at 48 kHz. A small file can hold many times as many."""
 _BLOCK, _CHUNK = 1 << 18, 1 << 16
 _ZEROS, _ROLLOFF = 6, 0.99
 
@@ -44,7 +46,7 @@ def read_sound(path: str | Path) -> np.ndarray:
     try:
         with soundfile.SoundFile(str(path)) as file:
             _check(file, name)
-            blocks = [block.mean(axis=1) for block in _blocks(file)]
+            blocks = [block.mean(axis=1) for block in _blocks(file, name)]
             rate, frames = file.samplerate, file.frames
     except soundfile.SoundFileError as error:
         raise RequestError(f"recording {name!r} cannot be read: {str(error)[-120:]}") from error
@@ -58,8 +60,12 @@ def read_sound(path: str | Path) -> np.ndarray:
     return resample(wave, rate)
 
 
-def _blocks(file):
+def _blocks(file, name: str):
+    left = file.frames
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        left -= len(block)
+        if left < 0:
+            raise RequestError(f"recording {name!r} is longer than its header says.")
         yield block
 
 
@@ -79,6 +85,11 @@ def _check(file, name: str) -> None:
         raise RequestError(
             f"recording {name!r} lasts {file.frames / file.samplerate:.0f} s; the limit is {MAX_SECONDS} s. "
             "Cut out the call: the model hears 10 s."
+        )
+    if (samples := file.frames * file.channels) > MAX_SAMPLES:
+        raise RequestError(
+            f"recording {name!r} has {samples:,} samples; the limit is {MAX_SAMPLES:,}. Cut out the call: the model "
+            "hears 10 s."
         )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sdm.errors import ModelError
+from sdm.files.retry import retry_after
 
 TRIES = 6
 """Tries in a row without a new byte, after which a download is given up."""
@@ -23,11 +24,28 @@ TIMEOUT = 30.0
 """Seconds without a byte."""
 _CHUNK = 1 << 20
 _FINAL = (400, 401, 403, 404, 410)
+_EXPIRED = (400, 401, 403)
+LONGEST_WAIT = 300.0
+"""Seconds that a server may ask to wait."""
+
+
+sleep = time.sleep
 
 
 def wait(tries: int) -> None:
     """Pause after the n-th try that failed."""
     time.sleep(min(0.5 * 2**tries, 10.0))
+
+
+def give_way(error: Exception) -> bool:
+    """Wait as long as a busy server asks in its answer; False: nothing asked. Raises ModelError where that is long."""
+    response = getattr(error, "response", error)
+    seconds = retry_after((getattr(response, "headers", None) or {}).get("Retry-After"))
+    if seconds > LONGEST_WAIT:
+        raise ModelError(f"the server is busy and asks to wait {seconds:.0f} s") from error
+    if seconds:
+        sleep(seconds)
+    return bool(seconds)
 
 
 class CorruptError(ModelError):
@@ -70,9 +88,11 @@ def resume(
                 partial.unlink(missing_ok=True)
             after = partial.stat().st_size if partial.exists() else 0
             failures = 0 if after > before else failures + 1
-            if code in _FINAL or failures >= TRIES:
+            # A signed address that has expired is refused; the next one is fresh.
+            final = code in _FINAL and not (code in _EXPIRED and failures == 1)
+            if final or failures >= TRIES:
                 raise ModelError(f"the server gave no more than {after:,} bytes ({_reason(error)})") from error
-            if failures:
+            if failures and not give_way(error):
                 wait(failures)
     _check(partial, size, etag)
 

@@ -36,6 +36,10 @@ class Hub(ThreadingHTTPServer):
         self.lie = b""
         """Put in the place of the first bytes of large files."""
         self.status = None
+        self.busy, self.busy_at = [], ""
+        """Retry-After of successive refusals for being busy, of paths that begin so."""
+        self.signature = None
+        """What a signed address of the storage must end with, valid for one answer."""
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def gets(self, part):
@@ -54,8 +58,10 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer(body=True)
 
-    def fail(self, status, code):
+    def fail(self, status, code, wait=None):
         self.send_response(status)
+        if wait is not None:
+            self.send_header("Retry-After", wait)
         self.send_header("X-Error-Code", code)
         self.send_header("X-Error-Message", code)
         self.send_header("Content-Length", "0")
@@ -65,9 +71,16 @@ class Answer(BaseHTTPRequestHandler):
         hub = self.server
         path = unquote(self.path).lstrip("/")
         hub.requests.append((self.command, path, self.headers.get("Range"), self.headers.get("Authorization")))
+        if hub.busy and (not hub.busy_at or path.startswith(hub.busy_at)):
+            return self.fail(429, "TooMany", hub.busy.pop(0))
         if hub.status:
             return self.fail(*hub.status)
         if path.startswith("cdn/"):
+            path, _, query = path.partition("?")
+            if hub.signature is not None and query != f"Signature={hub.signature}":
+                return self.fail(403, "Expired")
+            if hub.signature is not None and body:
+                hub.signature += 1
             return self.content(path.removeprefix("cdn/"), body)
         organisation, name, _, revision, file = path.split("/", 4)
         repository = f"{organisation}/{name}"
@@ -82,12 +95,13 @@ class Answer(BaseHTTPRequestHandler):
         if not key.endswith((".safetensors", ".bin", ".pth")):
             etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             return self.content(key, body, {"X-Repo-Commit": hub.commit, "ETag": f'"{etag}"'})
+        signed = "" if hub.signature is None else f"?Signature={hub.signature}"
         self.send_response(302)
         self.send_header("X-Repo-Commit", hub.commit)
         self.send_header("X-Linked-Etag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("X-Linked-Size", str(len(content)))
         # Another name of this machine: to the client, another host.
-        self.send_header("Location", f"http://localhost:{hub.server_address[1]}/cdn/{key}")
+        self.send_header("Location", f"http://localhost:{hub.server_address[1]}/cdn/{key}{signed}")
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -396,3 +410,38 @@ def test_a_full_disk_and_a_folder_that_cannot_be_made(hub, tmp_path, monkeypatch
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelError, match="cannot be stored"):
         fetch(["environment"], cache_dir=tmp_path / "file")
+
+
+def test_signed_addresses_that_expire_while_a_download_breaks_off(hub, tmp_path):
+    hub.signature, hub.cuts = 1, [1000, 1000, 1000]
+    assert fetch(["environment"], cache_dir=tmp_path).modalities == ("environment",)
+    assert [r[2] for r in hub.gets("cdn/")] == [None, "bytes=1000-", "bytes=2000-", "bytes=3000-"]
+    assert hub.signature == 5
+
+
+@pytest.mark.parametrize("where", ["", "cdn/"])
+def test_a_busy_hub_is_given_the_time_it_asks_for(hub, tmp_path, monkeypatch, where):
+    slept = []
+    monkeypatch.setattr(transfer, "sleep", slept.append)
+    hub.busy, hub.busy_at = ["7", "Wed, 01 Jan 2020 00:00:00 GMT", "3"], where
+    assert fetch(["environment"], cache_dir=tmp_path).modalities == ("environment",)
+    assert slept == [7.0, 3.0] and not hub.busy  # the date has passed
+
+
+@pytest.mark.parametrize("where", ["", "cdn/"])
+def test_a_hub_that_asks_for_an_hour_is_not_waited_for(hub, tmp_path, where):
+    hub.busy, hub.busy_at = ["3600"] * 9, where
+    with pytest.raises(ModelError, match="busy and asks to wait 3600 s"):
+        fetch(["environment"], cache_dir=tmp_path)
+
+
+def test_a_revision_that_moves_while_it_is_fetched(hub, tmp_path):
+    hub.files["someone/model/a.json"] = b"{}"
+    hub.files["someone/model/b.safetensors"] = bytes(5000)
+
+    def moves(name, done, total):
+        hub.commit = "e" * 40
+
+    with pytest.raises(ModelError, match="changed while it was fetched; run the command again"):
+        fetch_files("someone/model", ["a.json", "b.safetensors"], "main", tmp_path, progress=moves)
+    assert len(list(fetch_files("someone/model", ["a.json", "b.safetensors"], "main", tmp_path).iterdir())) == 2

@@ -91,6 +91,15 @@ def test_short_and_long_recordings(tmp_path, call, monkeypatch):
         read_sound(tmp_path / "long.wav")
 
 
+@pytest.mark.parametrize(("rate", "channels", "seconds"), [(384_000, 1, 200), (48_000, 32, 60)])
+def test_a_small_file_of_very_many_samples(tmp_path, rate, channels, seconds):
+    with soundfile.SoundFile(tmp_path / "a.flac" if channels <= 8 else tmp_path / "a.wav", "w", rate, channels) as file:
+        for _ in range(seconds):
+            file.write(np.zeros((rate, channels), np.int16))
+    with pytest.raises(RequestError, match=r"samples; the limit is 57,600,000\. Cut out the call"):
+        read_sound(next(tmp_path.iterdir()))
+
+
 def write(path, values, rate=RATE, **options):
     soundfile.write(path, values, rate, **options)
     return path

@@ -113,7 +113,7 @@ def _read(journal: Path) -> tuple[list[str], list[str]]:
         if plain and isinstance(names, list) and isinstance(stale, list):
             return names, stale
         error: object = "names that are no plain file names"
-    except (ValueError, KeyError, TypeError) as wrong:
+    except (ValueError, KeyError, TypeError, RecursionError) as wrong:
         error = wrong
     raise OutputError(f"{journal} cannot be read ({error}); remove {journal.parent} yourself.")
 

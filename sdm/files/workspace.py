@@ -49,7 +49,7 @@ def read_report(folder: Path) -> dict[str, Any] | None:
         # What may be removed because the report says so must be plain names in this folder.
         plain = all(isinstance(n, str) and Path(n).name == n and n not in ("", "..") for n in names)
         return report if plain and isinstance(report["configuration"], dict) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -239,7 +239,7 @@ class Workspace:
             if {child.name for child in self.partial.iterdir()} <= {f"{path.name}.part"}:
                 return None
             raise OutputError(f"{self.partial} was not made by this program; remove it yourself.") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise OutputError(f"{path} cannot be read ({error}); remove {self.partial}.") from None
 
     def _refuse_another(self, text: str, before: Mapping[str, Any], now: Mapping[str, Any], purpose: str) -> None:

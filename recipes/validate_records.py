@@ -27,7 +27,8 @@ from sdm.engine.points import combine_scores, embed_places
 from sdm.errors import SpeciesNameError
 from sdm.layers.landmask import LandMask
 from sdm.models.bundled import BundledModel
-from sdm.request.choices import MODALITIES
+from sdm.models.origin import of_origin
+from sdm.request.choices import MODALITIES, ORIGINS
 from sdm.training.data.ranges import RangeRaster
 from sdm.training.measures.scores import auc
 
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--model", default="mammals-trees")
     parser.add_argument("--group", default="mammal")
     parser.add_argument("--min", type=int, default=20)
+    parser.add_argument("--origin", default="native", choices=ORIGINS, help="ranges of the model: native, or all")
     parser.add_argument("--background", type=int, default=60000)
     parser.add_argument("--ranges", type=Path, help="folder of the range rasters (PHYLACINE)")
     parser.add_argument("--out", type=Path)
@@ -98,7 +100,7 @@ def main() -> None:
     rows = []
     for number, name in zip(z["taxon_ids"], z["taxon_names"], strict=True):
         try:
-            resolution = model.taxa.resolve(str(name))
+            resolution = of_origin(model, model.taxa.resolve(str(name)), args.origin)
         except SpeciesNameError:
             continue
         if not resolution.known or resolution.taxon.rank != "species" or resolution.taxon.group != args.group:

@@ -189,10 +189,8 @@ def test_a_list_leaves_unknown_species_out_and_they_choose_no_model():
     assert batch.job.plan.model.name == "birds" and len(batch.job.resolutions) == 1
     errors = {row.asked.query: row.error for row in batch.failed}
     assert list(errors) == names[1:]
-    assert (
-        "names no species of model trees" in errors["Castanea sativa"]
-        and "family Fagaceae" in errors["Castanea sativa"]
-    )
+    assert "names no species of model trees" in errors["Castanea sativa"]
+    assert "family Fagaceae" in errors["Castanea sativa"]
     assert "names no species of model birds" in errors["Hirundo neoxena"] and "domestic form" in errors["dog"]
     grouped = plan_batch(names, SMALL["bbox"], resolution=0.5, as_group=True)
     assert grouped.job.plan.model.name == "trees" and [r.taxon.name for r in grouped.job.resolutions] == ["Fagaceae"]

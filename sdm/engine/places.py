@@ -12,6 +12,7 @@ import numpy as np
 
 from sdm.engine.doubt import UNCERTAINTY, Doubt
 from sdm.engine.inputs import Inputs, Read, check_month, open_inputs
+from sdm.engine.limits import Limit, Pixels
 from sdm.engine.suitability import Suitability
 from sdm.errors import RequestError
 from sdm.grid import Grid, Tile
@@ -247,6 +248,9 @@ class Target:
         """What the values take from the model's atlas: "prior", or "none"."""
         return "none" if self.known is None else "prior"
 
+    limits: tuple[Limit, ...] = ()
+    """Factors of its values by place."""
+
     @property
     def bands(self) -> tuple[Band, ...]:
         """Of the map, beyond its values."""
@@ -305,6 +309,16 @@ class Plan(Places):
         pairs = zip(self.targets, cosines, strict=True)
         return np.stack([t.values(c + offsets * t.score.margin) for t, c in pairs])
 
+    def limit(self, values: np.ndarray, tile: Tile, lon: np.ndarray, lat: np.ndarray) -> None:
+        """Multiply values (S, rows, columns) of a tile by the limits of the targets, in place.
+
+        `lon`, `lat` (rows, columns) degrees.
+        """
+        if any(target.limits for target in self.targets):
+            pixels = limit_pixels(self.grid, tile, lon, lat)
+            for target, layer in zip(self.targets, values, strict=True):
+                pixels.apply(target.limits, layer.reshape(-1))
+
     @property
     def fitted(self) -> bool:
         """Whether any target is fitted to records."""
@@ -317,6 +331,14 @@ class Plan(Places):
             return _no_environment
         s = self.sampling
         return open_inputs(self.model, ("environment",), s.environment, clamp=s.clamp).read["environment"]
+
+
+def limit_pixels(grid: Grid, tile: Tile, lon: np.ndarray, lat: np.ndarray, chosen: np.ndarray | None = None) -> Pixels:
+    """The pixels of a tile, or the `chosen` (N,) flat indices, for limits; `lon`, `lat` (rows, columns) degrees."""
+    rows, cols = np.arange(tile.rows.start, tile.rows.stop), np.arange(tile.cols.start, tile.cols.stop)
+    height = np.broadcast_to(grid.pixel_size(rows, cols)[1], lon.shape)
+    flat = (a.ravel() if chosen is None else a.ravel()[chosen] for a in (lon, lat, height))
+    return Pixels(*flat)
 
 
 def _no_environment(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sdm.engine.doubt import Doubt
+from sdm.engine.limits import limits_of
 from sdm.engine.places import Places, Target
 from sdm.engine.suitability import Cosine, Probability, Suitability
 from sdm.errors import RequestError
@@ -56,11 +58,28 @@ def doubt_of(places: Places) -> Doubt | None:
 
 
 def named_target(
-    model: Model, resolution: Resolution, modalities: tuple[str, ...], mask: str = "auto", atlas: str = "prior"
+    model: Model,
+    resolution: Resolution,
+    modalities: tuple[str, ...],
+    mask: str = "auto",
+    atlas: str = "prior",
+    limits: str = "auto",
+    month: int = 0,
 ) -> Target:
-    """The target of a resolved name in a calibrated model; `mask` and `atlas` as of `make_target`."""
+    """The target of a resolved name in a calibrated model; `mask` and `atlas` as of `make_target`, others of `limited`."""
     vector = model.species_embedding(resolution)
-    return make_target(model, resolution, vector, probability(model, modalities), mask, atlas)
+    target = make_target(model, resolution, vector, probability(model, modalities), mask, atlas)
+    return limited(target, model, resolution, limits, month)
+
+
+def limited(target: Target, model: Model, resolution: Resolution, limits: str = "auto", month: int = 0) -> Target:
+    """A target with the limits of its taxon; `limits`: auto or none; `month` 1 to 12, or 0: the whole year.
+
+    Only probabilities have limits. Raises ModelError for a table of the model that cannot be read.
+    """
+    if limits == "none" or target.score.name != Probability.name:
+        return target
+    return replace(target, limits=limits_of(model, resolution, month))
 
 
 def make_target(

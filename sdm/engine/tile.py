@@ -77,6 +77,7 @@ def _map_tile(plan: Plan, tile: Tile, banded: bool) -> TileMaps:
     else:
         raw, known, agreement = _interpolated(plan, frame, lattice, keep, inside)
     values = plan.values(raw[: len(keep)])
+    plan.limit(values, tile, lon[inside], lat[inside])
     values[~(keep & known)] = np.nan
     if not banded:
         return TileMaps(values, ())

@@ -13,7 +13,8 @@ import numpy as np
 import zarr
 
 from sdm.engine.cluster import processors
-from sdm.engine.places import Extent, Target
+from sdm.engine.limits import Pixels
+from sdm.engine.places import Extent, Target, limit_pixels
 from sdm.errors import RegionIndexError
 from sdm.grid import Grid, Tile
 from sdm.index import store
@@ -260,16 +261,25 @@ class StoredPixels:
         inside, pixels = crop(tile, stored.pixels, *window)
         flat = out.reshape(len(out), -1)
         where = self._positions(tile, stored.pixels[inside]) if any(t.known is not None for t in targets) else None
+        limited = self._limit_pixels(tile, stored.pixels[inside]) if any(t.limits for t in targets) else None
         for k, target in enumerate(targets):
             measured = products[k][inside]
             if where is not None:
                 target.add_known(measured, *where)
             values = target.values(measured)
+            if limited is not None:
+                limited.apply(target.limits, values)
             kept = self._kept(target, tile, stored, inside)
             if kept is None:
                 flat[k, pixels] = values
             else:
                 flat[k, pixels[kept]] = values[kept]
+
+    def _limit_pixels(self, tile: Tile, chosen: np.ndarray) -> Pixels:
+        """The chosen pixels (N,) of a tile, for limits."""
+        rows, cols = tile.rows, tile.cols
+        lon, lat = self.grid.lonlat(np.arange(rows.start, rows.stop), np.arange(cols.start, cols.stop))
+        return limit_pixels(self.grid, tile, lon, lat, chosen)
 
     def _kept(self, target: Target, tile: Tile, stored: EncodedTile, inside: Any) -> np.ndarray | None:
         """Boolean (M,) of the pixels of a tile that are `inside`: within mask and extent of a target; None: all."""

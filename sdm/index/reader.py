@@ -23,8 +23,8 @@ from sdm.models.origin import of_origin
 from sdm.models.protocol import Model
 from sdm.models.registry import list_models, open_model
 from sdm.names import Resolution
-from sdm.request import Area, BBox, Sampling
-from sdm.request.choices import MASKS_OF_A_MAP, ORIGINS, parse_device, parse_word
+from sdm.request import Area, BBox, Query, Sampling
+from sdm.request.choices import parse_device
 from sdm.request.months import month_name
 
 if TYPE_CHECKING:
@@ -193,6 +193,7 @@ class Index(StoredPixels):
         model: Model | str | Path | None = None,
         as_group: bool = False,
         origin: str = "native",
+        limits: str = "auto",
     ) -> xr.DataArray:
         """Map of a species over the index, or over a box or region in it.
 
@@ -205,6 +206,7 @@ class Index(StoredPixels):
         model : the one the index was made with, where it is not bundled.
         as_group : map a species that the model does not know as its genus or family; by default it is refused.
         origin : native, the native range of a name; or all: also where people introduced the species.
+        limits : auto, or none: as of `sdm.plan`.
 
         Returns
         -------
@@ -217,12 +219,11 @@ class Index(StoredPixels):
         BoxError : the box is not valid, or reaches out of the index.
         RegionIndexError : the index does not hold what is asked.
         """
-        parse_word("mask", mask, MASKS_OF_A_MAP)
-        parse_word("origin", origin, ORIGINS)
+        query = Query(mask=mask, as_group=as_group, origin=origin, limits=limits)
         opened = self.model if model is None else self.find_model(model)
         single = isinstance(species, str | Resolution) or (isinstance(species, np.ndarray) and species.ndim == 1)
         asked: list[Species] = [species] if single else list(species)  # type: ignore[list-item,arg-type]
-        labels, targets = zip(*(self._target(opened, one, mask, as_group, origin) for one in asked), strict=True)
+        labels, targets = zip(*(self._target(opened, one, query) for one in asked), strict=True)
         grid, (row, col) = locate(self.grid, Area(bbox=bbox, region=region), self.url)
         values = self.values_at_once(targets, slice(row, row + grid.shape[0]), slice(col, col + grid.shape[1]))
         for tile in grid.tiles():
@@ -244,7 +245,8 @@ class Index(StoredPixels):
         attrs |= {"species": labels[0], "mask": targets[0].mask, "atlas": targets[0].atlas}
         return data_array(grid, values[0], score.name, attrs, month=self.month).assign_coords(species=labels[0])
 
-    def _target(self, model: Model, species: Species, mask: str, as_group: bool, origin: str) -> tuple[str, Target]:
+    def _target(self, model: Model, species: Species, query: Query) -> tuple[str, Target]:
+        mask = query.mask
         if isinstance(species, np.ndarray):
             if species.shape != (self.dim,) or not np.isfinite(species).all() or not species.any():
                 raise RequestError(f"embedding of shape {species.shape} is not a finite vector of {self.dim} numbers.")
@@ -253,8 +255,10 @@ class Index(StoredPixels):
         if isinstance(species, Resolution):
             resolution = species
         else:
-            resolution = of_origin(model, resolved(resolve_in(model, species, as_group)), origin)
-        return resolution.taxon.name, named_target(model, resolution, self.modalities, mask)
+            resolution = of_origin(model, resolved(resolve_in(model, species, query.as_group)), query.origin)
+        return resolution.taxon.name, named_target(
+            model, resolution, self.modalities, mask, query.atlas, query.limits, self.month
+        )
 
     def info(self) -> dict[str, Any]:
         """The content of `sdm index info`."""

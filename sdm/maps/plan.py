@@ -13,7 +13,7 @@ from sdm.engine.places import Places, Plan, Target
 from sdm.engine.setup import open_grid, open_places
 from sdm.engine.share import mapped_share
 from sdm.engine.suitability import Probability
-from sdm.engine.targets import doubt_of, make_target, scorer
+from sdm.engine.targets import doubt_of, limited, make_target, scorer
 from sdm.errors import RequestError, SpeciesNameError
 from sdm.files.paths import absolute
 from sdm.grid import Grid, as_region
@@ -145,6 +145,8 @@ def plan(
     atlas : prior (default): species with small ranges are mapped with the range that the model's atlas shows; none: by
         their vectors alone.
     mask : land, sea, none, or auto: by the habitat of the species.
+    limits : none leaves probabilities as the model has them; auto lowers them where the species is known not to live
+        (`docs/habitats.md`).
     photo, audio, text, embedding : other evidence, one or several files, words, or a file of vectors. Each kind is
         averaged; all are added to one another and to the name, if one is given.
     score : probability (of a calibrated model), relative (the share of the world's land that scores lower), cosine, or
@@ -320,7 +322,13 @@ def plan_resolved(request: MapRequest, model: Model, resolutions: Sequence[Resol
     score = scorer(places, request.query.score)
     doubt = doubt_of(places) if request.fitting.trust else None
     targets = tuple(
-        make_target(model, resolution, vector, score(vector), request.query.mask, request.query.atlas)
+        limited(
+            make_target(model, resolution, vector, score(vector), request.query.mask, request.query.atlas),
+            model,
+            resolution,
+            request.query.limits,
+            places.month,
+        )
         for resolution, vector in zip(resolutions, vectors, strict=True)
     )
     targets = tuple(replace(t, doubt=doubt) if isinstance(t.score, Probability) else t for t in targets)
@@ -433,6 +441,7 @@ def _notes(plan: Plan, resolution: Resolution, target: Target) -> tuple[str, ...
                 "pixels outside are not modelled."
             )
     notes += _atlas_notes(plan, resolution, target)
+    notes += [limit.sentence for limit in target.limits]
     if east > 180.0:
         notes.append(f"The map crosses the antimeridian and spans {east - west:g} degrees of longitude.")
     if plan.source is not None:

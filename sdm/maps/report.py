@@ -55,6 +55,7 @@ def describe(job: Job, k: int, command: str = "") -> MapMetadata:
         "common_name": taxon.common[0] if taxon.common else "",
         "mask": p.targets[k].mask,
         "atlas": "" if job.fits else p.targets[k].atlas,
+        "limits": " ".join(limit.sentence for limit in p.targets[k].limits) or "none",
         "notes": " ".join(job.notes[k]),
         **(job.fits[k].tags() if job.fits else {}),
         **common_tags(job, command),

@@ -6,6 +6,8 @@ and a coastal porpoise half terrestrial. Families do.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sdm.names import Taxon
 
 SEA_FAMILIES = frozenset(
@@ -111,3 +113,64 @@ def mask_for(taxon: Taxon) -> str:
     if taxon.family in SEA_FAMILIES:
         return "sea"
     return "land"
+
+
+@dataclass(frozen=True)
+class Shore:
+    """How far from some waters animals are found on land."""
+
+    waters: tuple[str, ...]
+    """Any of "sea", "large lakes", "fresh water": the nearest counts."""
+    near: float
+    """Kilometres up to which nothing is changed."""
+    far: float
+    """Kilometres from which on there are none."""
+
+
+_BEACH = Shore(("sea",), 10.0, 40.0)
+_SEAL = Shore(("sea", "large lakes"), 10.0, 40.0)
+_RIVER = Shore(("sea", "fresh water"), 10.0, 30.0)
+_ISLAND_BIRD = Shore(("sea",), 25.0, 75.0)
+_INLAND_NEST = Shore(("sea",), 75.0, 150.0)
+
+SHORES = {
+    # Rookeries and haul-outs; seals live in the Caspian, Baikal, Ladoga and Saimaa too.
+    "Otariidae": _BEACH,
+    "Odobenidae": _BEACH,
+    "Phocidae": _SEAL,
+    "Spheniscidae": _BEACH,
+    # Rivers, their flooded banks and lagoons.
+    "Trichechidae": _RIVER,
+    "Iniidae": _RIVER,
+    "Lipotidae": _RIVER,
+    "Platanistidae": _RIVER,
+    "Pontoporiidae": _RIVER,
+    # Colonies, most of them in sight of the sea.
+    "Diomedeidae": _BEACH,
+    "Fregatidae": _ISLAND_BIRD,
+    "Phaethontidae": _ISLAND_BIRD,
+    "Sulidae": _ISLAND_BIRD,
+    # Murrelets nest in forests, storm petrels in deserts, petrels on mountains: up to a hundred kilometres inland.
+    "Alcidae": _INLAND_NEST,
+    "Hydrobatidae": _INLAND_NEST,
+    "Oceanitidae": _INLAND_NEST,
+    "Procellariidae": _INLAND_NEST,
+}
+"""By family. Gulls, terns, skuas, divers, cormorants and pelicans live inland too, and are not limited."""
+
+SHORES_OF_SPECIES = {
+    "Ursus maritimus": Shore(("sea",), 50.0, 150.0),  # dens on the Hudson Bay lie up to a hundred kilometres inland
+    "Enhydra lutris": _BEACH,
+    "Lontra felina": _BEACH,
+    "Sotalia fluviatilis": _RIVER,
+    "Orcaella brevirostris": _RIVER,
+    "Neophocaena phocaenoides": _RIVER,
+    "Neophocaena asiaeorientalis": _RIVER,
+    "Sousa teuszii": _RIVER,
+}
+"""Species whose habitat differs from their family's."""
+
+
+def shore_for(taxon: Taxon) -> Shore | None:
+    """How far from water a taxon lives, where that is known of its family or of itself."""
+    return SHORES_OF_SPECIES.get(taxon.name) or SHORES.get(taxon.family)

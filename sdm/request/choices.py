@@ -17,6 +17,8 @@ MASKS_OF_A_MAP = (*MASKS, "auto")
 """auto: by the habitat of the species."""
 ORIGINS = ("native", "all")
 """Ranges of a species: the native one, or all of it, introduced populations included."""
+LIMITS = ("auto", "none")
+"""Limits of species that the model does not know."""
 UNCOVERED = ("show", "hide")
 """Pixels in areas without reliable training data."""
 SCORES = ("auto", "probability", "relative", "cosine")

@@ -14,6 +14,7 @@ from sdm.request.choices import (
     ENCODINGS,
     FORMATS,
     LAND_SHARE,
+    LIMITS,
     MASKS,
     MASKS_OF_A_MAP,
     ORIGINS,
@@ -238,6 +239,14 @@ class Query(Options):
         ),
     ] = "prior"
     mask: Annotated[str, Option("land, sea, none, or auto (by the species' habitat).", panel="Where")] = "auto"
+    limits: Annotated[
+        str,
+        Option(
+            "auto: lower probabilities far from water (animals of the shore), on large islands without a cell of the "
+            "range, and in winter quarters while the bird breeds. none: as the model has them.",
+            panel="Where",
+        ),
+    ] = "auto"
     score: Annotated[
         str,
         Option(
@@ -267,6 +276,7 @@ class Query(Options):
         parse_word("origin", self.origin, ORIGINS)
         parse_word("atlas", self.atlas, ATLAS)
         parse_word("mask", self.mask, MASKS_OF_A_MAP)
+        parse_word("limits", self.limits, LIMITS)
         parse_word("score", self.score, SCORES)
 
     @property

@@ -61,6 +61,7 @@ class Pictures:
         cosines = pixels.embeddings.cosines(target.vector)
         target.add_known(cosines, pixels.lon, pixels.lat)
         values = target.values(cosines)
+        pixels.limited.apply(target.limits, values)
         hidden = ~is_mapped(target, pixels.lon, pixels.lat, in_habitat)
         values[hidden] = np.nan
         image = np.append(levels(values, target.score.valid_range), np.uint8(0))[pixels.lookup]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdm.engine.cluster import processors
+from sdm.engine.limits import Pixels as LimitPixels
 from sdm.engine.places import Target
 from sdm.grid import Grid, Tile
 from sdm.index.encoding import DTYPES
@@ -34,6 +35,8 @@ class Pixels:
     """For "land" and "sea", boolean (N,): enough of the pixel is."""
     lookup: np.ndarray
     """(rows, columns) int32: number of the pixel at each pixel of the image; N where there is none."""
+    limited: LimitPixels
+    """The same pixels for the limits of species."""
     area_km2: np.ndarray
     """(N,): true area of the image's pixels that show this one."""
 
@@ -48,6 +51,7 @@ class _TilePart:
     scales: np.ndarray
     lon: np.ndarray
     lat: np.ndarray
+    height: np.ndarray
     land: np.ndarray
     sea: np.ndarray
 
@@ -72,7 +76,8 @@ def read_pixels(index: Index, frame: Frame, land_mask: LandMask, progress: Calla
     wanted = np.unique(grid_pixels[inside])
     # Zeros take no memory until they are written to: where the index has no pixels, such as at sea, never.
     codes = np.zeros((wanted.size, index.dim), dtype=DTYPES[index.encoding])
-    scales, lon, lat = (np.zeros(wanted.size, dtype) for dtype in (np.float32, np.float64, np.float64))
+    scales = np.zeros(wanted.size, np.float32)
+    lon, lat, height = (np.zeros(wanted.size) for _ in range(3))
     surface = {kind: np.zeros(wanted.size, dtype=bool) for kind in ("land", "sea")}
     slots = np.full(wanted.size + 1, -1, dtype=np.int32)
     count = 0
@@ -82,12 +87,13 @@ def read_pixels(index: Index, frame: Frame, land_mask: LandMask, progress: Calla
         for done, part in enumerate(pool.map(partial(_read_tile, index, land_mask, wanted), tiles), 1):
             new = slice(count, count + part.numbers.size)
             codes[new], scales[new], lon[new], lat[new] = part.codes, part.scales, part.lon, part.lat
+            height[new] = part.height
             surface["land"][new], surface["sea"][new] = part.land, part.sea
             slots[part.numbers] = np.arange(new.start, new.stop)
             count = new.stop
             progress(done, len(tiles))
     slots[slots < 0] = count
-    lon, lat = lon[:count], lat[:count]
+    lon, lat, height = lon[:count], lat[:count], height[:count]
     lookup = np.where(inside, slots[np.searchsorted(wanted, grid_pixels)], count).astype(np.int32)
     image_area = np.broadcast_to(frame.areas()[:, None], frame.shape)
     return Pixels(
@@ -96,6 +102,7 @@ def read_pixels(index: Index, frame: Frame, land_mask: LandMask, progress: Calla
         lat=lat,
         surface={kind: kept[:count] for kind, kept in surface.items()},
         lookup=lookup,
+        limited=LimitPixels(lon, lat, height),
         area_km2=np.bincount(lookup.ravel(), image_area.ravel(), minlength=count + 1)[:count],
     )
 
@@ -114,7 +121,7 @@ def _read_tile(index: Index, land_mask: LandMask, wanted: np.ndarray, tile: Tile
     width, height = (np.broadcast_to(side, tile.shape).ravel()[chosen] for side in sides)
     share = index.land_share
     land, sea = (land_mask.keep_pixels(kind, lon, lat, (width, height), share) for kind in ("land", "sea"))
-    return _TilePart(numbers[is_wanted], codes[is_wanted], scales[is_wanted], lon, lat, land, sea)
+    return _TilePart(numbers[is_wanted], codes[is_wanted], scales[is_wanted], lon, lat, height, land, sea)
 
 
 def tile_lonlat(grid: Grid, tile: Tile) -> tuple[np.ndarray, np.ndarray]:

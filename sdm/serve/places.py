@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.engine.inputs import Read, at_month, open_inputs
+from sdm.engine.limits import Limit, Pixels, limits_of
 from sdm.engine.places import Target
 from sdm.engine.targets import named_target
 from sdm.errors import RegionIndexError
@@ -35,7 +36,10 @@ class PlaceReader:
         self._index, self._model, self._land_mask = index, model, land_mask
         self._layers = _bundled_layers(index, model)
         self._taxa = tuple(model.taxa)
-        self.targets = [named_target(model, Resolution(t.name, t, True, ""), index.modalities) for t in self._taxa]
+        self.targets = [
+            named_target(model, Resolution(t.name, t, True, ""), index.modalities, month=index.month)
+            for t in self._taxa
+        ]
         """Of every species of the model, in order."""
         self._vectors = {"native": np.stack([target.vector for target in self.targets])}
         self._vectors["all"] = self._vectors["native"].copy()
@@ -116,15 +120,25 @@ class PlaceReader:
         share = self._index.land_share
         in_habitat = {k: self._land_mask.keep_pixels(k, lon, lat, size, share) for k in ("land", "sea", "none")}
         species: list[dict[str, Any]] = []
-        # A larger cosine is a larger value, so only the listed species need be scored.
+        limited = Pixels(lon, lat, np.asarray(size[1]))
+        # A larger cosine is a larger value, and limits only lower it: species are scored until no other can be listed.
         for k in np.argsort(-cosines):
             target = self.targets[k]
-            if is_mapped(target, lon, lat, in_habitat[target.mask])[0]:
-                value = float(target.score.values(cosines[k : k + 1])[0])
-                species.append({**taxon_fields(self._taxa[k]), "value": value})
-            if len(species) == TOP:
+            value = target.score.values(cosines[k : k + 1])
+            if len(species) >= TOP and species[TOP - 1]["value"] >= value[0]:
                 break
-        return species
+            if is_mapped(target, lon, lat, in_habitat[target.mask])[0]:
+                limited.apply(self._limits(k, origin), value)
+                species.append({**taxon_fields(self._taxa[k]), "value": float(value[0])})
+                species.sort(key=lambda one: -one["value"])
+        return species[:TOP]
+
+    def _limits(self, k: int, origin: str) -> tuple[Limit, ...]:
+        """The limits of the k-th species within its native range, or all of it."""
+        taxon = self._taxa[k]
+        if origin == "native" or taxon.name not in self._model.introduced:
+            return self.targets[k].limits
+        return limits_of(self._model, Resolution(taxon.name, taxon, True, "", (), origin), self._index.month)
 
 
 def _bundled_layers(index: Index, model: Model) -> Mapping[str, Read]:

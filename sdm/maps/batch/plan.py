@@ -207,6 +207,7 @@ def configuration(batch: Batch, formats: Sequence[str], device: str, rule: Range
         "bbox": list(grid.bbox),
         "region": region,
         "mask": job.asked.query.mask,
+        "limits": job.asked.query.limits,
         "origin": job.asked.query.origin,
         "atlas": job.asked.query.atlas,
         **{name.replace("_", " "): value for name, value in sampling.items()},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdm.engine.compare import score_embeddings, score_fits
-from sdm.engine.places import Plan
+from sdm.engine.places import Plan, limit_pixels
 from sdm.engine.tile import mappable, stored_tile
 from sdm.files import records, workspace
 from sdm.grid import Tile
@@ -101,12 +101,16 @@ def map_tile(tile: Tile, work: Work) -> str:
     statistics = _Statistics(habitats, index, work.batch.threshold)
     chunks, pictures = _Chunks(work, tile, habitats, index), _Pictures(work, tile, habitats, index)
     scored: Iterable[tuple[int, np.ndarray | None]] = ()
+    lon, lat = plan.lonlat(*plan.pixels(tile))
     if pixels.size and environment is not None:
         scored = score_fits(codes, environment, plan.targets, scales)
     elif pixels.size:
-        lon, lat = (a.ravel()[pixels] for a in plan.lonlat(*plan.pixels(tile)))
-        scored = score_embeddings(codes, plan.targets, device, cube.STEP / 2, scales, (lon, lat))
+        where = lon.ravel()[pixels], lat.ravel()[pixels]
+        scored = score_embeddings(codes, plan.targets, device, cube.STEP / 2, scales, where)
+    limited = limit_pixels(plan.grid, tile, lon, lat, pixels)
     for k, row in scored:
+        if row is not None:
+            limited.apply(plan.targets[k].limits, row)
         # None: absent from the tile, as most species are from most tiles; the initial values are already right.
         if row is not None and habitats[index[k]].place(row, chunks.layer(k)):
             statistics.add(k)

@@ -66,7 +66,7 @@ def named_target(
     limits: str = "auto",
     month: int = 0,
 ) -> Target:
-    """The target of a resolved name in a calibrated model; `mask` and `atlas` as of `make_target`, others of `limited`."""
+    """The target of a resolved name in a calibrated model; `mask`, `atlas`: see `make_target`; others: `limited`."""
     vector = model.species_embedding(resolution)
     target = make_target(model, resolution, vector, probability(model, modalities), mask, atlas)
     return limited(target, model, resolution, limits, month)

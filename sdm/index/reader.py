@@ -230,8 +230,16 @@ class Index(StoredPixels):
             if (inside := grid.inside_region(tile)) is not None:
                 values[:, tile.rows, tile.cols][:, ~inside] = np.nan
         score = targets[0].score
-        attrs = {
-            "long_name": score.phrase.format(labels[0] if single and labels[0] else "the species"),
+        attrs = self._attributes(score.phrase.format(labels[0] if single and labels[0] else "the species"))
+        if not single:
+            return data_array(grid, values, score.name, attrs, labels, self.month)
+        attrs |= {"species": labels[0], "mask": targets[0].mask, "atlas": targets[0].atlas}
+        return data_array(grid, values[0], score.name, attrs, month=self.month).assign_coords(species=labels[0])
+
+    def _attributes(self, quantity: str) -> dict[str, Any]:
+        """Attributes of maps from the index."""
+        return {
+            "long_name": quantity,
             "units": "1",
             "model": self.model_name,
             "model_hash": self.model_digest,
@@ -240,10 +248,6 @@ class Index(StoredPixels):
             "index_encoding": self.encoding,
             **({"month": self.month} if self.month else {}),
         }
-        if not single:
-            return data_array(grid, values, score.name, attrs, labels, self.month)
-        attrs |= {"species": labels[0], "mask": targets[0].mask, "atlas": targets[0].atlas}
-        return data_array(grid, values[0], score.name, attrs, month=self.month).assign_coords(species=labels[0])
 
     def _target(self, model: Model, species: Species, query: Query) -> tuple[str, Target]:
         mask = query.mask

@@ -1,9 +1,9 @@
-"""The explorer over HTTP: read-only, for one user on one machine.
+"""The explorer over HTTP, for one user on one machine: it reads, and takes files of records.
 
-Any web page can make a browser send requests to this machine. So the server accepts only GET and HEAD, and only
-under its own names (another name would mean DNS rebinding); it sends nothing that pages of other origins could
-read or embed; lengths, queues and files are bounded; errors are one sentence of JSON. The path of a request
-never reaches the file system: static files are read into a dictionary at the start.
+Any web page can make a browser send requests to this machine. So the server accepts only GET and HEAD, at one
+address POST, and only under its own names (another name would mean DNS rebinding); it sends nothing that pages of
+other origins could read or embed; lengths, queues and files are bounded; errors are one sentence of JSON. The path of
+a request never reaches the file system: static files are read into a dictionary at the start.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ import numpy as np
 from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
-from tornado.web import Application, HTTPError, RequestHandler
+from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
-from sdm.errors import RequestError, SdmError, SpeciesNameError
+from sdm.errors import RecordsError, RequestError, SdmError, SpeciesNameError
+from sdm.serve.dropped import suffix_of
 from sdm.serve.refusal import RefusingServer
 from sdm.serve.state import Explorer
 
@@ -48,6 +49,10 @@ MAX_DOWNLOADS = 2
 """GeoTIFFs written or sent at the same time."""
 WORKERS = 16
 """Threads; most of them wait for cosines that one of them computes."""
+MAX_UPLOAD = 32 << 20
+"""Bytes of a dropped file."""
+UPLOAD_TIMEOUT = 120.0
+"""Seconds in which it must have come."""
 STALLED = 60.0
 """Seconds without progress after which a download is aborted."""
 
@@ -88,7 +93,7 @@ class Server:
         self.pool = ThreadPoolExecutor(WORKERS, "explorer")
         # Suggestions while typing must not wait for maps.
         self.names_pool = ThreadPoolExecutor(1, "names")
-        self.waiting = self.downloads = 0
+        self.waiting = self.downloads = self.drops = 0
         self._http = RefusingServer(
             _application(self),
             max_header_size=READ_HEADERS,
@@ -179,6 +184,7 @@ def _application(server: Server) -> Application:
         (r"/api/tile/(\d{1,2})/(\d{1,8})/(\d{1,8})", MapTile),
         (r"/api/place", Place),
         (r"/api/download", Download),
+        (r"/api/drop", Drop),
     ]
     handlers += [(re.escape(path), Static) for path in server.files]
     common = {"server": server}
@@ -206,7 +212,7 @@ def _static_files() -> dict[str, tuple[bytes, str]]:
 class Handler(RequestHandler):
     """Common to all requests: headers, checks, errors."""
 
-    SUPPORTED_METHODS = ("GET", "HEAD")
+    SUPPORTED_METHODS: tuple[str, ...] = ("GET", "HEAD")
 
     def initialize(self, server: Server) -> None:
         """Set by the routes."""
@@ -287,8 +293,12 @@ class Handler(RequestHandler):
             status_code = 404 if isinstance(error, SpeciesNameError) else 400 if error.exit_code == 2 else 500
             message = str(error)
         elif status_code == 405:
-            self.set_header("Allow", "GET, HEAD")
-            message = "this server only reads: use GET or HEAD."
+            self.set_header("Allow", ", ".join(self.SUPPORTED_METHODS))
+            message = (
+                "this server only reads: use GET or HEAD."
+                if "GET" in self.SUPPORTED_METHODS
+                else "this address takes a file: use POST."
+            )
         elif status_code == 503:
             self.set_header("Retry-After", "2")
         elif status_code >= 500 and not isinstance(error, HTTPError):
@@ -451,3 +461,76 @@ class Download(Handler):
         connection = self.request.connection
         if isinstance(connection, HTTP1Connection):
             connection.close()
+
+
+@stream_request_body
+class Drop(Handler):
+    """A file of records or a saved fit: the body of the request, `file` its name.
+
+    It is written to a folder of this request, read with the limits of every file, and removed.
+    """
+
+    SUPPORTED_METHODS = ("POST",)
+    held = False
+    """Whether a file is on the disk."""
+
+    def prepare(self) -> None:
+        """Refuse what is no file of this page, before any of it is read."""
+        connection = self.request.connection
+        if isinstance(connection, HTTP1Connection):
+            connection.set_max_body_size(0)
+        super().prepare()
+        # Not among the types that a page of another origin may send without asking this server first.
+        if self.request.headers.get("Content-Type") != "application/octet-stream":
+            raise HTTPError(415, "send the file itself, as application/octet-stream.")
+        length = self.request.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > MAX_UPLOAD:
+            raise HTTPError(413, f"the file has more than {MAX_UPLOAD >> 20} MB; map it with taxabind-map --records.")
+        self.name = self.asked("file")
+        try:
+            suffix = suffix_of(self.name)
+        except RecordsError as error:
+            raise HTTPError(400, str(error)) from None
+        if self.server.drops >= MAX_DOWNLOADS:
+            raise HTTPError(503, f"{MAX_DOWNLOADS} files are being read; try again when one is done.")
+        if isinstance(connection, HTTP1Connection):
+            connection.set_max_body_size(MAX_UPLOAD)
+            connection.set_body_timeout(UPLOAD_TIMEOUT)
+        self.server.drops += 1
+        self.held = True
+        self.folder = tempfile.TemporaryDirectory(dir=self.server.folder)
+        # The last part of its name, of harmless characters: messages show it.
+        stem = re.sub(r"[^\w-]", "_", re.split(r"[/\\]", self.name)[-1][: -len(suffix)])[-60:]
+        self.path = Path(self.folder.name) / f"{stem or 'file'}{suffix}"
+        self.file = self.path.open("wb")
+
+    def data_received(self, chunk: bytes) -> None:
+        """A part of the file."""
+        self.file.write(chunk)
+
+    async def post(self) -> None:
+        """See `Explorer.drop`."""
+        self.file.close()
+        try:
+            answer = await self.work(self.explorer.drop, self.path)
+        except SdmError as error:
+            raise HTTPError(400, str(error).replace(str(self.path), self.path.name)) from None
+        finally:
+            self._remove()
+        self.send(answer)
+
+    def on_finish(self) -> None:
+        """Remove what a refused request has left."""
+        self._remove()
+
+    def on_connection_close(self) -> None:
+        """The browser has gone; what is still being computed ends by itself."""
+        super().on_connection_close()
+        self._remove()
+
+    def _remove(self) -> None:
+        if self.held:
+            self.held = False
+            self.file.close()
+            self.folder.cleanup()
+            self.server.drops -= 1

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdm.engine.places import Target
+from sdm.engine.places import PlaceFit
+from sdm.engine.tile import score_tile
+from sdm.engine.trust import in_batches
 from sdm.errors import RequestError
+from sdm.grid import Tile
 from sdm.layers.landmask import LandMask
 from sdm.maps.plan import Job
 from sdm.outputs.overlay import levels
@@ -18,6 +22,9 @@ from sdm.serve.pixels import Pixels, is_mapped
 
 if TYPE_CHECKING:
     from sdm.index import Index
+
+FITTED_AT_ONCE = 32_768
+"""Pixels whose environment is read together for a fit."""
 
 CACHE_BYTES = 64 << 20
 """Largest size of the cached images, and of the cached tiles."""
@@ -36,6 +43,11 @@ class Picture:
     """Largest value; None where nothing is modelled."""
 
 
+def _key(job: Job) -> tuple[Hashable, ...]:
+    """What the images of a job are kept by: its taxon, and of a fit which one."""
+    return job.resolutions[0].taxon, job.resolutions[0].query if job.fits else ""
+
+
 class Pictures:
     """Draws species from an index: the overview from pixels in memory, tiles of the web map from the store."""
 
@@ -51,18 +63,21 @@ class Pictures:
     def overview(self, job: Job) -> Picture:
         """The species of a job on the frame of the whole map."""
         shown = job.resolutions[0]
-        return self._pictures.get((shown.taxon, shown.origin), lambda: self._draw(job.plan.targets[0]))
+        return self._pictures.get((*_key(job), shown.origin), lambda: self._draw(job))
 
-    def _draw(self, target: Target) -> Picture:
-        pixels = self._pixels
+    def _draw(self, job: Job) -> Picture:
+        target, pixels = job.plan.targets[0], self._pixels
         in_habitat = pixels.surface.get(target.mask)
         if in_habitat is None:
             in_habitat = self._land_mask.keep(target.mask, pixels.lon, pixels.lat)
-        cosines = pixels.embeddings.cosines(target.vector)
-        target.add_known(cosines, pixels.lon, pixels.lat)
-        values = target.values(cosines)
-        pixels.limited.apply(target.limits, values)
-        hidden = ~is_mapped(target, pixels.lon, pixels.lat, in_habitat)
+        if target.fit is None:
+            cosines = pixels.embeddings.cosines(target.vector)
+            target.add_known(cosines, pixels.lon, pixels.lat)
+            values = target.values(cosines)
+            pixels.limited.apply(target.limits, values)
+        else:
+            values = self._fitted(job, target.fit)
+        hidden = ~is_mapped(target, pixels.lon, pixels.lat, in_habitat) | np.isnan(values)
         values[hidden] = np.nan
         image = np.append(levels(values, target.score.valid_range), np.uint8(0))[pixels.lookup]
         modelled = float(pixels.area_km2[~hidden].sum())
@@ -95,6 +110,21 @@ class Pictures:
         def make() -> np.ndarray:
             size, (height, width) = self._index.grid.tile_size, self._index.grid.shape
             rows, cols = slice(i * size, min((i + 1) * size, height)), slice(j * size, min((j + 1) * size, width))
-            return levels(self._index.values((target,), rows, cols)[0], target.score.valid_range)
+            if target.fit is None:
+                values = self._index.values((target,), rows, cols)
+            else:
+                values = score_tile(job.plan, Tile((i, j), rows, cols))
+            return levels(values[0], target.score.valid_range)
 
-        return self._grid_tiles.get((shown.taxon, shown.origin, i, j), make)
+        return self._grid_tiles.get((*_key(job), shown.origin, i, j), make)
+
+    def _fitted(self, job: Job, fit: PlaceFit) -> np.ndarray:
+        """Values (N,) float32 of a fit at the pixels in memory, NaN where a layer does not cover them."""
+        pixels, plan = self._pixels, job.plan
+        values = np.full(len(pixels.lon), np.nan, dtype=np.float32)
+        for first in range(0, values.size, FITTED_AT_ONCE):
+            part = slice(first, min(first + FITTED_AT_ONCE, values.size))
+            environment, known = plan.environment(pixels.lon[part], pixels.lat[part])
+            scored = plan.targets[0].values(in_batches(fit.logit, pixels.embeddings.decoded(part), environment))
+            values[part] = np.where(known, scored, np.float32(np.nan))
+        return values

@@ -12,12 +12,14 @@ from sdm.engine.inputs import Read, at_month, open_inputs
 from sdm.engine.limits import Limit, Pixels, limits_of
 from sdm.engine.places import Target
 from sdm.engine.targets import named_target
+from sdm.engine.tile import map_tile
 from sdm.errors import RegionIndexError
 from sdm.grid import Tile
 from sdm.layers.landmask import LandMask, Size
 from sdm.maps.plan import Job
 from sdm.models.protocol import Model
 from sdm.names import Resolution
+from sdm.outputs.metadata import Band
 from sdm.serve.frame import locate
 from sdm.serve.pixels import is_mapped, tile_lonlat
 from sdm.serve.taxa import taxon_fields
@@ -71,13 +73,17 @@ class PlaceReader:
         if plan is not None:
             job = plan()
             target = job.plan.targets[0]
-            value = float(self._index.values((target,), pixel.rows, pixel.cols)[0, 0, 0])
+            mapped = map_tile(job.plan, pixel)
+            value = float(mapped.values[0, 0, 0])
+            bands = zip(target.bands, mapped.bands[0] if mapped.bands else (), strict=True)
             answer["species"] = {
                 **taxon_fields(job.resolutions[0].taxon),
                 "value": None if math.isnan(value) else value,
                 "mask": target.mask,
                 "cosine": float(embeddings[0] @ target.vector),
-                "parts": self._parts(pixel, x, y, target),
+                "parts": self._parts(pixel, x, y, target) if target.fit is None else [],
+                "quantity": target.score.name.replace("_", " "),
+                "trust": [_trust(band, layer) for band, layer in bands if not np.isnan(layer).all()],
             }
         size = grid.pixel_size(np.array([row]), np.array([col]))
         answer["top"] = self.likeliest(embeddings[0], x, y, (size[0].ravel(), size[1].ravel()), origin)
@@ -139,6 +145,13 @@ class PlaceReader:
         if origin == "native" or taxon.name not in self._model.introduced:
             return self.targets[k].limits
         return limits_of(self._model, Resolution(taxon.name, taxon, True, "", (), origin), self._index.month)
+
+
+def _trust(band: Band, layer: np.ndarray) -> dict[str, Any]:
+    """One band at a pixel (1, 1): how far to trust the value there."""
+    value = float(layer[0, 0])
+    high = band.limit is not None and value > band.limit
+    return {"name": band.name, "value": value, "unit": band.unit, "caution": band.caution if high else ""}
 
 
 def _bundled_layers(index: Index, model: Model) -> Mapping[str, Read]:

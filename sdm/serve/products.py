@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from sdm.engine.cluster import processors
-from sdm.index.encoding import cosines
+from sdm.index.encoding import cosines, decode
 
 PART = 1 << 16
 """Embeddings per task of a thread."""
@@ -57,6 +57,10 @@ class Packed:
                 with self._change:
                     self._busy = False
                     self._change.notify_all()
+
+    def decoded(self, part: slice) -> np.ndarray:
+        """Some of the embeddings (n, dim) float32."""
+        return decode(self._codes[part], self._scales[part])
 
     def _product(self, vectors: np.ndarray) -> np.ndarray:
         """Cosines (S, N) with vectors (S, dim), on all processors."""

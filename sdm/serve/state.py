@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdm._version import __version__
-from sdm.engine.graph import to_dask
+from sdm.engine.graph import to_dask_with_bands
+from sdm.engine.places import Target
 from sdm.errors import RequestError, SpeciesNameError
 from sdm.files.vectors import countries
 from sdm.layers import ATTRIBUTION
@@ -30,6 +31,7 @@ from sdm.request import MapRequest
 from sdm.request.choices import ORIGINS, parse_word
 from sdm.request.months import when
 from sdm.serve.cache import Cache
+from sdm.serve.dropped import MARK, Dropped
 from sdm.serve.frame import detail, picture_frame
 from sdm.serve.pictures import Picture, Pictures
 from sdm.serve.pixels import read_pixels
@@ -63,6 +65,12 @@ MEANING = {
 """Explains the value of a pixel, by the name of the score."""
 
 
+def sentence_of(target: Target) -> str:
+    """The meaning of a value of a fit."""
+    text = target.score.explanation
+    return text[:1].upper() + text[1:]
+
+
 class Explorer:
     """Answers about the species and places of one index. Threads may share it; the index is only read.
 
@@ -86,6 +94,7 @@ class Explorer:
         self.pixels = read_pixels(index, self.frame, land_mask, progress)
         self.pictures = Pictures(index, self.pixels, self.detail, land_mask)
         self.places = PlaceReader(index, self.model, land_mask)
+        self.dropped = Dropped(index)
         self._jobs: Cache[Job] = Cache(4096, lambda job: 1)
         self._basemap: Cache[tuple[str, str]] = Cache(1, lambda texts: 0)
 
@@ -100,8 +109,17 @@ class Explorer:
         return [{**taxon_fields(taxon), "matched": matching_synonym(taxon, text)} for taxon in taxa]
 
     def job(self, name: str, origin: str = "native") -> Job:
-        """The taxon of a name and how it is mapped, by its native range or all of it. Raises SpeciesNameError."""
+        """The taxon of a name and how it is mapped, by its native range or all of it. Raises SpeciesNameError.
+
+        A name may be the key of a dropped species, see `Explorer.drop`.
+        """
+        if name.startswith(MARK):
+            return self.dropped.job(name)
         return self._jobs.get(f"{origin} {name}", lambda: self._plan(name, origin))
+
+    def drop(self, path: Path) -> list[dict[str, Any]]:
+        """Fit the species of a file, or open a saved fit: see `describe` of each. Raises SdmError subclasses."""
+        return [self.describe(key) for key in self.dropped.add(path)]
 
     def describe(self, name: str, origin: str = "native") -> dict[str, Any]:
         """The taxon of a name, notes for the reader, area and largest value of its map. Raises SpeciesNameError."""
@@ -120,6 +138,8 @@ class Explorer:
             "modelled_km2": picture.modelled_km2,
             "expected_km2": picture.expected_km2,
             "highest": picture.highest,
+            "quantity": target.score.name.replace("_", " "),
+            "meaning": sentence_of(target) if job.fits else MEANING.get(target.score.name, ""),
             "file": f"{job.slugs[0]}.tif",
         }
 
@@ -137,8 +157,11 @@ class Explorer:
 
         job = self.job(name, origin)
         path = folder / f"{job.slugs[0]}.tif"
-        array = xr.DataArray(to_dask(job.plan)[0], dims=("y", "x"))  # computed tile by tile
-        write_cog(path, array, self.grid.geobox, describe(job, 0, shlex.join(["sdm", "serve", self.index.url])))
+        values, further = to_dask_with_bands(job.plan)  # computed tile by tile
+        layers = [xr.DataArray(layer, dims=("y", "x")) for layer in (values[0], *further[0])]
+        meta = describe(job, 0, shlex.join(["sdm", "serve", self.index.url]))
+        meta = replace(meta, bands=job.plan.targets[0].bands)
+        write_cog(path, layers[0], self.grid.geobox, meta, layers[1:])
         return path
 
     def _plan(self, name: str, origin: str) -> Job:

@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -23,14 +24,15 @@ import rasterio
 from affine import Affine
 from rasterio.warp import Resampling, reproject
 
+from sdm.engine.tile import score_tile
 from sdm.errors import RequestError, SpeciesNameError
-from sdm.grid import make_grid
+from sdm.grid import Tile, make_grid
 from sdm.index import Index, build_index, plan_index
 from sdm.index.encoding import encode
 from sdm.outputs.overlay import RADIUS, levels, mercator
 from sdm.outputs.statistics import summarise
 from sdm.serve import state
-from sdm.serve.app import MAX_DOWNLOADS, MAX_URL, Server, is_loopback, listen, own_names
+from sdm.serve.app import MAX_DOWNLOADS, MAX_UPLOAD, MAX_URL, Server, is_loopback, listen, own_names
 from sdm.serve.cache import Cache
 from sdm.serve.frame import Frame, detail, locate, picture_frame, tile_frame
 from sdm.serve.products import BATCH, Packed
@@ -457,7 +459,7 @@ def test_download_is_a_cog_of_the_query(server, index, explorer, tmp_path):
         assert tags["species"] == "Ursus arctos"
         assert tags["model_hash"] == explorer.model.digest
         assert index.digest in tags["notes"]
-        assert file.descriptions == ("probability",)
+        assert file.descriptions == ("probability", "uncertainty")
     assert not list(server.folder.iterdir())
 
 
@@ -1111,3 +1113,113 @@ def test_there_is_no_such_box_for_a_model_without_introduced_ranges(browser, ser
     monkeypatch.setitem(explorer.model.__dict__, "introduced", frozenset())
     open_page(browser, server)
     assert not browser.find_element("id", "origin").is_displayed()
+
+
+# Files dropped on the page --------------------------------------------------------------------------
+
+
+def records(path, name="Testus novus", count=40):
+    """A file of records on Vancouver Island, with a row that cannot be used."""
+    rng = np.random.default_rng(1)
+    lon, lat = rng.uniform(-125.6, -124.4, count), rng.uniform(49.0, 49.9, count)
+    rows = [f"{name},{x:.4f},{y:.4f}" for x, y in zip(lon, lat, strict=True)] + [f"{name},0,0"]
+    path.write_text("\n".join(["species,decimalLongitude,decimalLatitude", *rows]))
+    return path
+
+
+def dropped(server, content, name, **headers):
+    given = {"Content-Type": "application/octet-stream", **headers}
+    return request(server, f"/api/drop?{urlencode({'file': name})}", "POST", given, content)
+
+
+def test_a_dropped_file_becomes_a_map(server, index, explorer, tmp_path):
+    path = records(tmp_path / "adders.csv")
+    status, _, body = dropped(server, path.read_bytes(), path.name)
+    assert status == 200, body
+    (one,) = json.loads(body)
+    assert one["name"] == "Testus novus" and one["quantity"] == "relative suitability"
+    assert any("Fitted to" in note for note in one["notes"])
+    assert any("adders.csv" in note and "41 rows, 40 kept" in note for note in one["notes"])
+    assert "NOT a probability" in one["meaning"]
+    assert not list(server.folder.iterdir()), "nothing is left on the disk"
+    job = explorer.job(one["query"])
+    assert job.fits[0].case is None
+    values = score_tile(job.plan, Tile((0, 0), slice(0, 60), slice(0, 80)))[0]
+    seen = job.plan.grid.lonlat(np.arange(60), np.arange(80))
+    island = (seen[0] > -125.5) & (seen[0] < -124.5) & (seen[1] > 49.0) & (seen[1] < 49.8) & np.isfinite(values)
+    assert np.nanmean(values[island]) > np.nanmean(values) + 0.1
+    shown = explorer.picture(one["query"])
+    assert shown.highest == pytest.approx(np.nanmax(values), abs=0.01)
+    lon, lat = float(seen[0][20, 30]), float(seen[1][20, 30])
+    told = get(server, "place", lon=lon, lat=lat, name=one["query"])[1]["species"]
+    assert told["value"] == pytest.approx(values[20, 30], abs=1e-5) if np.isfinite(values[20, 30]) else True
+    assert [t["name"] for t in told["trust"]] == ["uncertainty", "novelty"]
+    target = tmp_path / "map.tif"
+    target.write_bytes(get(server, "download", name=one["query"])[1])
+    with rasterio.open(target) as file:
+        assert file.descriptions == ("relative_suitability", "uncertainty", "novelty")
+        np.testing.assert_allclose(file.read(1), values, atol=1e-5)
+    fit = job.fits[0].fitted.save(tmp_path / "adders.fit.safetensors")
+    (again,) = json.loads(dropped(server, fit.read_bytes(), fit.name)[2])
+    assert again["query"] != one["query"] and again["highest"] == pytest.approx(one["highest"], abs=1e-6)
+
+
+def test_a_named_species_tells_its_uncertainty_at_a_place(index, explorer):
+    answer = explorer.place(-125.3, 49.6, "Ursus americanus")
+    (trust,) = answer["species"]["trust"]
+    assert trust["name"] == "uncertainty" and 0 <= trust["value"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "headers", "status", "says"),
+    [
+        ("a.exe", b"x", {}, 400, "neither records"),
+        ("a.csv", b"no,columns\n1,2\n", {}, 400, ""),
+        ("a.safetensors", b"\x00" * 64, {}, 400, ""),
+        ("a.csv", b"x", {"Content-Type": "text/plain"}, 415, "octet-stream"),
+        ("a.csv", b"x", {"Sec-Fetch-Site": "cross-site"}, 403, "other sites"),
+        ("a.csv", b"x", {"Origin": "http://evil.example"}, 403, "other sites"),
+        ("a.csv", b"x", {"Content-Length": str(MAX_UPLOAD + 1)}, 413, "MB"),
+        ("../../etc/passwd", b"x", {}, 400, "neither records"),
+    ],
+)
+def test_bad_files_are_refused_in_one_sentence(server, name, content, headers, status, says):
+    got, _, body = dropped(server, content, name, **headers)
+    assert got == status, body
+    message = json.loads(body)["error"]
+    assert says in message and "\n" not in message and str(server.folder) not in message
+    assert not list(server.folder.iterdir()) and server.drops == 0
+
+
+def test_a_species_that_is_no_longer_held_says_so(server):
+    status, body = get(server, "species", name="@999")
+    assert status == 404 and "drop its file again" in body["error"]
+
+
+def test_too_many_species_in_a_file(server, tmp_path):
+    rows = "\n".join(f"Genus species{chr(97 + k)},-125.{k},49.5" for k in range(9))
+    status, _, body = dropped(server, f"species,lon,lat\n{rows}".encode(), "many.csv")
+    assert status == 400 and "at most 8" in json.loads(body)["error"]
+
+
+@pytest.mark.browser
+def test_drop_a_file_on_the_page(browser, server, tmp_path):
+    open_page(browser, server)
+    path = records(tmp_path / "novus.csv", "Novus visus")
+    browser.find_element("id", "file").send_keys(str(path))
+    until(lambda: text(browser, "species-name") == "Novus visus")
+    assert "Relative suitability" in text(browser, "legend-title")
+    assert "Fitted to" in text(browser, "species-notes") and "novus.csv" in text(browser, "dropped")
+    click_map(browser, -124.9, 49.5)
+    until(lambda: "Novelty" in text(browser, "place-trust"))
+    show_species(browser, "Ursus americanus", "Ursus americanus")
+    until(lambda: "Probability" in text(browser, "legend-title"))
+    browser.find_element("css selector", "#dropped button").click()
+    until(lambda: text(browser, "species-name") == "Novus visus")
+    if folder := os.environ.get("SCREENSHOTS"):
+        browser.save_screenshot(f"{folder}/dropped.png")
+    bad = tmp_path / "bad.csv"
+    bad.write_text("a,b\n1,2\n")
+    browser.find_element("id", "file").send_keys(str(bad))
+    until(lambda: "failed" in browser.find_element("id", "status").get_attribute("class"))
+    assert text(browser, "species-name") == "Novus visus"

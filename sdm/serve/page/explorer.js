@@ -154,7 +154,8 @@ async function choose(name, entry = true) {
     const common = species.common ? `, ${species.common}` : "";
     say(species.highest === null
       ? `No pixel of this index is modelled for ${species.name}.`
-      : `Map of ${species.name}${common}: expected area ${area(species.expected_km2)}.`);
+      : species.quantity === "probability" ? `Map of ${species.name}${common}: expected area ${area(species.expected_km2)}.`
+        : `Map of ${species.name}${common}: ${species.quantity}.`);
     if (view.place) { await askPlace(...view.place, false); }
   } catch (error) {
     if (error.name === "AbortError") { return; }
@@ -177,8 +178,64 @@ function showSpecies() {
   $("species-common").textContent =
     [species.rank === "species" ? "" : species.rank, species.common, how].filter(Boolean).join(" · ");
   $("species-notes").replaceChildren(...species.notes.map((note) => element("li", note)));
+  $("legend-title").textContent = sentence(species.quantity + (info.season && ` ${info.season}`));
+  $("meaning").textContent = species.meaning;
+  $("expected-row").hidden = species.quantity !== "probability";
   $("expected").textContent = area(species.expected_km2);
   $("modelled").textContent = area(species.modelled_km2);
+}
+
+/* A file of records ------------------------------------------------------------------------------- */
+
+async function drop(file) {
+  say(`Fitting to ${file.name}…`);
+  $("map").setAttribute("aria-busy", "true");
+  try {
+    const response = await fetch(`api/drop?${new URLSearchParams({ file: file.name })}`, {
+      method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file,
+    });
+    const answer = await response.json();
+    if (!response.ok) { throw new Error(answer.error || `the server answered ${response.status}.`); }
+    $("dropped").hidden = false;
+    $("dropped").replaceChildren(`From ${file.name}: `, ...answer.flatMap((one, k) => {
+      const button = element("button", one.name, "link");
+      button.type = "button";
+      button.addEventListener("click", () => {
+        $("query").value = "";
+        choose(one.query);
+      });
+      return k ? [", ", button] : [button];
+    }));
+    $("query").value = "";
+    await choose(answer[0].query);
+  } catch (error) {
+    say(sentence(error.message), true);
+  } finally {
+    $("map").removeAttribute("aria-busy");
+    document.body.classList.remove("dropping");
+  }
+}
+
+function listenForFiles() {
+  const over = (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) { return; }
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  };
+  document.addEventListener("dragenter", over);
+  document.addEventListener("dragover", over);
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) { document.body.classList.remove("dropping"); }
+  });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    if (event.dataTransfer?.files.length) { drop(event.dataTransfer.files[0]); }
+  });
+  $("file").addEventListener("change", (event) => {
+    if (event.target.files.length) { drop(event.target.files[0]); }
+    event.target.value = "";
+  });
 }
 
 /* How it looks ------------------------------------------------------------------------------------ */
@@ -271,7 +328,7 @@ function verdict(answer) {
   if (!answer.species) { return ""; }
   const { value, name, mask } = answer.species;
   return value === null ? `Not modelled for ${name}${mask === "none" ? "" : `, mapped on ${mask} only`}`
-    : `${sentence(info.quantity)} of ${name}: ${fixed(value)}`;
+    : `${sentence(answer.species.quantity)} of ${name}: ${fixed(value)}`;
 }
 
 function showPlace(answer, lat, lon, asked) {
@@ -282,6 +339,11 @@ function showPlace(answer, lat, lon, asked) {
   const box = element("div", undefined, "popup");
   box.append(element("b", text || "Most likely here: see the list"), element("div", coordinates(lon, lat)));
   map.popup(lat, lon, box, asked);
+  const trust = (answer.species?.trust ?? []).map(({ name: band, value, unit, caution }) => {
+    const amount = unit === "percent" ? `${value.toFixed(0)} %` : value.toFixed(2);
+    return element("li", `${sentence(band)} ${amount}${caution && `: ${caution}`}`, caution ? "caution" : "");
+  });
+  $("place-trust").replaceChildren(...trust);
   showParts(answer.species);
   const top = answer.top ?? [];
   $("top-block").hidden = !answer.modelled;
@@ -350,6 +412,7 @@ function describeIndex() {
 }
 
 function listen() {
+  listenForFiles();
   searchBox({
     form: $("search"), input: $("query"), list: $("suggestions"),
     suggest: (text, signal) => json("suggest", { q: text }, signal), choose,

@@ -19,6 +19,7 @@ import shapely
 
 from sdm.outputs.overlay import MAX_LATITUDE, RADIUS, Overlay, mercator, palette
 from sdm.records import measures
+from sdm.records.decided import Decided
 from sdm.records.explain import Importance, Response
 from sdm.records.folds import Folds
 from sdm.records.thresholds import Threshold
@@ -264,6 +265,23 @@ def importance(rows: Sequence[Importance], most: int = 15) -> Figure:
     return draw(
         "importance", "Importance of the variables", Size(6.2, 0.6 + 0.26 * len(rows), left=2.5, top=0.04), paint
     )
+
+
+def decided(rows: Sequence[Decided]) -> Figure:
+    """Bars of the shares of the parts of a score, at presences and at comparison places."""
+
+    def paint(axes: Axes) -> None:
+        y = np.arange(len(rows))[::-1]
+        axes.barh(y + 0.19, [100 * row.presences for row in rows], color=METHOD, height=0.36, label="presences")
+        others = [100 * row.others for row in rows]
+        axes.barh(y - 0.19, others, color="#c3cdd6", height=0.36, label="comparison places")
+        axes.set_yticks(y, [_short(row.name, 32) for row in rows])
+        axes.tick_params(axis="y", length=0, labelcolor=_INK)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("Share of the score (%)")
+        axes.legend(loc="lower right", frameon=False)
+
+    return draw("decided", "What decides the score", Size(6.2, 0.7 + 0.34 * len(rows), left=2.5, top=0.04), paint)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from sdm.files.atomic import disk_errors
 from sdm.outputs.escape import html_text, relative_link
 from sdm.outputs.metadata import one_line
 from sdm.records import figures
+from sdm.records.decided import Decided
 from sdm.records.evaluate import (
     CONTRASTS,
     FEWEST_POOLED,
@@ -80,6 +81,7 @@ class Report:
     evaluation: Evaluation | None = None
     responses: Sequence[Response] = ()
     importance: Sequence[Importance] = ()
+    decided: Sequence[Decided] = ()
     thresholds: Sequence[Threshold] = ()
     area: RangeArea | None = None
     limits: Sequence[str] = ()
@@ -123,6 +125,7 @@ def report_dict(report: Report) -> dict[str, Any]:
         "thresholds": [one.to_dict() for one in report.thresholds],
         "range": report.area.to_dict() if report.area else None,
         "importance": [one.to_dict() for one in report.importance],
+        "shares": [one.to_dict() for one in report.decided],
         "responses": [one.to_dict() for one in report.responses],
         "limits": limits(report),
         "provenance": {str(key): one_line(value) for key, value in report.provenance.items()},
@@ -569,6 +572,23 @@ def _variables(report: Report) -> str:
                 "How much worse the map tells presences from other places when the values of a variable are shuffled. "
                 "Variables that resemble each other stand in for one another, and each then looks unimportant.",
             )
+        )
+    if report.decided:
+        rows = "".join(
+            f'<tr><td class="name">{html_text(one.name)}</td><td class="number">{one.presences:.0%}</td>'
+            f'<td class="number">{one.others:.0%}</td></tr>'
+            for one in report.decided
+        )
+        parts.append(
+            "<h3>What decides</h3>"
+            + _figure(
+                figures.decided(report.decided),
+                "bars",
+                "How much of the difference of the score from its typical value each part of a place causes, by the "
+                "linear member of the fit: the embeddings of the modalities, and groups of variables.",
+            )
+            + '<table><thead><tr><th>Part</th><th class="number">at presences</th><th class="number">at comparison '
+            f"places</th></tr></thead><tbody>{rows}</tbody></table>"
         )
     if report.responses:
         drawn = [figures.response(number, one) for number, one in enumerate(report.responses[:_MOST_RESPONSES])]

@@ -10,6 +10,7 @@ import numpy as np
 
 from sdm.records.background import Positions
 from sdm.records.calibration import PROBABILITY
+from sdm.records.decided import Decided, decided
 from sdm.records.evaluate import CrossValidation
 from sdm.records.explain import Importance, Response
 from sdm.records.features import FeatureSource
@@ -47,6 +48,7 @@ class Review:
     """None where the records do not allow any."""
     thresholds: tuple[Threshold, ...]
     importance: tuple[Importance, ...]
+    decided: tuple[Decided, ...]
     responses: tuple[Response, ...]
 
     def report(
@@ -112,6 +114,7 @@ def review_case(case: Case, *, elapid: bool = False) -> Review:
         thresholds=thresholds(case, validated.pool),
         importance=importances(case, validated),
         responses=response_curves(case),
+        decided=() if case.fitted.info.zero_shot else decided(case.fitted, case.training, case.source),
     )
 
 
@@ -132,6 +135,7 @@ def assemble_report(
         validation=review.validation,
         responses=review.responses,
         importance=review.importance,
+        decided=review.decided,
         thresholds=review.thresholds,
         area=area,
         limits=_limits(review),

@@ -1,9 +1,9 @@
 """Folders of models: those that are bundled, and what such a folder must hold.
 
-A model folder holds `config.json` (architecture, inputs, calibration, domain), `model.safetensors`
-(weights), `vocabulary.txt` (tokens of the text tower, one a line), `taxa.csv` (names) and a card,
-`README.md`; it may hold `known_ranges.safetensors` (see `sdm.models.known_ranges`). Weights are safetensors
-only, and every key and shape must match: nothing in the folder is executed.
+A model folder holds `config.json` (architecture, inputs, calibration, domain), `model.safetensors` (weights),
+`vocabulary.txt` (tokens of the text tower, one a line), `taxa.csv` (names) and a card, `README.md`. It may hold
+`known_ranges.safetensors` (see `sdm.models.known_ranges`) and `notes.csv` (columns species and note: what its maps of a
+species lack). Weights are safetensors only, and every key and shape must match: nothing in the folder is executed.
 """
 
 from __future__ import annotations

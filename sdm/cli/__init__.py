@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import typer
 
 
 def main() -> None:
     """Entry point of `taxabind-map` and `python -m sdm`."""
-    from sdm.cli.interruption import interruptible
-
-    with interruptible():
+    with _interruptible():
         from sdm.cli import map  # noqa: F401  one module, so that `--help` answers at once
         from sdm.cli.app import map_app, run
 
@@ -24,12 +24,18 @@ def main() -> None:
 
 def main_sdm() -> None:
     """Entry point of `sdm`."""
-    from sdm.cli.interruption import interruptible
-
-    with interruptible():
+    with _interruptible():
         from sdm.cli.app import run
 
         run(complete(), "sdm")
+
+
+def _interruptible() -> AbstractContextManager[None]:
+    try:
+        from sdm.cli.interruption import interruptible
+    except KeyboardInterrupt:  # its own import is the only moment before its handler is there
+        raise SystemExit(130) from None
+    return interruptible()
 
 
 def complete() -> typer.Typer:

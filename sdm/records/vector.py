@@ -160,9 +160,9 @@ def read_parquet(path: Path, source: str, options: ReadOptions, species: str | N
                 xy = None if geometry is None else _points(batch.column(geometry), source)
                 collector.add({role: batch.column(name) for role, name in header.items()}, row, xy)
                 start += batch.num_rows
-    except (pa.ArrowException, OSError, shapely.errors.ShapelyError) as error:
+        return collector.finish(), crs
+    except (pa.ArrowException, OSError, UnicodeDecodeError, shapely.errors.ShapelyError) as error:
         raise RecordsError(f"{source} cannot be read as Parquet ({' '.join(str(error).split())[:200]}).") from None
-    return collector.finish(), crs
 
 
 def _refuse_large(file: pa.parquet.ParquetFile, needed: list[str], source: str) -> None:

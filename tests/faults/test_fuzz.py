@@ -6,8 +6,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import geopandas
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import shapely
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -50,6 +54,18 @@ def _npy():
     return file.getvalue()
 
 
+def _parquet(**columns):
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+def _geoparquet():
+    file = io.BytesIO()
+    geopandas.GeoDataFrame({"name": ["a"]}, geometry=[shapely.box(0, 0, 1, 1)], crs=4326).to_parquet(file)
+    return file.getvalue()
+
+
 def _png():
     file = io.BytesIO()
     Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(file, "PNG")
@@ -85,6 +101,17 @@ PARSERS = {
     "records": ("r.csv", lambda: b"species,lon,lat,eventDate\nUrsus arctos,1.5,2,2020-01-02\n", read_raw),
     "records in KML": ("r.kml", lambda: KML, read_raw),
     "records in GeoJSON": ("r.geojson", lambda: GEOJSON, read_raw),
+    "records in Parquet": (
+        "r.parquet",
+        lambda: _parquet(species=["Ursus arctos"] * 9, lon=[1.5] * 9, lat=[2.0] * 9),
+        read_raw,
+    ),
+    "embeddings in Parquet": (
+        "e.parquet",
+        lambda: _parquet(name=["a", "b"], embedding=[[1.0, 0.0], [0.0, 1.0]]),
+        read_embeddings,
+    ),
+    "region in GeoParquet": ("a.parquet", _geoparquet, read_polygons),
     "region in KML": ("a.kml", lambda: KML, read_polygons),
     "region in GeoJSON": ("a.geojson", lambda: GEOJSON, read_polygons),
     "embeddings": ("a.npy", _npy, read_embeddings),

@@ -205,7 +205,11 @@ def test_notes_on_a_species_are_on_its_maps(tmp_path, model, run):
         "The atlas lacks the bears of the moon."
         in json.loads((tmp_path / "maps/ursus-arctos.json").read_text())["notes"]
     )
-    for text, why in (("species,notes\n", "lacks the column"), (f"species,note\n{BEAR},\n", "has no note"), ("\0", "")):
+    for text, why in (
+        ("species,notes\n", "lacks the column"),
+        (f"species,note\n{BEAR},\n", "has no note"),
+        ("\0", "lacks the column|not valid CSV"),
+    ):
         (noted / "notes.csv").write_text(text)
         with pytest.raises(ModelError, match=why):
             BundledModel.open(noted).remarks(BEAR)

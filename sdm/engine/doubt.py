@@ -18,6 +18,7 @@ import numpy as np
 
 from sdm.errors import ModelError
 from sdm.models.config import calibration_key
+from sdm.models.coverage import UNCOVERED
 from sdm.outputs.metadata import Band
 from sdm.request.choices import MODALITIES
 
@@ -57,7 +58,8 @@ class Doubt:
         Parameters
         ----------
         probability : values of the map.
-        agreement : length of the sum of the modalities' unit embeddings divided by their number, 0 to 1.
+        agreement : length of the sum of the modalities' unit embeddings divided by their number, 0 to 1; 0 also where
+            the model has no reliable training data, which makes it at least `UNCOVERED`.
         """
         p = np.asarray(probability, dtype=np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -66,7 +68,8 @@ class Doubt:
         refined = np.float32(self.a) + np.float32(self.c) * g + (np.float32(self.b) + np.float32(self.d) * g) * logit
         # The chance of the other side: of presence below one half, of absence above.
         wrong = 1.0 / (1.0 + np.exp(np.where(logit > 0.0, refined, -refined)))
-        return (np.rint(np.minimum(2.0 * wrong, 1.0) * STEPS) / np.float32(STEPS)).astype(np.float32)
+        twice = np.where(np.asarray(agreement) <= 0.0, np.maximum(2.0 * wrong, UNCOVERED), 2.0 * wrong)
+        return (np.rint(np.minimum(twice, 1.0) * STEPS) / np.float32(STEPS)).astype(np.float32)
 
     @classmethod
     def read(cls, folder: Path, modalities: Sequence[str]) -> Self | None:

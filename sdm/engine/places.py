@@ -105,6 +105,14 @@ class Places:
         share = self.sampling.land_share
         return LAND_SHARE if share is None else share
 
+    def supported(self, agreement: np.ndarray, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """How well modalities agree, (..., N) or (..., n, m): 0 where the model has no reliable training data.
+
+        `lon`, `lat`: degrees of the places, in the shape of the last axes.
+        """
+        coverage = self.model.coverage
+        return agreement if coverage is None else np.where(coverage.keep(lon, lat), agreement, np.float32(0.0))
+
     @property
     def hides_uncovered(self) -> bool:
         """Whether pixels without reliable training data are left out."""

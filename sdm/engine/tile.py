@@ -82,6 +82,7 @@ def _map_tile(plan: Plan, tile: Tile, banded: bool) -> TileMaps:
     if not banded:
         return TileMaps(values, ())
     bands = _unmeasured(plan, values.shape) if coarse is None else _bands(plan, frame, coarse, values, inside)
+    agreement = plan.supported(agreement, lon[inside], lat[inside])
     return TileMaps(values, _doubted(plan, values, agreement, bands))
 
 
@@ -214,7 +215,8 @@ def embed_tile(
         return embeddings, pixels, _agreement_of(places.source, tile, pixels)
     frame = Frame(places, rows, cols, lon, lat, wanted)
     embeddings, known, agreement = frame.embeddings(wanted)
-    return embeddings[known], np.flatnonzero(wanted)[known], agreement[known]
+    pixels = np.flatnonzero(wanted)[known]
+    return embeddings[known], pixels, places.supported(agreement[known], lon.ravel()[pixels], lat.ravel()[pixels])
 
 
 def _agreement_of(source: Source, tile: Tile, pixels: np.ndarray) -> np.ndarray | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdm.engine.limits import Limit, Pixels
 from sdm.engine.places import Places, Plan, Target
 from sdm.engine.setup import open_grid, open_places
 from sdm.engine.share import mapped_share
@@ -420,6 +422,20 @@ def _atlas_notes(plan: Plan, resolution: Resolution, target: Target) -> list[str
     return notes
 
 
+def _acts(plan: Plan, limit: Limit) -> bool:
+    """Whether a limit changes anything in the box, by a grid of some thousand places."""
+    factor = limit.factor(_sample(plan.grid.bbox))
+    return factor is not None and bool((factor < 1.0).any())
+
+
+@lru_cache(maxsize=4)
+def _sample(bbox: tuple[float, float, float, float]) -> Pixels:
+    """Some thousand places of a box, the same for all species of a list."""
+    west, south, east, north = bbox
+    lon, lat = np.meshgrid(np.linspace(west, east, 64), np.linspace(south, north, 64))
+    return Pixels(lon.ravel(), lat.ravel(), np.zeros(1))
+
+
 def _notes(plan: Plan, resolution: Resolution, target: Target) -> tuple[str, ...]:
     """Sentences that the user of a map should read."""
     region = plan.grid.region.notes if plan.grid.region is not None else ()
@@ -441,7 +457,7 @@ def _notes(plan: Plan, resolution: Resolution, target: Target) -> tuple[str, ...
                 "pixels outside are not modelled."
             )
     notes += _atlas_notes(plan, resolution, target)
-    notes += [limit.sentence for limit in target.limits]
+    notes += [limit.sentence for limit in target.limits if _acts(plan, limit)]
     if east > 180.0:
         notes.append(f"The map crosses the antimeridian and spans {east - west:g} degrees of longitude.")
     if plan.source is not None:

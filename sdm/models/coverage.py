@@ -17,7 +17,7 @@ DEGREES = (0.25, 0.5, 1.0, 2.0, 5.0)
 """Sizes of a cell that are supported."""
 
 UNCOVERED = 0.9
-"""Uncertainty where there are no reliable training data."""
+"""Least uncertainty where there are no reliable training data."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,6 @@ class Coverage:
         """For `config.json`."""
         packed = zlib.compress(np.packbits(self.cells).tobytes(), 9)
         return {"degrees": self.degrees, "cells": base64.b64encode(packed).decode("ascii")}
-
-    def uncertainty(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-        """Least uncertainty, 0 to 1, that training data leave at positions: degrees -> float32 of the same shape.
-
-        0 in covered cells, `UNCOVERED` elsewhere.
-        """
-        return np.where(self.keep(lon, lat), 0.0, UNCOVERED).astype(np.float32)
 
     def keep(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
         """Whether positions lie in covered cells: degrees of one shape -> bool; False where not finite."""

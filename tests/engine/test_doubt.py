@@ -14,7 +14,7 @@ import xarray as xr
 import sdm
 from sdm.engine.doubt import FILE, UNCERTAINTY, Doubt
 from sdm.engine.inputs import open_inputs
-from sdm.engine.tile import map_tile, score_tile
+from sdm.engine.tile import embed_tile, map_tile, score_tile
 from sdm.errors import ModelError, RegionIndexError
 from sdm.grid import Tile
 from sdm.index import Index, build_index, plan_index
@@ -179,3 +179,21 @@ def test_a_range_of_a_named_species_does_not_read_the_band_as_a_deviation(tmp_pa
         (result,) = sdm.write_maps(job, tmp_path / str(trust), threads=1, range="0.5", formats="cog")
         written.append({k: v for k, v in result.report["range"].items() if k != "files"})
     assert written[0] == written[1] and "area" in str(written[0])
+
+
+def test_uncertain_where_the_model_has_no_reliable_training_data():
+    """Birds of Siberia against those of Germany, computed and from stored agreement."""
+    for box, least in (((100.0, 60.0, 101.0, 61.0), 0.9), ((10.0, 50.0, 11.0, 51.0), 0.0)):
+        job = sdm.plan("Parus major", bbox=box, resolution=0.1, tile_size=16)
+        tile = next(iter(job.grid.tiles()))
+        values, bands = map_tile(job.plan, tile)
+        shown = np.isfinite(values[0])
+        assert shown.any() and (bands[0][0][shown] >= np.float32(least)).all()
+        _, pixels, agreement = embed_tile(job.plan, tile)
+        assert np.array_equal(agreement == 0.0, np.full(pixels.size, least > 0.0))
+    doubt = job.plan.targets[0].doubt
+    assert doubt.uncertainty(np.float32([0.99, 0.5, 0.99]), np.float32([0.0, 0.0, 0.9])).tolist() == [
+        np.float32(0.9),
+        1.0,
+        np.float32(0.02),
+    ]

@@ -75,6 +75,8 @@ def test_limits_are_asked_for_and_told():
     job = plan("Phoca vitulina", **box)
     assert "from 10 to 40 km from the sea or large lakes" in " ".join(job.notes[0])
     assert not plan("Phoca vitulina", limits="none", **box).plan.targets[0].limits
+    assert "large islands" not in " ".join(plan("Ursus arctos", bbox=(10.0, 45.0, 12.0, 47.0)).notes[0])
+    assert "large islands" in " ".join(plan("Ursus arctos", bbox=(139.0, 35.0, 142.0, 42.0)).notes[0])
     # Tile by tile, the same bits.
     small = dataclasses.replace(job.plan, grid=dataclasses.replace(job.plan.grid, tile_size=16))
     for tile in list(small.grid.tiles())[:3]:

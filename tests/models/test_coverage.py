@@ -23,7 +23,6 @@ def test_round_trip_and_positions():
     # The antimeridian is one line, whichever way it is written, and the poles are in the last rows.
     lon, lat = np.array([180.0, -180.0, 540.0, 0.5, 0.5]), np.array([0.5, 0.5, 0.5, 90.0, -90.0])
     assert coverage.keep(lon, lat).tolist() == [cells[89, 0]] * 3 + [cells[0, 180], cells[179, 180]]
-    assert coverage.uncertainty(lon, lat).tolist() == np.where(coverage.keep(lon, lat), 0.0, np.float32(0.9)).tolist()
     assert not coverage.keep(np.array([np.nan, 0.0]), np.array([0.0, np.inf])).any()
 
 

@@ -1,6 +1,6 @@
 """Fits to records against elapid's Maxent at its defaults, on the same places: the targets of the records feature.
 
-    python benchmarks/records.py DATASETS [--species 12] [--only known unknown own worse calibration speed]
+    python benchmarks/records.py DATASETS [--species 12] [--only known unknown own worse calibration speed command]
 
 DATASETS is a folder with inat_validation/, eu_forest/ and little_trees/. Needs `pip install -e .[bench]`. Every line
 is a mean over species, with the mean paired difference to elapid and its standard error. Features of places are kept
@@ -15,7 +15,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import pickle
+import subprocess
+import sys
+import tempfile
 import time
 import warnings
 from dataclasses import dataclass
@@ -39,6 +43,8 @@ from sdm.request.records import FitOptions
 warnings.filterwarnings("ignore")
 SIZES = {"3": 3, "10": 10, "30": 30, "all": 1000}
 BACKGROUND = 4000
+DEER = "Odocoileus hemionus"
+"""A known species with some thousand records, for whole commands."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.data, self.cache = Path(arguments.datasets), Path(arguments.cache)
         self.cache.mkdir(parents=True, exist_ok=True)
-        self.count, self.seed = arguments.species, arguments.seed
+        self.count, self.seed, self.repeat = arguments.species, arguments.seed, arguments.repeat
         self.excluded = set(Path(arguments.exclude).read_text().split("\n")) if arguments.exclude else set()
         self.sources = {name: ModelFeatures(open_model(name)) for name in ("mammals-trees", "birds")}
         self.elapid_file = self.cache / "elapid.pickle"
@@ -111,18 +117,15 @@ class Bench:
 
 def vertebrates(bench: Bench, kinds: tuple[str, ...]) -> list[Task]:
     """iNaturalist points in spatial blocks; `kinds`: of mammal, bird (known to a model) and other."""
-    with np.load(bench.data / "inat_validation" / "occurrences.npz") as f:
-        lat, lon = f["lat_lon"].astype(float).T
-        names = dict(zip(f["taxon_ids"].tolist(), f["taxon_names"].tolist(), strict=True))
-        species = np.array([names[t] for t in f["taxon_id"].tolist()])
+    frame = inaturalist(bench)
+    lon, lat = (frame[name].to_numpy() for name in ("decimalLongitude", "decimalLatitude"))
+    species = frame["species"].to_numpy(str)
+    names = frame["species"].cat.categories.tolist()
     known = {m: {t.name for t in s.model.taxa} for m, s in bench.sources.items()}
-    kind = {
-        n: "mammal" if n in known["mammals-trees"] else "bird" if n in known["birds"] else "other"
-        for n in names.values()
-    }
+    kind = {n: "mammal" if n in known["mammals-trees"] else "bird" if n in known["birds"] else "other" for n in names}
     rng = np.random.default_rng(1)
     rows = []
-    for name in names.values():
+    for name in names:
         own = np.flatnonzero(species == name)
         cells = cell_numbers(Positions(lon[own], lat[own]), 0.1)
         rows.append(rng.permutation(own[np.unique(cells, return_index=True)[1]])[:900])
@@ -418,14 +421,54 @@ def run_speed(bench: Bench) -> None:
         print(f"  {name:20s} {np.median(times):.2f} s")
 
 
+def run_command(bench: Bench) -> None:
+    print("The whole command, one megapixel: seconds of processor time (of the clock), the fastest of --repeat rounds")
+    frame = inaturalist(bench)
+    with tempfile.TemporaryDirectory() as scratch:
+        deer = Path(scratch) / "deer.csv"
+        frame[frame["species"] == DEER].to_csv(deer, index=False)
+        cases = {
+            "a name": (),
+            "records, --no-evaluate": ("--records", str(deer), "--no-evaluate"),
+            "records with review (target: a name + 2)": ("--records", str(deer)),
+        }
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+        for _ in range(bench.repeat):
+            for name, options in cases.items():
+                box = ("--bbox", "-125", "31", "-102", "49")
+                out = ("--out", str(Path(scratch) / "maps"), "--overwrite", "--quiet")
+                times[name].append(timed([sys.executable, "-m", "sdm", DEER, *options, *box, *out]))
+    for name, found in times.items():
+        processor, clock = min(found)
+        print(f"  {name:45s} {processor:6.1f} ({clock:.1f})", flush=True)
+
+
+def timed(command: list[str]) -> tuple[float, float]:
+    """Processor time and clock time, in seconds, of a command and the processes that it starts."""
+    before, start = os.times(), time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    clock, after = time.perf_counter() - start, os.times()
+    return sum(after[2:4]) - sum(before[2:4]), clock
+
+
+def inaturalist(bench: Bench) -> pd.DataFrame:
+    """The records of all vertebrates, in columns of Darwin Core."""
+    with np.load(bench.data / "inat_validation" / "occurrences.npz") as f:
+        lat, lon = f["lat_lon"].astype(float).T
+        names = dict(zip(f["taxon_ids"].tolist(), f["taxon_names"].tolist(), strict=True))
+        species = pd.Categorical([names[t] for t in f["taxon_id"].tolist()], f["taxon_names"].tolist())
+    return pd.DataFrame({"species": species, "decimalLatitude": lat, "decimalLongitude": lon})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets")
     parser.add_argument("--species", type=int, default=12, help="of each kind")
     parser.add_argument("--seed", type=int, default=0, help="which species")
     parser.add_argument("--exclude", help="a file with species to leave out, one a line")
+    parser.add_argument("--repeat", type=int, default=2, help="of whole commands")
     parser.add_argument("--cache", default=".cache-bench-records")
-    jobs = ["own", "known", "unknown", "worse", "calibration", "speed"]
+    jobs = ["own", "known", "unknown", "worse", "calibration", "speed", "command"]
     parser.add_argument("--only", nargs="+", choices=jobs, default=jobs)
     bench = Bench(arguments := parser.parse_args())
     known = {"all": 0.05, "30": 0.05, "10": 0.065, "3": 0.075}
@@ -437,6 +480,7 @@ def main() -> None:
         "worse": lambda: run_worse(bench),
         "calibration": lambda: run_calibration(bench),
         "speed": lambda: run_speed(bench),
+        "command": lambda: run_command(bench),
     }
     for job in arguments.only:
         runs[job]()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from sdm.engine.encode import one_torch_thread
+from sdm.engine.encode import one_thread
 from sdm.engine.places import Target
 from sdm.engine.trust import in_batches
 
@@ -45,7 +45,7 @@ def score_embeddings(
 
     if lonlat is None and any(t.known is not None for t in targets):
         raise ValueError("positions are needed: something is known of the range of a target")
-    with torch.inference_mode(), one_torch_thread(device):
+    with torch.inference_mode(), one_thread(device):
         blocks = _Blocks(embeddings, scales, device)
         for first in range(0, len(targets), TARGETS_AT_ONCE):
             part = targets[first : first + TARGETS_AT_ONCE]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from sdm.request import Sampling
 
 if TYPE_CHECKING:
     import torch
+    from threadpoolctl import ThreadpoolController
 
 SAMPLED_AT_ONCE = 32768
 """Places whose layers are read together: enough that windows are read once, few enough for any tile size."""
@@ -36,6 +38,23 @@ def embed_positions(
     -------
     (N, dim) float32 unit vectors, and (N,) bool, which of them are known: covered by all layers.
     """
+    embeddings, _, known = describe_positions(model, sampling, lon, lat, device, with_environment=False)
+    return embeddings, known
+
+
+def describe_positions(
+    model: Model,
+    sampling: Sampling,
+    lon: np.ndarray,
+    lat: np.ndarray,
+    device: str = "cpu",
+    *,
+    with_environment: bool = True,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `embed_positions`, with the environment (N, D) float32 that the model reads there, each layer read once.
+
+    Returns (embeddings, environment, known); D is 0 where the environment is not asked for.
+    """
     import torch
 
     from sdm.models.score import normalise
@@ -43,12 +62,19 @@ def embed_positions(
     out, known = np.empty((lon.size, model.dim), dtype=np.float32), np.zeros(lon.size, dtype=bool)
     modalities = sampling.modalities or model.place_modalities
     inputs = open_inputs(model, modalities, sampling.environment, sampling.satellite, sampling.clamp)
-    here = local_device(device)
-    with torch.inference_mode(), one_torch_thread(here):
+    here, parts = local_device(device), []
+    with torch.inference_mode(), one_thread(here):
         for batch in embed_batches(model, inputs, here, modalities, lon, lat, sampling.month or 0):
             out[batch.part] = normalise(batch.total)[: batch.known.size].cpu().numpy()
             known[batch.part] = batch.known
-    return out, known
+            if with_environment and "environment" in modalities:
+                parts.append(batch.values["environment"][: batch.known.size])
+    if with_environment and "environment" not in modalities:
+        inputs = open_inputs(model, ("environment",), sampling.environment, clamp=sampling.clamp)
+        values, there = inputs.read["environment"](lon, lat)
+        return out, values.astype(np.float32, copy=False), known & there
+    environment = np.concatenate(parts).astype(np.float32, copy=False) if parts else np.empty((lon.size, 0), np.float32)
+    return out, environment, known
 
 
 def environment_embeddings(model: Model, environment: np.ndarray, device: str) -> np.ndarray:
@@ -58,7 +84,7 @@ def environment_embeddings(model: Model, environment: np.ndarray, device: str) -
     encoders = model.load(device)
     size = min(model.batch(("environment",), encoders.device.type), len(environment))
     out = np.empty((len(environment), model.dim), dtype=np.float32)
-    with torch.inference_mode(), one_torch_thread(device):
+    with torch.inference_mode(), one_thread(device):
         for first in range(0, len(environment), size or 1):
             part = environment[first : first + size]
             filled = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
@@ -115,18 +141,20 @@ def embed_batches(
             yield Batch(slice(first + start, first + stop), total, known[start:stop], parts)
 
 
-class one_torch_thread:
-    """Run torch's CPU operations on one thread while any tile is being encoded.
+class one_thread:
+    """Run torch's CPU operations and NumPy's linear algebra on one thread while anything is encoded or fitted.
 
-    Tiles are the unit of parallel work; and a convolution split over another number of threads may
-    round differently, which would make a map depend on the machine's processors.
+    Tiles and folds are the units of parallel work: threads within their small products would only wait for one
+    another. And a convolution split over another number of threads may round differently, which would make a map
+    depend on the machine's processors.
     """
 
     _lock = threading.Lock()
     _inside = 0
     _before = 1
+    _algebra: Any = None
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         self.active = device == "cpu"
 
     def __enter__(self) -> None:
@@ -137,6 +165,7 @@ class one_torch_thread:
             with cls._lock:
                 if cls._inside == 0:
                     cls._before = torch.get_num_threads()
+                    cls._algebra = _libraries().limit(limits=1, user_api="blas")
                 cls._inside += 1
                 torch.set_num_threads(1)  # the count is kept per thread: each tile's thread sets its own
 
@@ -149,3 +178,12 @@ class one_torch_thread:
                 cls._inside -= 1
                 if cls._inside == 0:
                     torch.set_num_threads(cls._before)
+                    cls._algebra.restore_original_limits()
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """The libraries of this process that have threads of their own; to look for them takes some milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from sdm.engine.encode import embed_batches, one_torch_thread
+from sdm.engine.encode import embed_batches, one_thread
 from sdm.engine.inputs import Read
 from sdm.engine.lattice import Blend
 from sdm.engine.places import Places, Plan
@@ -137,7 +137,7 @@ class Frame:
         lon, lat = self.lon.ravel()[todo], self.lat.ravel()[todo]
         near = np.logical_and.reduce([blend.known for blend in self.blends]) if self.blends else None
         p = self.plan
-        with torch.inference_mode(), one_torch_thread(p.here):
+        with torch.inference_mode(), one_thread(p.here):
             for batch in embed_batches(p.model, p.inputs, p.here, self.encoded, lon, lat, p.month):
                 places, total, known = todo[batch.part], batch.total, batch.known
                 for blend in self.blends:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdm.engine.encode import embed_batches, one_torch_thread
+from sdm.engine.encode import embed_batches, one_thread
 from sdm.engine.places import Places, Plan
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Blend:
         todo = np.flatnonzero(wanted)
         lon, lat = (a.ravel()[todo] for a in plan.lonlat(r, c))
         ok = np.zeros(wanted.size, dtype=bool)
-        with torch.inference_mode(), one_torch_thread(plan.here):
+        with torch.inference_mode(), one_thread(plan.here):
             self.table = torch.empty((todo.size, plan.model.dim), device=plan.here)
             for batch in embed_batches(plan.model, plan.inputs, plan.here, modalities, lon, lat, plan.month):
                 self.table[batch.part] = batch.total[: batch.known.size]

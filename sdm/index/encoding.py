@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sdm.engine.encode import one_torch_thread
+from sdm.engine.encode import one_thread
 
 DTYPES: dict[str, np.dtype[Any]] = {"int8": np.dtype("int8"), "float16": np.dtype("float16")}
 """Number formats of stored embeddings."""
@@ -61,7 +61,7 @@ def cosines(codes: np.ndarray, scales: np.ndarray, species: np.ndarray) -> np.nd
     import torch
 
     out = np.empty((len(species), len(codes)), dtype=np.float32)
-    with torch.inference_mode(), one_torch_thread("cpu"):
+    with torch.inference_mode(), one_thread("cpu"):
         places, vectors = torch.from_numpy(codes), torch.from_numpy(species)
         block = torch.empty((BLOCK, species.shape[1]))
         for start in range(0, len(codes), BLOCK):

@@ -207,6 +207,10 @@ class BundledModel:
         except KeyError:
             raise ModelError(f"model {self.name!r} has no vector for any rank of {resolution.taxon.name!r}.") from None
 
+    def species_embeddings(self, taxa: Sequence[Taxon]) -> np.ndarray:
+        """Unit embeddings (N, dim) float32 of N of its taxa."""
+        return self.load("cpu").encode_lineages([taxon.lineage for taxon in taxa])
+
     def embed(self, modality: str, values: np.ndarray) -> np.ndarray:
         """Unit embeddings (N, dim) float32 of N values of a modality, computed on the CPU."""
         return self.load("cpu").encode(modality, values).numpy()

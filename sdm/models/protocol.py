@@ -172,6 +172,10 @@ class Model(Protocol):
         """Unit embedding (dim,) float32 of a resolved name."""
         ...
 
+    def species_embeddings(self, taxa: Sequence[Taxon]) -> np.ndarray:
+        """Unit embeddings (N, dim) float32 of N of its taxa."""
+        ...
+
     def embed(self, modality: str, values: Any) -> np.ndarray:
         """Unit embeddings (N, dim) float32 of N values of a modality, computed on the CPU."""
         ...

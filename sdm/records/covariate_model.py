@@ -106,6 +106,10 @@ class CovariateModel:
         """There are none."""
         self._refuse()
 
+    def species_embeddings(self, taxa: Sequence[Taxon]) -> np.ndarray:
+        """There are none."""
+        self._refuse()
+
     def embed(self, modality: str, values: Any) -> np.ndarray:
         """There are none."""
         self._refuse()

@@ -7,8 +7,10 @@ result is given for each kind of comparison places there is.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from sdm.engine.cluster import processors
+from sdm.engine.encode import one_thread
 from sdm.errors import RecordsError
 from sdm.records import measures
 from sdm.records.baselines import Fitter, Indices, nearest_km
@@ -526,19 +530,30 @@ def cross_validate(
     CrossValidation. In a fold without presences or comparison places measures are None, and so are those of a
     method that gave a score that is not finite.
     """
-    predictions: dict[tuple[str, str], Floats] = {}
-    results: list[Result] = []
     for scheme, division in folds.items():
         if division.fold.shape != places.lon.shape:
             raise ValueError(f"folds {scheme!r} of {division.fold.size} places; there are {places.lon.size}")
-        for method, fitter in methods.items():
-            predicted = np.full(places.lon.size, np.nan)
-            for train, test in division:
-                if places.present[train].any():
-                    predicted[test] = np.asarray(fitter(train)(test), float)
-            predictions[method, scheme] = predicted
-            results += _results(places, division, scheme, method, predicted, method in probability)
-    return CrossValidation(places, dict(folds), predictions, tuple(results))
+    predictions = {
+        (method, scheme): np.full(places.lon.size, np.nan) for scheme, method in itertools.product(folds, methods)
+    }
+
+    def fit_and_score(job: tuple[str, str, Indices, Indices]) -> None:
+        method, scheme, train, test = job
+        predictions[method, scheme][test] = np.asarray(methods[method](train)(test), float)
+
+    jobs = [
+        (method, scheme, train, test)
+        for method, scheme in predictions
+        for train, test in folds[scheme]
+        if places.present[train].any()
+    ]
+    with one_thread(), ThreadPoolExecutor(processors()) as pool:
+        list(pool.map(fit_and_score, jobs))  # raises what a job raised
+    results = (
+        _results(places, folds[scheme], scheme, method, predicted, method in probability)
+        for (method, scheme), predicted in predictions.items()
+    )
+    return CrossValidation(places, dict(folds), predictions, tuple(itertools.chain(*results)))
 
 
 def _results(

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from sdm.engine.encode import embed_positions, environment_embeddings
-from sdm.engine.inputs import layer_fingerprints, open_inputs
+from sdm.engine.encode import describe_positions, environment_embeddings
+from sdm.engine.inputs import layer_fingerprints
 from sdm.files.fingerprint import of_files
 from sdm.layers.stack import RasterStack
 from sdm.models.device import local_device
@@ -120,11 +120,7 @@ class ModelFeatures:
         return _by_cell(self._read, lon, lat)
 
     def _read(self, lon: np.ndarray, lat: np.ndarray) -> Features:
-        embedding, known = embed_positions(self.model, self.sampling, lon, lat, self.device)
-        s = self.sampling
-        inputs = open_inputs(self.model, ("environment",), s.environment, clamp=s.clamp)
-        environment, there = inputs.read["environment"](lon, lat)
-        return Features(embedding, environment.astype(np.float32, copy=False), known & there)
+        return Features(*describe_positions(self.model, self.sampling, lon, lat, self.device))
 
     def environment_embedding(self, environment: np.ndarray) -> np.ndarray:
         """Unit embeddings (N, dim) float32 of environments (N, D) as `read` gives them; novelty is measured in it."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sdm.engine.encode import one_thread
 from sdm.errors import RecordsError, RequestError, SpeciesNameError
 from sdm.layers.landmask import LandMask
 from sdm.models.protocol import Model
@@ -18,6 +19,7 @@ from sdm.records.calibration import PROBABILITY, Calibration, relative, with_pre
 from sdm.records.features import Covariates, Features, FeatureSource, ModelFeatures, RasterFeatures
 from sdm.records.fitparts import FitInfo
 from sdm.records.fitted import Fitted, contributions, covariate_space
+from sdm.records.forest import TREES
 from sdm.records.gate import Evidence, leave_out, neighbour_folds
 from sdm.records.likelihood import Solution
 from sdm.records.members import Ensemble, Maxent, Ridge, Trees
@@ -176,7 +178,8 @@ def fit_training(
     info : what is known of the fit already.
     space : (R, K) environment embeddings of the places; None without a model.
     """
-    core = fit_core(training, covariates, prior, options)
+    with one_thread():
+        core = fit_core(training, covariates, prior, options)
     ensemble, evidence = core.ensemble, core.evidence
     if prior is not None:
         info = replace(info, known=prior.known, taxon=prior.taxon)
@@ -225,6 +228,7 @@ def fit_core(
     options: FitOptions,
     *,
     offset_only: bool = False,
+    trees: int = TREES,
 ) -> Core:
     """The part of `fit_training` that is repeated in every fold of a cross-validation.
 
@@ -232,18 +236,19 @@ def fit_core(
     ----------
     training, covariates, prior, options : as of `fit_training`.
     offset_only : keep the zero-shot vector and correct it by the environment alone, as the gate may choose.
+    trees : of a forest.
     """
     notes: tuple[str, ...] = ()
     evidence = None
     if prior is None:
         columns, notes = informative(training, covariates)
-        ensemble = _covariate_ensemble(training, covariates, columns, options)
+        ensemble = _covariate_ensemble(training, covariates, columns, options, trees)
     elif offset_only:
         assert prior.zero_shot is not None
         ridge, _ = ridge_design(training, 10.0, prior.zero_shot, None).fit(options.seed, options.refits)
         ensemble = Ensemble((ridge,), np.ones(1, np.float32))
     else:
-        ensemble, evidence = _model_ensemble(training, covariates, prior, options)
+        ensemble, evidence = _model_ensemble(training, covariates, prior, options, trees)
     logit = ensemble.logit(training.features.embedding, training.features.environment)
     calibration = _calibration(training, logit, prior, options, evidence is None or evidence.accepted)
     return Core(ensemble, calibration, evidence, notes)
@@ -278,7 +283,7 @@ def informative(training: Training, covariates: Covariates) -> tuple[np.ndarray,
 
 
 def _model_ensemble(
-    training: Training, covariates: Covariates, prior: SpeciesPrior, options: FitOptions
+    training: Training, covariates: Covariates, prior: SpeciesPrior, options: FitOptions, trees: int
 ) -> tuple[Ensemble, Evidence | None]:
     """The ridge with the prior of the species, a forest from some number of records on; or the zero-shot map."""
     strength = 5.0 if prior.known and training.presences >= 10 else 10.0
@@ -305,13 +310,13 @@ def _model_ensemble(
     weights: tuple[float, ...] = (1.0,)
     if training.presences >= JOINED_FROM:
         columns = np.array([k for k, g in enumerate(covariates.groups) if g != "surroundings"], dtype=np.int32)
-        members = (ridge, grow_trees(training, columns, prior, seed=options.seed))
+        members = (ridge, grow_trees(training, columns, prior, seed=options.seed, trees=trees))
         weights = (1.0, FOREST_SHARE)
     return _joined(training, members, weights), evidence
 
 
 def _covariate_ensemble(
-    training: Training, covariates: Covariates, columns: np.ndarray, options: FitOptions
+    training: Training, covariates: Covariates, columns: np.ndarray, options: FitOptions, trees: int
 ) -> Ensemble:
     """Maxent, a forest and a ridge on the user's covariates alone.
 
@@ -322,9 +327,9 @@ def _covariate_ensemble(
     none = np.empty(0, dtype=np.float32)
     kind = "group" if training.group.any() else "all"
     maxent = grow_maxent(training, columns, categorical, kind, seed=options.seed, refits=options.refits)
-    trees = grow_trees(training, columns, None, seed=options.seed)
+    forest = grow_trees(training, columns, None, seed=options.seed, trees=trees)
     ridge, _ = ridge_design(training, COVARIATE_STRENGTH, none, None, barred=categorical).fit()
-    return _joined(training, (maxent, trees, ridge), (1.0, 1.0, 1.0 if training.presences < MANY else 0.5))
+    return _joined(training, (maxent, forest, ridge), (1.0, 1.0, 1.0 if training.presences < MANY else 0.5))
 
 
 def _joined(training: Training, members: tuple[Ridge | Maxent | Trees, ...], weights: tuple[float, ...]) -> Ensemble:

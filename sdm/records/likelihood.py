@@ -10,6 +10,7 @@ Presence/absence: the logistic likelihood with the same offset and penalty, and 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -52,11 +53,16 @@ class Rows:
 
 @dataclass(frozen=True)
 class Solution:
-    """Coefficients (P,), the intercept (0 where the objective has none) and the inverse Hessian's factor."""
+    """Coefficients (P,), the intercept (0 where the objective has none) and the Hessian of the last step."""
 
     coefficients: np.ndarray
     intercept: float
     hessian: np.ndarray
+
+    @cached_property
+    def inverse(self) -> np.ndarray:
+        """Of the Hessian."""
+        return np.linalg.inv(self.hessian)
 
 
 def fit_ridge(rows: Rows, precision: np.ndarray, start: Solution | None = None) -> Solution:
@@ -93,10 +99,9 @@ def refit(rows: Rows, precision: np.ndarray, near: Solution, steps: int = 6) -> 
     problem = Problem(rows, precision)
     beta = problem.start(near)
     value = problem.value(beta)
-    inverse = np.linalg.inv(near.hessian)
     for _ in range(steps):
         gradient = problem.gradient(beta)
-        step = inverse @ gradient
+        step = near.inverse @ gradient
         size, best = 1.0, -np.inf
         while size > 0.05:
             best = problem.value(beta + size * step)

@@ -79,9 +79,7 @@ def _compute(model: Model) -> tuple[np.ndarray, np.ndarray]:
     """Mean (dim,) of unit vectors of species, and a factor (dim, K) of their covariance."""
     species = list(model.taxa)
     step = max(1, len(species) // SAMPLED)
-    vectors = np.stack(
-        [model.species_embedding(Resolution(t.name, t, True, "scientific name")) for t in species[::step]]
-    ).astype(np.float64)
+    vectors = model.species_embeddings(species[::step]).astype(np.float64)
     values, directions = np.linalg.eigh(np.cov(vectors.T))
     largest = np.argsort(values)[::-1][:RANK]
     factor = directions[:, largest] * np.sqrt(np.maximum(values[largest], 0.0))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdm.engine.encode import one_thread
 from sdm.records.background import Positions
 from sdm.records.calibration import PROBABILITY
 from sdm.records.decided import Decided, decided
@@ -107,15 +108,16 @@ def review(
 
 def review_case(case: Case, *, elapid: bool = False) -> Review:
     """See `review`."""
-    validated = cross_validate_fit(case, elapid=elapid)
-    return Review(
-        case=case,
-        validation=validated.result,
-        thresholds=thresholds(case, validated.pool),
-        importance=importances(case, validated),
-        responses=response_curves(case),
-        decided=() if case.fitted.info.zero_shot else decided(case.fitted, case.training, case.source),
-    )
+    with one_thread():
+        validated = cross_validate_fit(case, elapid=elapid)
+        return Review(
+            case=case,
+            validation=validated.result,
+            thresholds=thresholds(case, validated.pool),
+            importance=importances(case, validated),
+            responses=response_curves(case),
+            decided=() if case.fitted.info.zero_shot else decided(case.fitted, case.training, case.source),
+        )
 
 
 def assemble_report(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sdm.records.features import Features
-from sdm.records.forest import fit_forest
+from sdm.records.forest import TREES, fit_forest
 from sdm.records.likelihood import Rows, Solution, fit_ridge, refit
 from sdm.records.maxent import fit_maxent, refit_terms
 from sdm.records.members import Maxent, Ridge, Trees, squared_features, tree_inputs
@@ -181,7 +181,12 @@ def ridge_design(
 
 
 def grow_trees(
-    training: Training, columns: np.ndarray, prior: SpeciesPrior | None, kind: str = "all", seed: int = 0
+    training: Training,
+    columns: np.ndarray,
+    prior: SpeciesPrior | None,
+    kind: str = "all",
+    seed: int = 0,
+    trees: int = TREES,
 ) -> Trees:
     """A forest on some columns of the environment and, with a model, some projections of the embedding."""
     projection = np.empty((training.features.embedding.shape[1], 0), dtype=np.float32)
@@ -189,7 +194,7 @@ def grow_trees(
         known = [] if prior.zero_shot is None else [prior.zero_shot]
         projection = np.column_stack([prior.mean, *known, prior.factor[:, :PROJECTIONS]]).astype(np.float32)
     inputs = tree_inputs(training.features.embedding, training.features.environment, columns, projection)
-    forest = fit_forest(inputs, training.presence.astype(float), training.weights(kind), seed=seed)
+    forest = fit_forest(inputs, training.presence.astype(float), training.weights(kind), trees=trees, seed=seed)
     return Trees(columns, projection, forest)
 
 

@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.special import expit
-from sklearn.tree import DecisionTreeClassifier
+from sklearn.tree import DecisionTreeRegressor
 
 from sdm.errors import RecordsError, RequestError
 from sdm.layers.landmask import LandMask
@@ -140,9 +140,11 @@ def test_maxent_allows_features_by_the_number_of_presences(n, kinds):
 
 def test_forest_gives_the_shares_of_the_trees_it_was_grown_from():
     x, presence, _ = world()
-    tree = DecisionTreeClassifier(max_depth=8, random_state=0).fit(x[:900], presence[:900])
-    forest = Forest(*(a[None] for a in _spread(tree.tree_, 8)))
-    assert np.allclose(forest.share(x), tree.predict_proba(x)[:, 1], atol=1e-6)
+    trees = [DecisionTreeRegressor(max_depth=8, random_state=k).fit(x[k::5], presence[k::5]) for k in range(2)]
+    forest = Forest(*(np.stack(arrays) for arrays in zip(*(_spread(tree.tree_, 8) for tree in trees), strict=True)))
+    assert np.allclose(forest.share(x), np.mean([tree.predict(x) for tree in trees], axis=0), atol=1e-6)
+    several = np.concatenate([forest.share(part) for part in (x[:1], x[1:130], x[130:])])
+    assert np.array_equal(several, forest.share(x)), "a place's share depends on the places that it is asked for with"
 
 
 def test_forest_is_reproducible_and_better_than_chance_and_quick():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,12 @@ class BundledEncoders:
         assert isinstance(self.text, TaxonTower)
         with torch.inference_mode():
             return normalise(self.text.embed(lineage)).cpu().numpy()
+
+    def encode_lineages(self, lineages: Sequence[tuple[str, ...]]) -> np.ndarray:
+        """As `encode_lineage`, of S lineages at once: (S, dim)."""
+        assert isinstance(self.text, TaxonTower)
+        with torch.inference_mode():
+            return normalise(self.text.embed_all(lineages)).cpu().numpy()
 
 
 def build(config: dict, vocabulary: list[str], dropout: float = 0.0, env_dropout: float = 0.0) -> nn.ModuleDict:

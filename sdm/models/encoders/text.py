@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +44,16 @@ class TaxonTower(nn.Module):
         """(S, R) rows of the vocabulary [and (S, R) 0/1 weights] -> (S, dim), not normalised."""
         # One fused sum: as products of (S, R, dim) it would be a third of a training step.
         return nn.functional.embedding_bag(rows, self.embedding.weight, mode="sum", per_sample_weights=keep)
+
+    @torch.inference_mode()
+    def embed_all(self, lineages: Sequence[Sequence[str]]) -> Tensor:
+        """S lineages -> (S, dim), not normalised; raises KeyError when no rank of one is known."""
+        rows = [self.lookup(lineage) for lineage in lineages]
+        if not all(rows):
+            raise KeyError(f"no rank of {' '.join(lineages[rows.index([])])} is in the vocabulary")
+        starts = np.cumsum([0, *map(len, rows)])[:-1]
+        flat, offsets = (torch.tensor(x, device=self.embedding.weight.device) for x in ([*chain(*rows)], starts))
+        return nn.functional.embedding_bag(flat, self.embedding.weight, offsets, mode="sum")
 
     @torch.inference_mode()
     def embed(self, lineage: Sequence[str]) -> Tensor:

@@ -188,6 +188,10 @@ class PublishedModel:
         """Unit embedding (dim,) float32 of a resolved name: of its bare taxonomic string."""
         return self.embed("text", [taxonomic_string(resolution.taxon)])[0]
 
+    def species_embeddings(self, taxa: Sequence[Taxon]) -> np.ndarray:
+        """Unit embeddings (N, dim) float32 of N taxa: of their bare taxonomic strings."""
+        return self.embed("text", [taxonomic_string(taxon) for taxon in taxa])
+
     def embed(self, modality: str, values: object) -> np.ndarray:
         """Unit embeddings (N, dim) float32 of N values of a modality, computed on the CPU."""
         return self.load("cpu").encode(modality, values).numpy()

@@ -201,6 +201,7 @@ def fit_species(
     if opened.saved is not None:
         return [opened.saved]
     group = _Group(request, opened.table)
+    source = _source(opened.model, places, device)
     fits = []
     for one in opened.species:
         try:
@@ -208,7 +209,7 @@ def fit_species(
             if not records.present.any():
                 told = " ".join(records.audit.sentences())
                 raise RecordsError(f"there is no usable presence among the records of {one.name!r}. {told}")
-            case = _fit(records, opened.model, request, places, group.without(one.own, one.name), device)
+            case = _fit(records, opened.model, request, source, group.without(one.own, one.name))
         except RecordsError as error:
             if failures is None:
                 raise
@@ -218,17 +219,20 @@ def fit_species(
     return fits
 
 
+def _source(model: Model, places: Places, device: str) -> ModelFeatures | RasterFeatures:
+    """What places are described with; it remembers them from species to species."""
+    if isinstance(model, CovariateModel):
+        return RasterFeatures(model.paths, model.categorical)
+    return ModelFeatures(model, places.sampling, device)
+
+
 def _fit(
-    records: Records, model: Model, request: MapRequest, places: Places, group: Positions | None, device: str
+    records: Records, model: Model, request: MapRequest, source: ModelFeatures | RasterFeatures, group: Positions | None
 ) -> Case:
     """A species fitted, with all that its review needs."""
     options = request.fitting
-    source: ModelFeatures | RasterFeatures
     prior = None
-    if isinstance(model, CovariateModel):
-        source = RasterFeatures(model.paths, model.categorical)
-    else:
-        source = ModelFeatures(model, places.sampling, device)
+    if isinstance(source, ModelFeatures):
         prior = prior_for(model, source, records.species, options)
     training, info = prepare(records, source, group, options)
     fitted = fit_prepared(training, info, source, prior, options)

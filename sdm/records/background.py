@@ -7,19 +7,23 @@ is found among places that were visited. Half and half keeps most of both.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from sdm.errors import RecordsError
 from sdm.layers.landmask import ANTARCTIC, LandMask
-from sdm.records.folds import unit_vectors
+from sdm.records.sphere import EARTH_KM, nearest_km, unit_vectors
 
 LEAST_GROUP = 50
 """Places of the target group below which it is not used unless asked for."""
-EARTH_KM = 6371.0
-MOST_DRAWN = 100
+MOST_DRAWN = 400
 """Positions drawn per place wanted; around small islands fewer places are found."""
+MOST_RECORDS = 2000
+"""Records that distances are measured to; of more, one per cell of a fiftieth of the reach."""
+Box = tuple[float, float, float, float]
+"""(west, south, east, north), degrees; west > east crosses 180 degrees."""
 
 
 @dataclass(frozen=True)
@@ -39,49 +43,120 @@ class Positions:
 
 def near(positions: Positions, records: Positions, reach_km: float) -> np.ndarray:
     """Whether positions (N,) lie within `reach_km` of any record: (N,) bool."""
-    chord = 2.0 * np.sin(min(reach_km / EARTH_KM, np.pi) / 2.0)
-    targets = unit_vectors(records.lon, records.lat)
-    points = unit_vectors(positions.lon, positions.lat)
-    out = np.zeros(len(positions), dtype=bool)
-    for first in range(0, len(points), 4096):
-        part = points[first : first + 4096]
-        # The nearest record has the largest inner product.
-        best = np.full(len(part), -1.0)
-        for start in range(0, len(targets), 4096):
-            np.maximum(best, (part @ targets[start : start + 4096].T).max(axis=1), out=best)
-        out[first : first + 4096] = 2.0 - 2.0 * best <= chord**2
-    return out
+    if len(records) > MOST_RECORDS:
+        records = records.select(thinned(records, np.degrees(reach_km / EARTH_KM) / 50.0))
+    places = (unit_vectors(p.lon, p.lat) for p in (positions, records))
+    return nearest_km(*places) <= reach_km
 
 
-def random_places(records: Positions, count: int, reach_km: float, *, mask: str = "land", seed: int = 0) -> Positions:
+def random_places(
+    records: Positions,
+    count: int,
+    reach_km: float,
+    *,
+    mask: str = "land",
+    seed: int = 0,
+    bounds: Box | None = None,
+    known: Callable[[Positions], np.ndarray] | None = None,
+) -> Positions:
     """Uniform random places within `reach_km` of the records.
+
+    They are the first of one sequence of places over the globe, the same for all species of a request: what is known
+    of a place serves every species that it is within reach of.
 
     Parameters
     ----------
     records : where the species was seen.
     count : places wanted; fewer are returned where there is hardly any land.
     reach_km : distance to the nearest record, at most.
-    mask : "land", "sea" or "none".
-    seed : of the draws.
+    mask : "land", "sea" or "none"; land without Antarctica.
+    seed : of the sequence.
+    bounds : a box that they lie in; of a small one the sequence is another.
+    known : which of some places (N,) bool may be taken.
+
+    Raises
+    ------
+    RecordsError : there is no such place.
     """
-    rng = np.random.default_rng(seed)
-    west, width, south, north = _frame(records, reach_km)
-    surface, kept, drawn, have = LandMask(), [], 0, 0
+    cells = _Cells.of(_frame(records, reach_km, bounds), reach_km)
+    surface, kept, turns, drawn, have = LandMask(), [], [], 0, 0
     while have < count and drawn < MOST_DRAWN * count:
-        n = 4 * (count - have) + 1000
-        drawn += n
-        lon = (west + width * rng.random(n) + 180.0) % 360.0 - 180.0
-        low, high = np.sin(np.radians((south, north)))
-        lat = np.degrees(np.arcsin(low + (high - low) * rng.random(n)))
-        candidates = Positions(lon, lat)
-        candidates = candidates.select(surface.keep(mask, lon, lat) & ((lat > ANTARCTIC) | (mask != "land")))
-        candidates = candidates.select(near(candidates, records, reach_km))
-        kept.append(candidates)
-        have += len(candidates)
+        candidates, turn = cells.draw(4 * (count - have) + 1000, seed)
+        drawn += len(candidates)
+        inside = surface.keep(mask, candidates.lon, candidates.lat)
+        inside &= (candidates.lat > ANTARCTIC) | (mask != "land")
+        if bounds is not None:
+            inside &= _within(candidates, bounds)
+        for test in (lambda places: near(places, records, reach_km), known):
+            if test is not None and inside.any():
+                inside[inside] = test(candidates.select(inside))
+        kept.append(candidates.select(inside))
+        turns.append(turn[inside])
+        have += len(kept[-1])
     if have == 0:
         raise RecordsError(f"there is no {mask} within {reach_km:g} km of the records to compare them with.")
-    joined = Positions(np.concatenate([p.lon for p in kept]), np.concatenate([p.lat for p in kept]))
-    return joined.select(np.arange(min(count, have)))
+    joined = Positions(*(np.concatenate([getattr(p, axis) for p in kept]) for axis in ("lon", "lat")))
+    return joined.select(np.sort(np.argsort(np.concatenate(turns), kind="stable")[:count]))
+
+
+@dataclass
+class _Cells:
+    """Cells of equal area, in each of which places are drawn in turn; what is drawn depends on cell and turn alone."""
+
+    rows: int
+    columns: int
+    """Of the whole globe."""
+    number: np.ndarray
+    """The cells that are drawn from: row times `columns` plus column."""
+    turn: int = 0
+
+    @classmethod
+    def of(cls, frame: tuple[float, float, float, float], reach_km: float) -> _Cells:
+        """Cells of half the reach, or smaller in a small frame (west, width, south, north), that cover it."""
+        west, width, south, north = frame
+        low, high = np.sin(np.radians((south, north)))
+        side = reach_km / 2.0
+        while side > 1.0 and side > EARTH_KM * max(high - low, 1e-6):
+            side /= 2.0
+        rows, columns = max(1, int(2.0 * EARTH_KM / side)), max(1, int(2.0 * np.pi * EARTH_KM / side))
+        first, last = (min(int((s + 1.0) / 2.0 * rows), rows - 1) for s in (low, high))
+        start = int(np.floor((west + 180.0) / 360.0 * columns))
+        stop = min(int(np.floor((west + width + 180.0) / 360.0 * columns)), start + columns - 1)
+        across = np.arange(start, stop + 1) % columns
+        return cls(rows, columns, (np.arange(first, last + 1)[:, None] * columns + across).ravel())
+
+    def draw(self, count: int, seed: int) -> tuple[Positions, np.ndarray]:
+        """At least `count` further places, and when it is the turn of each."""
+        turns = np.arange(self.turn, self.turn + -(-count // self.number.size))
+        self.turn = int(turns[-1]) + 1
+        cell, turn = (a.ravel() for a in np.meshgrid(self.number, turns))
+        u, v, when = (_uniform(seed, cell, turn, axis) for axis in range(3))
+        row, column = np.divmod(cell, self.columns)
+        lon = (column + u) / self.columns * 360.0 - 180.0
+        lat = np.degrees(np.arcsin(np.clip((row + v) / self.rows * 2.0 - 1.0, -1.0, 1.0)))
+        return Positions(lon, lat), turn + when
+
+
+def _uniform(seed: int, cell: np.ndarray, turn: np.ndarray, axis: int) -> np.ndarray:
+    """Numbers of 0 to 1 (N,) that follow from cell (N,), turn (N,) and axis, and on nothing else."""
+    mixed = np.full(cell.size, seed, dtype=np.uint64)
+    for part in (cell, turn, np.full(cell.size, axis)):
+        mixed = _mixed(mixed + part.astype(np.uint64))
+    return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """Steele, Lea and Flood's SplitMix64 of (N,) uint64."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _within(positions: Positions, bounds: Box) -> np.ndarray:
+    west, south, east, north = bounds
+    width = 360.0 if east - west >= 360.0 else (east - west) % 360.0
+    return ((positions.lon - west) % 360.0 <= width) & (positions.lat >= south) & (positions.lat <= north)
 
 
 def group_places(
@@ -135,8 +210,21 @@ def choose_kind(asked: str, presences: int, absences: int, group: int) -> tuple[
     return "random", "no records of other species were given"
 
 
-def _frame(records: Positions, reach_km: float) -> tuple[float, float, float, float]:
-    """West, width, south and north of a box, in degrees, that holds all that lies within reach."""
+def _frame(records: Positions, reach_km: float, bounds: Box | None = None) -> tuple[float, float, float, float]:
+    """West, width, south and north of a box, in degrees, that holds all that lies within reach and within bounds."""
+    west, width, south, north = _reached(records, reach_km)
+    if bounds is None:
+        return west, width, south, north
+    left, bottom, right, top = bounds
+    across = 360.0 if right - left >= 360.0 else (right - left) % 360.0
+    south, north = max(south, bottom), min(north, top)
+    if south > north:  # nothing is within reach: any box will do
+        south, north = bottom, top
+    return (left, across, south, north) if across < width else (west, width, south, north)
+
+
+def _reached(records: Positions, reach_km: float) -> tuple[float, float, float, float]:
+    """As `_frame`, without bounds."""
     margin = np.degrees(reach_km / EARTH_KM)
     south = max(-90.0, float(records.lat.min()) - margin)
     north = min(90.0, float(records.lat.max()) + margin)

@@ -12,26 +12,12 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from sdm.records.folds import arc_km, unit_vectors
+from sdm.records.sphere import nearest_km, unit_vectors
 
 Indices: TypeAlias = npt.NDArray[np.int64]
 Scores: TypeAlias = npt.NDArray[np.float64]
 Scorer: TypeAlias = Callable[[Indices], Scores]
 Fitter: TypeAlias = Callable[[Indices], Scorer]
-
-_AT_ONCE = 2_000_000  # distances computed at once
-
-
-def nearest_km(points: npt.NDArray[np.float64], targets: npt.NDArray[np.float64]) -> Scores:
-    """Distance from each of `points` (n, 3) to the nearest of `targets` (m, 3), unit vectors; shape (n,) km."""
-    chord = np.empty(len(points))
-    step = max(1, _AT_ONCE // max(1, len(targets)))
-    for start in range(0, len(points), step):
-        part = points[start : start + step]
-        # The largest cosine finds the nearest; near 1 it is too coarse to measure with.
-        nearest = targets[np.argmax(part @ targets.T, axis=1)]
-        chord[start : start + step] = np.sqrt(np.square(part - nearest).sum(axis=1))
-    return arc_km(chord)
 
 
 def distance_to_records(lon: npt.ArrayLike, lat: npt.ArrayLike, present: npt.ArrayLike) -> Fitter:

@@ -8,7 +8,8 @@ import shapely
 from sdm.layers.landmask import LAND, SEA, LandMask
 from sdm.records.audit import REASONS, REPAIRS, Audit, Citations
 from sdm.records.raw import RawRecords
-from sdm.records.reference import EARTH_KM, capitals, centroids, country_area, country_code, distance_km, land, near
+from sdm.records.reference import capitals, centroids, country_area, country_code, land, near
+from sdm.records.sphere import EARTH_KM, distance_km
 from sdm.request.records import CleanOptions
 
 ZERO_DEGREES = 0.5

@@ -22,8 +22,9 @@ from sdm.engine.cluster import processors
 from sdm.engine.encode import one_thread
 from sdm.errors import RecordsError
 from sdm.records import measures
-from sdm.records.baselines import Fitter, Indices, nearest_km
-from sdm.records.folds import Folds, unit_vectors
+from sdm.records.background import Positions, near, random_places
+from sdm.records.baselines import Fitter, Indices
+from sdm.records.folds import Folds
 from sdm.records.sample import MapSampler, open_sampler
 
 if TYPE_CHECKING:
@@ -45,9 +46,6 @@ POOLED = frozenset({"auc_prg"})
 """Measures of all folds together: precision gain has no lower bound, so one small fold would decide their mean."""
 FEWEST_POOLED = 10
 """Presences below which these measures say nothing."""
-_AT_ONCE = 20_000  # candidates for random places
-_MOST_CANDIDATES = 4_000_000
-_MOST_RECORDS = 2000  # presences that distances are measured to exactly
 _FEWEST = 20  # random places that say something
 
 
@@ -308,9 +306,8 @@ def _comparisons(
     yield ("land", *random_places_in(lon, lat, options, sampler.bounds, sampler))
     if options.group is not None:
         x, y = (np.asarray(values, float) for values in options.group)
-        seen = unit_vectors(*_thinned(np.asarray(lon, float), np.asarray(lat, float), options))
-        near = nearest_km(unit_vectors(x, y), seen) <= options.within_km
-        yield "group", x[near], y[near]
+        reached = near(Positions(x, y), Positions(lon, lat), options.within_km)
+        yield "group", x[reached], y[reached]
     if (~records.present).any():
         yield ("absences", records.lon[~records.present], records.lat[~records.present])
 
@@ -335,62 +332,21 @@ def random_places_in(
     -------
     As many as asked for, or fewer where little of the box is within reach.
     """
-    from sdm.layers.landmask import LandMask
-
     options = options or EvaluateOptions()
-    mask, records = LandMask(), unit_vectors(*_thinned(np.asarray(lon, float), np.asarray(lat, float), options))
-    west, south, east, north = _reach_box(np.asarray(lon, float), np.asarray(lat, float), options.within_km, bounds)
-    random = np.random.default_rng(options.seed)
-    found: list[tuple[Floats, Floats]] = []
-    count = 0
-    for _ in range(_MOST_CANDIDATES // _AT_ONCE):
-        u, v = random.random((2, _AT_ONCE))
-        x = (west + u * (east - west) + 180.0) % 360.0 - 180.0
-        low, high = math.sin(math.radians(south)), math.sin(math.radians(north))
-        y = np.degrees(np.arcsin(low + v * (high - low)))
-        keep = mask.keep(options.surface, x, y)
-        x, y = x[keep], y[keep]
-        keep = nearest_km(unit_vectors(x, y), records) <= options.within_km
-        x, y = x[keep], y[keep]
-        if sampler is not None:
-            keep = np.isfinite(sampler.values(sampler.pixels(x, y)))
-            x, y = x[keep], y[keep]
-        found.append((x, y))
-        count += x.size
-        if count >= options.places:
-            break
-    xs, ys = (np.concatenate(part)[: options.places] for part in zip(*found, strict=True))
-    return xs, ys
-
-
-def _thinned(lon: Floats, lat: Floats, options: EvaluateOptions) -> tuple[Floats, Floats]:
-    """Of very many presences one per cell of a fiftieth of the reach: distances to them become too slow."""
-    if lon.size <= _MOST_RECORDS:
-        return lon, lat
-    cell = options.within_km / 111.0 / 50.0
-    _, first = np.unique(np.floor(np.stack([lon, lat]) / cell), axis=1, return_index=True)
-    return lon[first], lat[first]
-
-
-def _reach_box(
-    lon: Floats, lat: Floats, within_km: float, bounds: tuple[float, float, float, float]
-) -> tuple[float, float, float, float]:
-    """The box to draw in, degrees, east > west: the smaller of the bounds and what is in reach, side by side."""
-    west, south, east, north = bounds
-    east = east + 360.0 if east <= west else east
-    reach = within_km / 110.5  # degrees of latitude; a little more than needed
-    poleward = float(np.abs(lat).max()) + reach
-    around = np.sort(lon % 360.0)
-    gaps = np.diff(around, append=around[0] + 360.0)
-    widest = int(gaps.argmax())
-    if poleward < 85.0:
-        margin = reach / math.cos(math.radians(poleward))
-        width = 360.0 - float(gaps[widest]) + 2 * margin
-        if width < east - west:
-            west = float(around[(widest + 1) % around.size]) - margin
-            east = west + width
-    low, high = max(south, float(lat.min()) - reach, -90.0), min(north, float(lat.max()) + reach, 90.0)
-    return (west, low, east, high) if low < high else (west, south, east, north)
+    seen = Positions(np.asarray(lon, float), np.asarray(lat, float))
+    try:
+        found = random_places(
+            seen,
+            options.places,
+            options.within_km,
+            mask=options.surface,
+            seed=options.seed,
+            bounds=bounds,
+            known=None if sampler is None else lambda at: np.isfinite(sampler.values(sampler.pixels(at.lon, at.lat))),
+        )
+    except RecordsError:
+        return np.empty(0), np.empty(0)
+    return found.lon, found.lat
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -66,6 +66,47 @@ class Features:
         return Features(self.embedding[rows], self.environment[rows], self.known[rows])
 
 
+def joined(parts: Sequence[Features]) -> Features:
+    """The places of several, one after the other."""
+    return Features(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("embedding", "environment", "known"))
+    )
+
+
+REMEMBERED = 40_000
+"""Places whose features are kept between the species of a request, the latest: 60 MB of a bundled model's."""
+
+Read = Callable[[np.ndarray, np.ndarray], Features]
+"""(lon (N,), lat (N,) degrees) -> their features."""
+
+
+class Memory:
+    """Features of places that were read before: background places serve many species of one file."""
+
+    def __init__(self) -> None:
+        self._row: dict[tuple[float, float], int] = {}
+        self._kept: Features | None = None
+
+    def read(self, read: Read, lon: np.ndarray, lat: np.ndarray) -> Features:
+        """Features at positions (N,), (N,) degrees; `read` is asked for those that are not known yet."""
+        keys = list(zip(lon.tolist(), lat.tolist(), strict=True))
+        new = np.array(list(dict.fromkeys(key for key in keys if key not in self._row)), dtype=float).reshape(-1, 2)
+        if len(new) or self._kept is None:
+            self._add(read(new[:, 0], new[:, 1]), new)
+        assert self._kept is not None
+        features = self._kept.select(np.array([self._row[key] for key in keys], dtype=np.int64))
+        if len(self._row) > REMEMBERED:
+            first = len(self._row) - REMEMBERED
+            self._kept = self._kept.select(np.arange(first, len(self._row)))
+            self._row = {key: row - first for key, row in self._row.items() if row >= first}
+        return features
+
+    def _add(self, features: Features, positions: np.ndarray) -> None:
+        start = len(self._row)
+        self._row |= {(x, y): start + k for k, (x, y) in enumerate(positions.tolist())}
+        self._kept = features if self._kept is None else joined((self._kept, features))
+
+
 class FeatureSource(Protocol):
     """Where features of places come from."""
 
@@ -91,6 +132,7 @@ class ModelFeatures:
     model: Model
     sampling: Sampling = field(default_factory=Sampling)
     device: str = "cpu"
+    memory: Memory = field(default_factory=Memory, compare=False, repr=False)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -117,7 +159,7 @@ class ModelFeatures:
 
     def read(self, lon: np.ndarray, lat: np.ndarray) -> Features:
         """Features at positions (N,), (N,) degrees."""
-        return _by_cell(self._read, lon, lat)
+        return self.memory.read(lambda *new: _by_cell(self._read, *new), lon, lat)
 
     def _read(self, lon: np.ndarray, lat: np.ndarray) -> Features:
         return Features(*describe_positions(self.model, self.sampling, lon, lat, self.device))
@@ -138,6 +180,7 @@ class RasterFeatures:
 
     def __init__(self, paths: Sequence[str | Path], categorical: Sequence[str] = ()) -> None:
         self._stack = RasterStack(paths, categorical)
+        self.memory = Memory()
         self.covariates = Covariates(self._stack.names, self._stack.names, self._stack.categorical)
 
     @property
@@ -147,22 +190,20 @@ class RasterFeatures:
 
     def read(self, lon: np.ndarray, lat: np.ndarray) -> Features:
         """Values at positions (N,), (N,) degrees; a place is known where all bands have a value."""
-        return _by_cell(self._read, lon, lat)
+        return self.memory.read(lambda *new: _by_cell(self._read, *new), lon, lat)
 
     def _read(self, lon: np.ndarray, lat: np.ndarray) -> Features:
         values, known = self._stack.sample(lon, lat)
         return Features(np.empty((lon.size, 0), dtype=np.float32), values, known)
 
 
-def _by_cell(read, lon: np.ndarray, lat: np.ndarray) -> Features:
+def _by_cell(read: Read, lon: np.ndarray, lat: np.ndarray) -> Features:
     """Read places in the order of their cells, some thousands at a time, and return them in theirs."""
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
     order = np.lexsort((lon, np.floor(lon / CELL), np.floor(lat / CELL)))
-    parts = [read(lon[p], lat[p]) for p in _chunks(order)]
     back = np.empty(order.size, dtype=np.int64)
     back[order] = np.arange(order.size)
-    fields = ("embedding", "environment", "known")
-    return Features(*(np.concatenate([getattr(part, name) for part in parts])[back] for name in fields))
+    return joined([read(lon[p], lat[p]) for p in _chunks(order)]).select(back)
 
 
 def _chunks(order: np.ndarray) -> list[np.ndarray]:

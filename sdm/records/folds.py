@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from sdm.records.sphere import EARTH_KM, distances_km, unit_vectors
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
-
-EARTH_KM = 6371.0088
-"""Mean radius of the Earth (IUGG)."""
 
 _MAX_PLACES = 1500  # whose pairs make a variogram: about a million
 _BINS = 20  # of distance, with equally many pairs
@@ -107,22 +106,6 @@ def _km(value: float | None) -> str:
     """A distance to three digits."""
     rounded = float(f"{value or 0.0:.3g}")
     return f"{rounded:,.0f} km" if rounded >= 100 else f"{rounded:g} km"
-
-
-def unit_vectors(lon: npt.ArrayLike, lat: npt.ArrayLike) -> Floats:
-    """Positions in degrees, each of shape (n,), as points on the unit sphere, shape (n, 3)."""
-    east, north = np.radians(np.asarray(lon, float)), np.radians(np.asarray(lat, float))
-    return np.stack([np.cos(north) * np.cos(east), np.cos(north) * np.sin(east), np.sin(north)], axis=-1)
-
-
-def distances_km(a: Floats, b: Floats) -> Floats:
-    """Great-circle distances between unit vectors of shapes (n, 3) and (m, 3), shape (n, m)."""
-    return arc_km(np.sqrt(np.square(a[:, None, :] - b[None, :, :]).sum(-1)))
-
-
-def arc_km(chord: Floats) -> Floats:
-    """Great-circle distance of points that are `chord` apart on the unit sphere, any shape."""
-    return 2 * EARTH_KM * np.arcsin(np.minimum(chord / 2, 1))
 
 
 def variogram(lon: npt.ArrayLike, lat: npt.ArrayLike, values: npt.ArrayLike, seed: int = 0) -> Variogram:

@@ -11,8 +11,7 @@ import numpy as np
 import shapely
 
 from sdm.files.release import data_file
-
-EARTH_KM = 6371.0088
+from sdm.records.sphere import EARTH_KM, distance_km
 
 # Territories that have an outline of their own beside the state in whose name records of them are often given.
 _INCLUDES = {
@@ -168,10 +167,3 @@ def near(lon: np.ndarray, lat: np.ndarray, places: np.ndarray, km: float) -> np.
     result = np.zeros(len(lon), bool)
     result[order] = close
     return result
-
-
-def distance_km(lon: np.ndarray, lat: np.ndarray, to_lon: np.ndarray | float, to_lat: np.ndarray | float) -> np.ndarray:
-    """Great-circle distances between points in degrees."""
-    x, y, u, v = (np.radians(values) for values in (lon, lat, to_lon, to_lat))
-    half = np.sin((v - y) / 2) ** 2 + np.cos(y) * np.cos(v) * np.sin((u - x) / 2) ** 2
-    return 2 * EARTH_KM * np.arcsin(np.sqrt(half))

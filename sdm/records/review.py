@@ -9,26 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.engine.encode import one_thread
-from sdm.records.background import Positions
 from sdm.records.calibration import PROBABILITY
 from sdm.records.decided import Decided, decided
 from sdm.records.evaluate import CrossValidation
 from sdm.records.explain import Importance, Response
-from sdm.records.features import FeatureSource
 from sdm.records.fit import JOINED_FROM
-from sdm.records.fitted import Fitted
 from sdm.records.forest import DEPTH, TREES
 from sdm.records.maxent import classes_for
 from sdm.records.measures import omission
 from sdm.records.members import CLIP, Maxent, Ridge, Trees
 from sdm.records.odmap import Protocol
-from sdm.records.prior import SpeciesPrior
 from sdm.records.report import MapPicture, Report
 from sdm.records.table import Records
 from sdm.records.thresholds import RangeArea, Threshold
-from sdm.records.training import Training
 from sdm.records.validation import METHOD, Case, cross_validate_fit, importances, response_curves, thresholds
-from sdm.request.records import FitOptions
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
@@ -81,33 +75,14 @@ class Review:
         return assemble_protocol(self, geobox, boundary, rule)
 
 
-def review(
-    records: Records,
-    fitted: Fitted,
-    training: Training,
-    source: FeatureSource,
-    prior: SpeciesPrior | None,
-    options: FitOptions,
-    *,
-    group: Positions | None = None,
-    elapid: bool = False,
-) -> Review:
+def review_case(case: Case, *, elapid: bool = False) -> Review:
     """Cross-validate a fit, and find its thresholds, response curves and the importance of its variables.
 
     Parameters
     ----------
-    records : that the species was fitted to.
-    fitted : the fit, `sdm.records.fit.fit_prepared` of `training`.
-    training : the places of the fit, as `sdm.records.fit.prepare` returned them.
-    source, prior, options : as of the fit.
-    group : records of other species of its group.
+    case : the fit, with all that it was made from.
     elapid : also cross-validate elapid's Maxent, where it is installed; it takes up to half a minute a fold.
     """
-    return review_case(Case(records, fitted, training, source, prior, options, group), elapid=elapid)
-
-
-def review_case(case: Case, *, elapid: bool = False) -> Review:
-    """See `review`."""
     with one_thread():
         validated = cross_validate_fit(case, elapid=elapid)
         return Review(

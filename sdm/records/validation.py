@@ -18,7 +18,7 @@ from sdm.records.baselines import Fitter, Indices, Scores, distance_to_records, 
 from sdm.records.calibration import PROBABILITY
 from sdm.records.evaluate import PRESENCE, CrossValidation, Places, cross_validate
 from sdm.records.explain import Importance, Response, importance, responses
-from sdm.records.features import Features, FeatureSource, ModelFeatures
+from sdm.records.features import Features, FeatureSource, ModelFeatures, joined
 from sdm.records.fit import Core, fit_core, informative
 from sdm.records.fitted import Fitted
 from sdm.records.folds import standard_folds
@@ -120,8 +120,7 @@ def gather(case: Case) -> Pool:
         kinds.append(np.full(int(known.sum()), name, dtype="<U8"))
         lon.append(positions.lon[known])
         lat.append(positions.lat[known])
-    joined = Features(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("embedding", "environment", "known")))
-    return Pool(training, joined, Places(np.concatenate(lon), np.concatenate(lat), np.concatenate(kinds)))
+    return Pool(training, joined(parts), Places(np.concatenate(lon), np.concatenate(lat), np.concatenate(kinds)))
 
 
 def _sampled(training: Training, seed: int) -> np.ndarray:

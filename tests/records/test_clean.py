@@ -8,7 +8,8 @@ import shapely
 
 from sdm.errors import OutputError, RecordsError, RequestError
 from sdm.records.audit import REASONS, REPAIRS
-from sdm.records.reference import capitals, centroids, country_area, country_code, distance_km, near
+from sdm.records.reference import capitals, centroids, country_area, country_code, near
+from sdm.records.sphere import distance_km
 from sdm.records.table import Records
 from sdm.request.records import CleanOptions
 

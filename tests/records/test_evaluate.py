@@ -20,7 +20,6 @@ from sdm.records.baselines import (
     elapid_maxent,
     fixed_scores,
     has_elapid,
-    nearest_km,
 )
 from sdm.records.evaluate import (
     EvaluateOptions,
@@ -31,8 +30,9 @@ from sdm.records.evaluate import (
     random_places_in,
 )
 from sdm.records.explain import importance, responses
-from sdm.records.folds import leave_location_out, random_folds, spatial_folds, unit_vectors
+from sdm.records.folds import leave_location_out, random_folds, spatial_folds
 from sdm.records.sample import open_sampler
+from sdm.records.sphere import nearest_km, unit_vectors
 from sdm.records.table import Records
 from sdm.records.variables import in_units, variable_name
 

@@ -27,16 +27,16 @@ from sdm.records.background import (
     thinned,
 )
 from sdm.records.calibration import relative, with_prevalence
-from sdm.records.features import Covariates
+from sdm.records.features import Covariates, Features, Memory
 from sdm.records.fitparts import FitInfo
 from sdm.records.fitted import Fitted, check_covariates
-from sdm.records.folds import distances_km, unit_vectors
 from sdm.records.forest import Forest, _spread, fit_forest
 from sdm.records.gate import leave_out, neighbour_folds, share_below
 from sdm.records.likelihood import Problem, Rows, fit_ridge, refit, unpenalised
 from sdm.records.measures import auc
 from sdm.records.members import Ensemble, RankScale, Ridge, Trees
 from sdm.records.sample import open_sampler
+from sdm.records.sphere import distances_km, unit_vectors
 from sdm.records.trust import Reference, shares
 from sdm.request.records import FitOptions
 
@@ -195,6 +195,11 @@ def test_random_background_is_land_within_reach_and_repeats():
     assert len(places) == 500 and km.max() <= 300.0 and km.max() > 250.0
     assert LandMask().keep("land", places.lon, places.lat).all()
     assert np.array_equal(random_places(records, 500, 300.0, seed=2).lon, places.lon)
+    few = random_places(records, 100, 300.0, seed=2)
+    assert np.isin(few.lon, places.lon).all()
+    inside = random_places(records, 200, 300.0, bounds=(-120.0, 45.0, -119.5, 45.5), known=lambda at: at.lat > 45.2)
+    assert len(inside) == 200 and inside.lat.min() > 45.2
+    assert ((inside.lon >= -120.0) & (inside.lon <= -119.5) & (inside.lat <= 45.5)).all()
     assert not np.array_equal(random_places(records, 500, 300.0, seed=3).lon, places.lon)
 
 
@@ -407,3 +412,32 @@ def test_shares_sum_to_one():
 def test_options_are_checked(options):
     with pytest.raises(RequestError):
         FitOptions(**options)
+
+
+def test_random_places_serve_every_species_that_they_are_within_reach_of():
+    adder = Positions(np.array([8.0, 9.0]), np.array([46.5, 47.0]))
+    lizard = Positions(np.array([10.0, 12.0, 11.0]), np.array([48.0, 47.5, 46.0]))
+    first, second = random_places(adder, 1000, 500.0), random_places(lizard, 1000, 500.0)
+    assert np.isin(second.lon, first.lon).mean() > 0.5
+    # By area: the places of a sequence are spread evenly over what they are drawn from.
+    everywhere = random_places(Positions(np.array([0.0]), np.array([0.0])), 4000, 20_040.0, mask="none", seed=1)
+    assert np.abs(np.sin(np.radians(everywhere.lat)).mean()) < 0.03
+    assert np.abs(everywhere.lon.mean()) < 6.0 and (np.abs(everywhere.lat) < 30.0).mean() == pytest.approx(
+        0.5, abs=0.03
+    )
+
+
+def test_places_are_read_once(monkeypatch):
+    asked = []
+
+    def read(lon, lat):
+        asked.append(lon.size)
+        return Features(np.empty((lon.size, 0)), np.column_stack([lon, lat]), np.ones(lon.size, bool))
+
+    monkeypatch.setattr("sdm.records.features.REMEMBERED", 6)
+    memory = Memory()
+    one, two, three = np.array([1.0, 2.0, 2.0, 3.0]), np.array([3.0, 4.0, 1.0]), np.arange(10.0)
+    for lon in (one, two, three, three):
+        np.testing.assert_array_equal(memory.read(read, lon, -lon).environment, np.column_stack([lon, -lon]))
+    # Of the ten places of the last but one four had been read, and the latest six are kept.
+    assert asked == [3, 1, 6, 4]

@@ -4,16 +4,14 @@ import numpy as np
 import pytest
 
 from sdm.records.folds import (
-    EARTH_KM,
     blocks,
-    distances_km,
     leave_location_out,
     random_folds,
     spatial_folds,
     standard_folds,
-    unit_vectors,
     variogram,
 )
+from sdm.records.sphere import EARTH_KM, distances_km, unit_vectors
 
 
 def field(lon, lat, reach_km, columns=8, seed=0, nugget=0.1):

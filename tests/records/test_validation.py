@@ -19,9 +19,9 @@ from sdm.records.measures import auc
 from sdm.records.odmap import write_odmap
 from sdm.records.prior import species_prior
 from sdm.records.report import MapPicture, write_json, write_report
-from sdm.records.review import review, review_case
+from sdm.records.review import review_case
 from sdm.records.table import Records
-from sdm.records.validation import METHOD, NOT_USED, ZERO_SHOT, Case, cross_validate_fit
+from sdm.records.validation import FOLD_TREES, METHOD, NOT_USED, ZERO_SHOT, Case, cross_validate_fit
 from sdm.request.records import FitOptions
 
 WEST, NORTH, CELL, SIDE = 5.0, 50.0, 0.05, 120
@@ -95,9 +95,8 @@ def test_a_fold_is_scored_by_a_fit_that_has_not_seen_it(case):
     validated = cross_validate_fit(case)
     pool, folds = validated.pool, validated.result.folds["blocks"]
     train, test = list(folds)[2]
-    by_hand = fit_core(
-        pool.training.select(train), case.source.covariates, None, replace(case.options, refits=0, gate=False)
-    )
+    options = replace(case.options, refits=0, gate=False)
+    by_hand = fit_core(pool.training.select(train), case.source.covariates, None, options, trees=FOLD_TREES)
     scores = validated.result.predictions[METHOD, "blocks"][test]
     np.testing.assert_array_equal(scores, by_hand.values(pool.features.select(test)).astype(float))
     part = pool.features.select(test)
@@ -257,9 +256,7 @@ def test_records_that_contradict_the_model_make_the_fit_better_than_zero_shot(be
     seen = where(bear, -zero_shot)
     case = case_of(bear.source, seen, prior=bear.prior, species="Ursus arctos", reach_km=300)
     assert not case.fitted.info.zero_shot
-    result = review(
-        case.records, case.fitted, case.training, case.source, case.prior, case.options, group=positions(5, 1)
-    )
+    result = review_case(replace(case, group=positions(5, 1)))
     validation = result.validation
     assert validation.methods[:2] == (METHOD, ZERO_SHOT)
     assert block_auc(validation, ZERO_SHOT) < 0.4 < 0.6 < block_auc(validation)

@@ -11,6 +11,7 @@ from sdm.request import Delivery, Execution, ListOptions, MapRequest
 
 if TYPE_CHECKING:
     from sdm.maps.batch import Batch, BatchResult
+    from sdm.maps.plan import OpenedFits
 
 LISTED = 10
 """Names that are not mapped, and notes, to print; the summary has all."""
@@ -30,6 +31,22 @@ def map_list(
     map_batch(plan_list(Path(path), request, listing, execution.device), delivery, execution, reporting)
 
 
+def map_fits(
+    opened: OpenedFits, listing: ListOptions, delivery: Delivery, execution: Execution, reporting: Reporting
+) -> None:
+    """Map all species of a file of records, or say that they have been mapped before."""
+    from sdm.maps.batch.records import fit_batch
+    from sdm.maps.batch.run import finished_fits
+
+    finished = None if reporting.dry_run else finished_fits(opened, listing, delivery, execution)
+    if finished is not None:
+        _tell(finished, reporting)
+        return
+    with progress(not reporting.quiet, reporting.progress) as tell:
+        batch = fit_batch(opened, listing, execution.device, tell)
+    map_batch(batch, delivery, execution, reporting)
+
+
 def map_batch(batch: Batch, delivery: Delivery, execution: Execution, reporting: Reporting) -> None:
     """Map a planned batch, or print the estimate of a dry run."""
     from sdm.maps.batch.run import refuse_list, write_list
@@ -44,6 +61,10 @@ def map_batch(batch: Batch, delivery: Delivery, execution: Execution, reporting:
         return
     with progress(not reporting.quiet, reporting.progress) as tell:
         result = write_list(batch, delivery, execution, command=command_line(), progress=tell)
+    _tell(result, reporting)
+
+
+def _tell(result: BatchResult, reporting: Reporting) -> None:
     if reporting.json_output:
         print(json.dumps(result.report, indent=2))
     elif not reporting.quiet:

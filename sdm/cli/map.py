@@ -151,15 +151,15 @@ def _map_records(
     request: MapRequest, delivery: Delivery, execution: Execution, listing: ListOptions, options: MapOptions
 ) -> None:
     """Map the species of a file of records: one as a map by itself, several as a batch."""
-    from sdm.maps.batch.records import plan_records
+    from sdm.maps.plan import fit_opened, open_fits
 
-    batch = plan_records(request, listing, execution.device)
-    if len(batch.rows) == 1:
-        _map(batch.job, delivery, execution, options)
+    opened = open_fits(request, execution.device)
+    if len(opened.opened.species) <= 1:
+        _map(fit_opened(opened, execution.device), delivery, execution, options)
         return
-    from sdm.cli.batch import map_batch
+    from sdm.cli.batch import map_fits
 
-    map_batch(batch, delivery, execution, options)
+    map_fits(opened, listing, delivery, execution, options)
 
 
 def _map(job: Job, delivery: Delivery, execution: Execution, options: MapOptions) -> None:

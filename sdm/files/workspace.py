@@ -117,6 +117,21 @@ class Workspace:
             self._lock.release()
             self._lock = None
 
+    def is_finished(self, configuration: Mapping[str, Any]) -> bool:
+        """Whether the outputs of a configuration are there already, so that `begin` would return None.
+
+        Nothing is touched. Raises OutputError where the folder holds another run, finished or not (unless `overwrite`).
+        """
+        asked = json.loads(json.dumps(configuration))
+        started, finished = self._started(), self.kind.finished(self.folder)
+        if finished is not None and not differences(finished["configuration"], asked):
+            return not self.overwrite
+        if started is not None:
+            self._refuse_another(self.kind.unfinished_text, started["configuration"], asked, "start over")
+        elif finished is not None:
+            self._refuse_another(self.kind.finished_text, finished["configuration"], asked, "replace it")
+        return False
+
     def begin(self, configuration: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any] | None:
         """Start or resume the run of a configuration; None when its finished outputs already exist.
 
@@ -270,10 +285,18 @@ class Workspace:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The differences of two configurations, as a phrase with both values: "resolution 0.1, not 0.05"; or ""."""
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
-    phrases = [f"{key} {_short(before.get(key))}, not {_short(now.get(key))}" for key in keys]
+    phrases = [_difference(key, before.get(key), now.get(key)) for key in keys]
     return "; ".join(phrases[:3]) + (f"; and {len(phrases) - 3} more" if len(phrases) > 3 else "")
 
 
+def _difference(key: str, before: Any, now: Any) -> str:
+    first, second = _short(before), _short(now)
+    # Of files with other content under the same name no reader could tell the hashes apart.
+    return f"{key} {first} with another content" if first == second else f"{key} {first}, not {second}"
+
+
 def _short(value: Any) -> str:
+    if isinstance(value, Mapping) and "content" in value:
+        value = value.get("name")
     text = "nothing" if value is None else value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from sdm.maps.fits import FittedSpecies
     from sdm.outputs.blocks import Source
     from sdm.records.evaluate import CrossValidation
+    from sdm.records.review import Review
     from sdm.records.thresholds import RangeArea
-    from sdm.records.validation import Case
 
 RECORDS = "-records.csv"
 """Every record with its result."""
@@ -39,6 +39,7 @@ def write_fit_files(
     source: Source,
     files: dict[str, str],
     found: dict[str, Any] | None = None,
+    stem: str | None = None,
 ) -> list[dict[str, Any]]:
     """Write what a fit leaves beside the k-th map.
 
@@ -49,6 +50,7 @@ def write_fit_files(
     source : the values of the map, shape (y, x).
     files : names of its other files by their kind.
     found : the range on it, as reports have it.
+    stem : of the names of the files; by default that of the job.
 
     Returns
     -------
@@ -59,18 +61,21 @@ def write_fit_files(
     OutputError : a file cannot be written.
     """
     one = _fitted(job, k)
+    from sdm.records.review import review_case
+
     if one is None or one.case is None:
         return []
-    stem = job.slugs[k]
+    stem = stem or job.slugs[k]
     one.case.records.audit.write_csv(path(f"{stem}{RECORDS}"))
     one.fitted.save(path(f"{stem}{FIT}"))
     if not job.asked.source.evaluate:
         return []
-    return _write_review(one.case, job, k, [path(f"{stem}{suffix}") for suffix in REVIEW], source, files, found)
+    review = one.review or review_case(one.case)
+    return _write_review(review, job, k, [path(f"{stem}{suffix}") for suffix in REVIEW], source, files, found)
 
 
 def _write_review(
-    case: Case,
+    review: Review,
     job: Job,
     k: int,
     paths: list[Path],
@@ -81,9 +86,7 @@ def _write_review(
     """Write the report as a page and as JSON, and the ODMAP protocol; returns the AUCs."""
     from sdm.records.odmap import write_odmap
     from sdm.records.report import MapPicture, write_json, write_report
-    from sdm.records.review import review_case
 
-    review = review_case(case)
     geobox, quantity = job.grid.geobox, job.plan.targets[k].score.phrase.format(job.resolutions[k].taxon.name)
     links = {LINKS[kind]: name for kind, name in files.items() if kind in LINKS}
     report = review.report(MapPicture(source, geobox, quantity), area=_range_area(found), links=links)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy as np
 from sdm.engine.inputs import layer_fingerprints
 from sdm.engine.places import Places, Target
 from sdm.errors import ModelError, RecordsError, RequestError, SpeciesNameError
-from sdm.files.fingerprint import of_parts
+from sdm.files.fingerprint import of_files, of_parts
 from sdm.grid import Grid
 from sdm.layers.environment import names_known_variables
 from sdm.layers.stack import RasterStack
@@ -37,6 +37,7 @@ from sdm.request.box import KM_PER_DEGREE
 
 if TYPE_CHECKING:
     from sdm.models.protocol import Model
+    from sdm.records.review import Review
 
 FINEST_DETAIL_M = 5000.0
 """Metres: what the bundled layers resolve. Records are not dropped for being less exact than a finer pixel."""
@@ -50,6 +51,8 @@ class FittedSpecies:
     fitted: Fitted
     case: Case | None = None
     """The records it was fitted to; None for a saved fit."""
+    review: Review | None = None
+    """Of the fit, where it was made right after it."""
 
     @property
     def records(self) -> Records | None:
@@ -74,13 +77,6 @@ class FittedSpecies:
             fit=self.fitted,
             # A kept zero-shot map does not depend on the records, and their places say nothing of it.
             trust=FittedTrust(self.fitted, mess) if trust and not self.fitted.info.zero_shot else None,
-        )
-
-    @property
-    def identity(self) -> str:
-        """What its values depend on: 16 hex digits."""
-        return of_parts(
-            [self.resolution.taxon.name, *_content(self.fitted.ensemble), *_content(self.fitted.calibration)]
         )
 
     def report(self) -> dict[str, Any]:
@@ -122,21 +118,6 @@ class FittedSpecies:
         return (f"None of the {len(seen):,} presences lies in the box of the map.",)
 
 
-def _content(value: Any) -> Iterator[str]:
-    """Text that depends on all numbers of a dataclass, and on nothing else."""
-    if is_dataclass(value):
-        for one in fields(value):
-            yield one.name
-            yield from _content(getattr(value, one.name))
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _content(part)
-    elif isinstance(value, np.ndarray):
-        yield f"{value.dtype.str} {value.shape} {np.ascontiguousarray(value).tobytes().hex()}"
-    else:
-        yield repr(value)
-
-
 Failures = dict[str, str]
 """Why species could not be fitted, by name."""
 
@@ -165,6 +146,40 @@ class Opened:
     """From the file of a fit, in place of records."""
 
 
+def records_identity(request: MapRequest, opened: Opened) -> dict[str, Any]:
+    """What fits to the records of a request depend on, beside the places of its maps: JSON values by name.
+
+    Of a file its name, for people, and its content.
+    """
+    source = request.source
+    given = "--gbif " + source.gbif if source.gbif is not None else source.records
+    if isinstance(given, str | Path) and source.gbif is None:
+        content, name = of_files([given]), Path(given).name
+    else:
+        content, name = of_parts(_content(opened)), given if isinstance(given, str) else "records"
+    beside = source.background
+    options = {
+        option: list(value) if isinstance(value, tuple) else value
+        for part in (request.reading, request.cleaning, request.fitting)
+        for option, value in part.to_dict().items()
+    }
+    return {
+        "records": {"name": str(name), "content": content},
+        "background": None if beside is None else {"name": Path(beside).name, "content": of_files([beside])},
+        "evaluate": source.evaluate,
+        **{option.replace("_", " "): value for option, value in options.items()},
+    }
+
+
+def _content(opened: Opened) -> Iterator[str]:
+    """Text that depends on all numbers of the records of all species."""
+    for one in opened.species:
+        raw = one.raw
+        columns = {n: getattr(raw, n) for n in ("lon", "lat", "present")} if isinstance(raw, Records) else raw.rows
+        yield one.name
+        yield from (f"{name} {np.ascontiguousarray(values).tobytes().hex()}" for name, values in columns.items())
+
+
 def open_species(request: MapRequest) -> Opened:
     """Read the records of a request and say what each of its species is. Raises RecordsError."""
     if request.source.fitted is not None:
@@ -186,7 +201,12 @@ def open_species(request: MapRequest) -> Opened:
 
 
 def fit_species(
-    opened: Opened, request: MapRequest, places: Places, device: str = "auto", failures: Failures | None = None
+    opened: Opened,
+    request: MapRequest,
+    places: Places,
+    device: str = "auto",
+    failures: Failures | None = None,
+    finish: Callable[[FittedSpecies], FittedSpecies] | None = None,
 ) -> list[FittedSpecies]:
     """Fit the species of a request to their records.
 
@@ -197,6 +217,7 @@ def fit_species(
     places : of the map: a fit describes places as the map does, in the same modalities, month and layers.
     device : auto, cpu, cuda or cuda:N.
     failures : receives the species whose records cannot be used; without it the first of them is an error.
+    finish : what is left of each, once it is fitted; by default all.
     """
     if opened.saved is not None:
         return [opened.saved]
@@ -215,7 +236,8 @@ def fit_species(
                 raise
             failures[one.name] = str(error)
             continue
-        fits.append(FittedSpecies(one.resolution or _unknown(one.name), case.fitted, case))
+        fitted = FittedSpecies(one.resolution or _unknown(one.name), case.fitted, case)
+        fits.append(fitted if finish is None else finish(fitted))
     return fits
 
 

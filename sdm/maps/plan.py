@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import shapely
 
     from sdm.index import Index
-    from sdm.maps.fits import FittedSpecies
+    from sdm.maps.fits import FittedSpecies, Opened
     from sdm.models.protocol import Model
 
 MAX_SPECIES = 64
@@ -199,8 +199,24 @@ def plan_map(request: MapRequest, device: str = "auto") -> Job:
 
 def plan_fits(request: MapRequest, device: str = "auto", failures: dict[str, str] | None = None) -> Job:
     """As `plan_map`, of any number of species that are fitted to records; `failures` as of `fits.fit_species`."""
+    return fit_opened(open_fits(request, device), device, failures)
+
+
+@dataclass(frozen=True)
+class OpenedFits:
+    """Records read and the places of the maps decided, nothing fitted."""
+
+    request: MapRequest
+    """As it was asked."""
+    files: MapRequest
+    """With its files opened."""
+    opened: Opened
+    places: Places
+
+
+def open_fits(request: MapRequest, device: str = "auto") -> OpenedFits:
+    """Read the records, or the saved fit, of a request, and decide on the places of its maps."""
     from sdm.maps import fits
-    from sdm.records.target import ClampedFit
 
     if request.query.evidence:
         raise RequestError(
@@ -218,12 +234,33 @@ def plan_fits(request: MapRequest, device: str = "auto", failures: dict[str, str
     places = _with_layers_of_index(_places(files, opened.model, sampling, device), files)
     if opened.saved is not None:
         fits.check_layers_of_fit(opened.saved, places)
-    fitted = fits.fit_species(opened, request, places, device, failures)
-    options = request.fitting
-    targets = tuple(one.target(opened.model, request.query.mask, options.trust, options.mess) for one in fitted)
+    return OpenedFits(request, files, opened, places)
+
+
+def fit_opened(
+    opened: OpenedFits,
+    device: str = "auto",
+    failures: dict[str, str] | None = None,
+    finish: Callable[[FittedSpecies], FittedSpecies] | None = None,
+) -> Job:
+    """Fit the species of opened records, and decide everything about their maps.
+
+    Parameters
+    ----------
+    opened : from `open_fits`.
+    device : auto, cpu, cuda or cuda:N.
+    failures, finish : as of `fits.fit_species`.
+    """
+    from sdm.maps import fits
+    from sdm.records.target import ClampedFit
+
+    request, places = opened.request, opened.places
+    fitted = fits.fit_species(opened.opened, request, places, device, failures, finish)
+    options, model = request.fitting, opened.opened.model
+    targets = tuple(one.target(model, request.query.mask, options.trust, options.mess) for one in fitted)
     if request.sampling.clamp:
         targets = tuple(replace(t, fit=ClampedFit(one.fitted)) for t, one in zip(targets, fitted, strict=True))
-    job = _job(files, places, tuple(one.resolution for one in fitted), targets)
+    job = _job(opened.files, places, tuple(one.resolution for one in fitted), targets)
     notes = tuple((*own, *one.notes, *one.place_note(places.grid)) for own, one in zip(job.notes, fitted, strict=True))
     return replace(job, asked=request, notes=notes, fits=tuple(fitted))
 

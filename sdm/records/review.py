@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +45,10 @@ class Review:
     importance: tuple[Importance, ...]
     decided: tuple[Decided, ...]
     responses: tuple[Response, ...]
+
+    def light(self) -> Review:
+        """The same without the features of places, which take most of the memory."""
+        return replace(self, case=self.case.light())
 
     def report(
         self,

@@ -72,6 +72,10 @@ class Case:
     group: Positions | None = None
     """Records of other species of the group."""
 
+    def light(self) -> Case:
+        """The same without the places of the fit: all that its files and its report need."""
+        return replace(self, training=self.training.select(np.empty(0, dtype=np.int64)))
+
     @property
     def offset_only(self) -> bool:
         """Whether the gate chose the zero-shot vector with a correction by the environment."""

@@ -296,3 +296,52 @@ def test_records_outside_the_map_are_said_so(adders):
     far = plan(records=adders, bbox=(20.0, 50.0, 24.0, 53.0), **FAST)
     assert any("None of the 40 presences lies in the box" in note for note in far.notes[0])
     assert not any("lies in the box" in note for note in plan(records=adders, bbox=BBOX, **FAST).notes[0])
+
+
+def test_a_finished_batch_of_records_is_known_without_a_fit(run, tmp_path, points, monkeypatch):
+    rows = [(name, lon, lat) for name in ("Vipera aspis", "Vipera berus") for lon, lat in zip(*points, strict=True)]
+    path = write_csv(tmp_path / "two.csv", rows)
+    fast = ("--resolution", 0.2, "--background-places", 200, "--refits", 0, "--reach-km", 300)
+    command = ("--records", path, "--bbox", *BBOX, *fast, "--out", tmp_path / "o")
+    code, out, err = run(*command)
+    assert code == 0, err
+    folder = tmp_path / "o" / "species"
+    for ending in ("-report.html", "-report.json", "-odmap.csv", "-records.csv", ".fit.safetensors"):
+        assert (folder / f"vipera-berus{ending}").is_file()
+    page = (folder / "vipera-berus-report.html").read_text()
+    assert "Vipera berus" in page and "<image" in page  # with its map
+    with (tmp_path / "o" / "summary.csv").open(newline="") as file:
+        assert "species/vipera-aspis-report.html" in next(csv.DictReader(file))["files"]
+    assert "species/vipera-aspis-report.html" in (tmp_path / "o" / "index.html").read_text()
+    report = json.loads((tmp_path / "o" / "batch.json").read_text())
+    assert report["fits"][1]["cross_validation"][0]["auc"] is not None
+
+    def refuse(*_, **__):
+        raise AssertionError("it was fitted again")
+
+    monkeypatch.setattr("sdm.maps.fits.fit_prepared", refuse)
+    code, out, err = run(*command)
+    assert code == 0 and "finished before" in out, err
+    code, _, err = run(*command, "--thin", 0.5)
+    assert code != 0 and "thin 0.1, not 0.5" in err
+    write_csv(path, rows[:-1])
+    code, _, err = run(*command)
+    assert code != 0 and "records two.csv with another content" in err
+
+
+def test_places_of_several_species_are_read_once(tmp_path, points, monkeypatch):
+    from sdm.records.features import ModelFeatures
+
+    asked = []
+    read = ModelFeatures._read
+
+    def counted(self, lon, lat):
+        asked.append(lon.size)
+        return read(self, lon, lat)
+
+    monkeypatch.setattr(ModelFeatures, "_read", counted)
+    lon, lat = points
+    rows = [("Vipera aspis", x, y) for x, y in zip(lon, lat, strict=True)]
+    rows += [("Vipera berus", x + 0.1, y) for x, y in zip(lon, lat, strict=True)]
+    plan(records=write_csv(tmp_path / "two.csv", rows), bbox=BBOX, **FAST | {"background_places": 1000})
+    assert asked[0] > 1000 and sum(asked[1:]) < 0.4 * asked[0]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdm._version import __version__
 from sdm.errors import RegionIndexError, RequestError, SpeciesNameError
-from sdm.files.fingerprint import of_files, of_parts
+from sdm.files.fingerprint import of_files
 from sdm.maps.plan import MAX_SPECIES, Job, open_ref, plan_resolved, with_opened_files
 from sdm.models.choice import choose_for_most, resolve_in
 from sdm.names import Resolution
@@ -25,6 +25,7 @@ from sdm.request.choices import parse_device
 from sdm.request.months import month_name
 
 if TYPE_CHECKING:
+    from sdm.engine.places import Places
     from sdm.index import Index
     from sdm.models.protocol import Model
 
@@ -54,6 +55,8 @@ class Batch:
     threshold: float
     notes: tuple[str, ...] = ()
     """Notes for the user on how the list was read."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """What stands for the list where the species are those of a file of records, see `configuration_of`."""
 
     @cached_property
     def first_rows(self) -> tuple[Row, ...]:
@@ -177,12 +180,26 @@ def _numbered(rows: Sequence[Row]) -> tuple[tuple[Row, ...], list[Resolution]]:
 
 def configuration(batch: Batch, formats: Sequence[str], device: str, rule: RangeRule | None = None) -> dict[str, Any]:
     """Everything that the bytes of the outputs depend on, by names a user understands; `rule`: of ranges."""
-    job, plan = batch.job, batch.job.plan
-    grid = job.grid
     listed = [
         [row.asked.query, row.asked.row, row.asked.times, row.resolution.taxon.name if row.resolution else row.error]
         for row in batch.rows
     ]
+    digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
+    what = dict(batch.given) or {"species": f"{len(listed):,} names, sha256 {digest}"}
+    what |= {"threshold": batch.threshold, **({"trust": True} if batch.job.plan.doubted else {})}
+    return configuration_of(batch.job.plan, batch.job.asked, what, formats, device, rule)
+
+
+def configuration_of(
+    plan: Places,
+    asked: MapRequest,
+    what: Mapping[str, Any],
+    formats: Sequence[str],
+    device: str,
+    rule: RangeRule | None = None,
+) -> dict[str, Any]:
+    """As `configuration`, from the places of the maps; `what`: the species, and how their values are made."""
+    grid = plan.grid
     region = None
     if grid.region is not None:
         region = hashlib.sha256(grid.region.geometry.wkb).hexdigest()[:16]
@@ -194,7 +211,7 @@ def configuration(batch: Batch, formats: Sequence[str], device: str, rule: Range
     del sampling["modalities"], sampling["month"]
     return {
         "software": f"taxabind-map {__version__}",
-        "species": f"{len(listed):,} names, sha256 {hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]}",
+        **what,
         "model": f"{plan.model.name} {plan.model.digest}",
         "modalities": ",".join(plan.modalities),
         "month": month_name(plan.month) if plan.model.seasonal else None,
@@ -206,15 +223,12 @@ def configuration(batch: Batch, formats: Sequence[str], device: str, rule: Range
         "corner": [grid.geobox.affine.c, grid.geobox.affine.f],
         "bbox": list(grid.bbox),
         "region": region,
-        "mask": job.asked.query.mask,
-        "limits": job.asked.query.limits,
-        "origin": job.asked.query.origin,
-        "atlas": job.asked.query.atlas,
+        "mask": asked.query.mask,
+        "limits": asked.query.limits,
+        "origin": asked.query.origin,
+        "atlas": asked.query.atlas,
         **{name.replace("_", " "): value for name, value in sampling.items()},
         "tile size": grid.tile_size,
-        "threshold": batch.threshold,
-        **({"trust": True} if plan.doubted else {}),
-        **({"fits": of_parts(fit.identity for fit in job.fits)} if job.fits else {}),
         **({"range": str(rule)} if rule is not None else {}),
         "format": ",".join(["zarr", *formats]),
         "device": device,

@@ -18,9 +18,9 @@ from sdm.files import checksums, records, workspace
 from sdm.files.atomic import check_folder
 from sdm.grid import Tile
 from sdm.maps.batch.drawings import draw, drawings, write_species, write_species_range
-from sdm.maps.batch.plan import Batch, configuration, plan_batch, species_suffixes
+from sdm.maps.batch.plan import Batch, configuration, configuration_of, plan_batch, species_suffixes
 from sdm.maps.batch.ranges import check_ranges, note_ranges
-from sdm.maps.batch.records import write_fits
+from sdm.maps.batch.records import given, write_fits
 from sdm.maps.batch.summary import batch_report, read_summary, summary, write_page, write_summary
 from sdm.maps.batch.texts import PAGE, PICTURES, RICHNESS, SPECIES, STORE, SUMMARY
 from sdm.maps.batch.tiles import Work, map_tile
@@ -28,11 +28,13 @@ from sdm.maps.memory import give_memory_back
 from sdm.maps.write import Tell, delivery_and_execution
 from sdm.models.device import local_device
 from sdm.outputs import cube, sidecar
-from sdm.request import Delivery, Execution
+from sdm.request import Delivery, Execution, ListOptions
 
 if TYPE_CHECKING:
     import xarray as xr
     from distributed import Client
+
+    from sdm.maps.plan import OpenedFits
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,38 @@ def refuse_list(batch: Batch, delivery: Delivery, execution: Execution) -> None:
         local_device(batch.job.plan.device)
 
 
+def finished_fits(
+    opened: OpenedFits, listing: ListOptions, delivery: Delivery, execution: Execution
+) -> BatchResult | None:
+    """The finished batch of the species of a file of records, where the folder holds it: nothing is fitted for that.
+
+    Raises OutputError where it holds another batch.
+    """
+    places, out = opened.places, Path(delivery.out)
+    what = given(opened, listing) | {"threshold": listing.threshold}
+    device = _device(places.device, execution)
+    asked = configuration_of(places, opened.request, what, _formats(delivery), device, delivery.range)
+    if not workspace.Workspace(out, (), overwrite=delivery.overwrite).is_finished(asked):
+        return None
+    return BatchResult(out, read_summary(out / SUMMARY), workspace.read_report(out) or {}, computed=False)
+
+
+def _formats(delivery: Delivery) -> tuple[str, ...]:
+    """Those per species: the Zarr store is of all."""
+    return tuple(f for f in delivery.formats_or(()) if f != "zarr")
+
+
+def _device(device: str, execution: Execution) -> str:
+    """Another kind of device rounds differently. On a cluster that is for its workers to say."""
+    return device if on_cluster(execution) else local_device(device).partition(":")[0]
+
+
 def write_list(
     batch: Batch, delivery: Delivery, execution: Execution, *, command: str = "", progress: Tell | None = None
 ) -> BatchResult:
     """As `write_batch`, from two objects."""
-    formats, out = tuple(f for f in delivery.formats_or(()) if f != "zarr"), Path(delivery.out)
-    job = batch.job
-    # Another kind of device rounds differently. On a cluster that is for its workers to say.
-    device = job.plan.device if on_cluster(execution) else local_device(job.plan.device).partition(":")[0]
+    formats, out, job = _formats(delivery), Path(delivery.out), batch.job
+    device = _device(job.plan.device, execution)
     suffixes, ranged = species_suffixes(formats), check_ranges(batch, delivery.range)
     names = [STORE, *(f"{RICHNESS}.{s}" for s in ("tif", "qml", "html")), PICTURES, SUMMARY, PAGE, workspace.REPORT]
     names += [SPECIES] if suffixes or job.fits or ranged else []
@@ -138,13 +164,13 @@ def write_list(
         totals, devices = run.tiles()
         found = run.ranges(ranged)
         richness = run.pictures(float(totals["highest"]), suffixes)
-        if job.fits:
-            write_fits(batch, space.new / SPECIES)
+        fits = write_fits(batch, space.new / SPECIES, run.work.store, run.work.metadata.variable, suffixes)
         rows = summary(batch, totals, suffixes, found)
         note_ranges(batch, rows, delivery.range)
         write_summary(run.work, rows)
         write_page(run.work, rows, suffixes)
         report = batch_report(batch, asked, devices, begun["command"]) | {"richness": richness, "outputs": names}
+        report |= {"fits": fits} if fits else {}
         if delivery.range is not None:
             report["range"] = {"rule": str(delivery.range), "meaning": delivery.range.meaning, "species": len(found)}
         report["run"] = {"started": begun["started"], "written": _now(), **run.timings()}

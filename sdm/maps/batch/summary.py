@@ -25,6 +25,7 @@ from sdm.maps.batch.texts import (
     confidence,
 )
 from sdm.maps.batch.tiles import Work
+from sdm.maps.fit_files import REVIEW, fit_suffixes
 from sdm.maps.report import provenance, season_phrase
 from sdm.models.licence import credit_lines
 from sdm.names import Resolution
@@ -111,7 +112,9 @@ def _names(batch: Batch, row: Row, resolution: Resolution, k: int, suffixes: Seq
         "notes": " ".join(dict.fromkeys((*resolution.notes, *batch.job.notes[k]))),
         "picture": f"{PICTURES}/{batch.stems[k]}.png",
         "store_index": k,
-        "files": ";".join(f"{SPECIES}/{batch.stems[k]}.{s}" for s in suffixes),
+        "files": ";".join(
+            f"{SPECIES}/{batch.stems[k]}{s}" for s in (*(f".{s}" for s in suffixes), *fit_suffixes(batch.job, k))
+        ),
     }
 
 
@@ -194,6 +197,7 @@ def _cards(batch: Batch, rows: Sequence[Mapping[str, Any]], suffixes: Sequence[s
     cards = []
     for k, resolution in enumerate(batch.job.resolutions):
         line, taxon, stem = lines[k], resolution.taxon, batch.stems[k]
+        reviews = [file for file in line["files"].split(";") if file.endswith(REVIEW[0])]
         cards.append(
             gallery.Card(
                 name=taxon.name,
@@ -203,7 +207,8 @@ def _cards(batch: Batch, rows: Sequence[Mapping[str, Any]], suffixes: Sequence[s
                 badge="" if resolution.known else f"not in the model: its {taxon.rank}",
                 numbers={key: float(line[name]) if line[name] != "" else None for key, name in numbers.items()},
                 links={labels[s]: f"{SPECIES}/{stem}.{s}" for s in suffixes if s in labels}
-                | ({"range": f"{SPECIES}/{stem}{ranges.SUFFIXES[-1]}"} if line["range_area_km2"] != "" else {}),
+                | ({"range": f"{SPECIES}/{stem}{ranges.SUFFIXES[-1]}"} if line["range_area_km2"] != "" else {})
+                | ({"fit": reviews[0]} if reviews else {}),
             )
         )
     return cards
@@ -246,7 +251,6 @@ def batch_report(batch: Batch, configuration: dict[str, Any], devices: Sequence[
             "notes": list(batch.notes),
         },
         "quantity": f"{_values_phrase(batch)} of a species",
-        **({"fits": [one.report() for one in batch.job.fits]} if batch.job.fits else {}),
         "precision": cube.STEP,
         "encoding": ENCODING,
         "threshold": batch.threshold,

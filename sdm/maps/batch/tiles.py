@@ -59,7 +59,7 @@ class Work:
         # Absolute: a worker has its own working folder.
         new, tmp, tiles = (path.absolute() for path in (space.new, space.tmp, space.tiles))
         # The records and training places of fits stay here: no task needs them.
-        fits = tuple(replace(one, case=None) for one in batch.job.fits)
+        fits = tuple(replace(one, case=None, review=None) for one in batch.job.fits)
         light = replace(batch, job=replace(batch.job, fits=fits))
         return cls(light.job.plan, light, new / STORE, tiles, tmp, new, command, rule)
 

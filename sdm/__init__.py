@@ -43,13 +43,12 @@ if TYPE_CHECKING:
     from sdm.index import Index, build_index, plan_index
     from sdm.maps.array import map_species
     from sdm.maps.batch import map_batch
+    from sdm.maps.fitted import Fitted, fit
     from sdm.maps.plan import Job, plan
     from sdm.maps.write import write_maps
     from sdm.models.bundled import BundledModel as Model
     from sdm.models.registry import list_models
     from sdm.records.evaluate import evaluate
-    from sdm.records.fit import fit
-    from sdm.records.fitted import Fitted
     from sdm.records.table import Records
 
 _HOME = {
@@ -69,8 +68,8 @@ _HOME = {
     "Records": "sdm.records.table",
     "assess": "sdm.analysis.assess",
     "evaluate": "sdm.records.evaluate",
-    "fit": "sdm.records.fit",
-    "Fitted": "sdm.records.fitted",
+    "fit": "sdm.maps.fitted",
+    "Fitted": "sdm.maps.fitted",
 }
 _NAME_THERE = {"Model": "BundledModel"}
 

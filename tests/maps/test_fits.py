@@ -345,3 +345,19 @@ def test_places_of_several_species_are_read_once(tmp_path, points, monkeypatch):
     rows += [("Vipera berus", x + 0.1, y) for x, y in zip(lon, lat, strict=True)]
     plan(records=write_csv(tmp_path / "two.csv", rows), bbox=BBOX, **FAST | {"background_places": 1000})
     assert asked[0] > 1000 and sum(asked[1:]) < 0.4 * asked[0]
+
+
+def test_a_fit_maps_itself(points, tmp_path):
+    from sdm.request import FitOptions
+
+    fitted = sdm.fit(
+        sdm.Records.from_points(*points, species="Vipera aspis"),
+        options=FitOptions(background_places=200, refits=2, reach_km=300.0),
+    )
+    box = (7.0, 46.0, 8.0, 47.0)
+    here = fitted.map(bbox=box, resolution=0.1)
+    assert here.dims == ("y", "x") and here.name == "relative_suitability"
+    again = sdm.Fitted.open(fitted.save(tmp_path / "a.fit.safetensors")).map(bbox=box, resolution=0.1, bands=True)
+    assert set(again.data_vars) == {"relative_suitability", "uncertainty", "novelty"}
+    np.testing.assert_array_equal(again["relative_suitability"], here)
+    np.testing.assert_array_equal(sdm.map_species(bbox=box, resolution=0.1, fitted=fitted), here)

@@ -151,11 +151,11 @@ def _map_records(
     request: MapRequest, delivery: Delivery, execution: Execution, listing: ListOptions, options: MapOptions
 ) -> None:
     """Map the species of a file of records: one as a map by itself, several as a batch."""
-    from sdm.maps.plan import fit_opened, open_fits
+    from sdm.maps.plan import fit_opened, in_climate, open_fits
 
     opened = open_fits(request, execution.device)
     if len(opened.opened.species) <= 1:
-        _map(fit_opened(opened, execution.device), delivery, execution, options)
+        _map(in_climate(fit_opened(opened, execution.device)), delivery, execution, options)
         return
     from sdm.cli.batch import map_fits
 

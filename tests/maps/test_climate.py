@@ -77,16 +77,16 @@ def test_a_scenario_its_baseline_and_the_change(scenario, tmp_path):
 
 
 def test_values_outside_the_trained_range_are_told_and_clamped_only_if_asked(scenario):
-    rain = scenario(0.0, 9.0)
-    free, clamped = (sdm.plan(PIKA, environment=[rain], clamp=clamp, **MAP) for clamp in (False, True))
+    hot, desert = scenario(15.0), {"bbox": (-116.0, 32.0, -112.0, 36.0), "resolution": 0.25}
+    free, clamped = (sdm.plan(PIKA, environment=[hot], clamp=clamp, **desert) for clamp in (False, True))
     told = free.outside[0]
-    assert told.share > 0.5 and "precipitation" in told.variable.lower() and not told.clamped
+    assert told.share > 0.5 and "temperature" in told.variable.lower() and not told.clamped
     assert told.sentence in free.notes[0] and "--clamp" in told.sentence
     assert clamped.outside[0].share == told.share and "clamped to it" in clamped.notes[0][-1]
     low, high = trained_range(MODEL.layers["environment"])
-    lon, lat = (a.ravel() for a in free.grid.lonlat(np.arange(18), np.arange(20)))
+    lon, lat = (a.ravel() for a in free.grid.lonlat(*(np.arange(n) for n in free.grid.shape)))
     values, limited = (
-        open_inputs(MODEL, ("environment",), (rain,), clamp=c).read["environment"](lon, lat)[0] for c in (False, True)
+        open_inputs(MODEL, ("environment",), (hot,), clamp=c).read["environment"](lon, lat)[0] for c in (False, True)
     )
     np.testing.assert_array_equal(limited, np.clip(values, low, high))
     assert (values > high).any(axis=1).mean() > 0.5

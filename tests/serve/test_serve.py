@@ -369,7 +369,7 @@ def test_an_index_of_land_says_what_it_leaves_out(tmp_path):
     seal = explorer.describe("Phoca vitulina")
     assert seal["mask"] == "land"
     assert "contains only land" in seal["notes"][0]
-    assert explorer.describe("Ursus arctos")["notes"] == []
+    assert not any("contains only" in note for note in explorer.describe("Ursus arctos")["notes"])
     # Each modality is held here: taken from the index, not encoded again.
     explorer.places._layers = {}
     lon, lat = lonlat_of(explorer.index, 2, 13)
@@ -881,7 +881,11 @@ def test_everything_works_without_a_mouse(browser, server):
     press(browser, Keys.ENTER)
     until(lambda: text(browser, "status").startswith("Map of Alces alces"))
     assert browser.execute_script("return document.getElementById('suggestions').hidden")
-    press(browser, Keys.TAB)
+    until(lambda: browser.execute_script("return !document.getElementById('species').hidden"))
+    for _ in range(3):  # the box for introduced ranges, where there is one, and the file of records
+        press(browser, Keys.TAB)
+        if browser.execute_script(focused) == "map":
+            break
     assert browser.execute_script(focused) == "map"
     before = browser.execute_script("return window.explorerMap.getZoom()")
     press(browser, "+")
@@ -906,10 +910,11 @@ def test_hostile_names_and_notes_are_only_seen(browser, server, explorer, monkey
     assert "window.hacked" in text(browser, "status")
     said = explorer.describe("brown bear") | {"name": hostile, "common": hostile, "notes": [hostile], "file": hostile}
     item = {"name": hostile, "common": hostile, "matched": hostile, "rank": "species"}
-    monkeypatch.setattr(explorer, "describe", lambda name: said)
+    monkeypatch.setattr(explorer, "describe", lambda *name: said)
     monkeypatch.setattr(explorer, "suggest", lambda text: [item])
     monkeypatch.setattr(explorer.places, "likeliest", lambda *a: [item | {"value": 0.5}])
-    monkeypatch.setattr(explorer, "picture", lambda name, picture=explorer.picture("brown bear"): picture)
+    picture = explorer.picture("brown bear")
+    monkeypatch.setattr(explorer, "picture", lambda *name: picture)
     open_page(browser, server, "#species=brown+bear")
     click_map(browser, -123.0, 49.8)
     browser.find_element("id", "query").send_keys("x")

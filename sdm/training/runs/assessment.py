@@ -67,7 +67,7 @@ def assess(
     embeddings, species = objective.embed_places(scored), objective.embed_species()
     fold = in_blocks(scored.places.lonlat, e.block_degrees, 0.5, e.seed + 1)
     start = _current_calibration(objective)
-    held = [_HeldOut.of(scored, k, rows) for k, rows in _scored_rows(scored).items()]
+    held = [_HeldOut.of(scored, k, rows, log) for k, rows in _scored_rows(scored).items()]
     calibrated = set(e.calibrate or (data.sources[0].name,))
     if not calibrated & {h.name for h in held}:
         raise RequestError(
@@ -121,7 +121,7 @@ class _HeldOut:
     """(N, S): what the probability of a place is calibrated to: the label, or the share of the range in a cell."""
 
     @classmethod
-    def of(cls, data: TrainingSet, block: int, rows: np.ndarray) -> _HeldOut:
+    def of(cls, data: TrainingSet, block: int, rows: np.ndarray, log: Log) -> _HeldOut:
         """Of a block of a training set, at some of its places."""
         label, known = _labels(data, block, rows)
         near, share, source = None, label, data.sources[block]
@@ -131,7 +131,9 @@ class _HeldOut:
             near = near_range_edges(source.raster, land, cells)
             finer = [s.polygons for s in data.sources if isinstance(s, Polygons)]
             if finer:
-                share = place_shares(source.raster, land, cells, touched_shares(source.raster, land, finer[0]))
+                shares = touched_shares(source.raster, land, finer[0])
+                log(f"share of a cell by absent neighbours, 0 to 8: {' '.join(f'{s:.2f}' for s in shares)}")
+                share = place_shares(source.raster, land, cells, shares)
         return cls(data.blocks[block].name, block, rows, label, known, near, share)
 
     def histogram(self, cosines: np.ndarray, part: np.ndarray) -> np.ndarray:

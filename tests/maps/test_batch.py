@@ -57,7 +57,7 @@ def names(folder):
 def done(tmp_path_factory):
     """A finished batch with all modalities, in an equal-area CRS."""
     out = tmp_path_factory.mktemp("batch") / "out"
-    batch = plan_batch([*LIST, "elk"], BOX, crs=6933, resolution=10_000, tile_size=24)
+    batch = plan_batch([*LIST, "elk"], BOX, crs=6933, resolution=10_000, tile_size=24, limits="none")
     return batch, write_batch(batch, out, formats="cog,html", command="the command")
 
 

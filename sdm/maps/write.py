@@ -15,7 +15,7 @@ import numpy as np
 from sdm.engine.cluster import ClusterWarning, on_cluster, open_client
 from sdm.engine.places import Plan
 from sdm.engine.tasks import run_tasks
-from sdm.engine.tile import map_tile, score_tile
+from sdm.engine.tile import map_tile
 from sdm.grid import Tile
 from sdm.maps.compared import COMPARED, Compared
 from sdm.maps.fit_files import fit_suffixes, write_fit_files
@@ -309,11 +309,10 @@ def write_tile_task(tile: Tile, plan: Plan, stores: Sequence[Path], variables: S
     """Score one tile and write it, with its bands; returns the device it was computed on, nothing heavy."""
     from sdm.outputs.zarr_store import write_tile
 
-    nothing: tuple[Sequence[np.ndarray], ...] = ((),) * len(stores)
-    values, bands = map_tile(plan, tile) if plan.banded else (score_tile(plan, tile), nothing)
+    values, bands = map_tile(plan, tile)
     for k, (store, variable) in enumerate(zip(stores, variables, strict=True)):
         names = (variable, *(band.name for band in plan.targets[k].bands))
-        for name, layer in zip(names, (values[k], *bands[k]), strict=True):
+        for name, layer in zip(names, (values[k], *(bands[k] if bands else ())), strict=True):
             # A chunk that is never written reads as not modelled.
             if not np.isnan(layer).all():
                 write_tile(store, tile.rows, tile.cols, layer, name)

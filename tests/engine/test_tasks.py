@@ -297,7 +297,7 @@ def test_a_cluster_by_address_gives_the_same_bytes_with_one_model_a_process(tmp_
         raise AssertionError("computed, or decided about the device, in this process")
 
     planned = job(device="auto")
-    monkeypatch.setattr(write, "score_tile", never)
+    monkeypatch.setattr(write, "map_tile", never)
     monkeypatch.setattr(write, "local_device", never)
     monkeypatch.chdir(tmp_path)  # the workers have another working folder
     steps = []

@@ -18,6 +18,7 @@ import xarray as xr
 
 import sdm
 from sdm.engine.cluster import active_client
+from sdm.engine.tile import TileMaps
 from sdm.errors import BoxError, OutputError, RequestError, SdmError, SpeciesNameError
 from sdm.maps import write
 
@@ -286,14 +287,20 @@ class _Broken(Exception):
     pass
 
 
+def zeros(tile):
+    """A tile of a map and its band."""
+    values = np.zeros((1, *tile.shape), np.float32)
+    return TileMaps(values, (values,))
+
+
 @pytest.mark.parametrize("error", [_Broken, KeyboardInterrupt, MemoryError, SystemExit])
 def test_a_failing_tile_leaves_nothing(tmp_path, monkeypatch, error):
     def failing(plan, tile):
         if tile.index == (1, 1):
             raise error("in the middle")
-        return np.zeros((1, *tile.shape), np.float32)
+        return zeros(tile)
 
-    monkeypatch.setattr(write, "score_tile", failing)
+    monkeypatch.setattr(write, "map_tile", failing)
     out = tmp_path / "maps"
     with pytest.raises(error):
         sdm.write_maps(job(), out, threads=1)
@@ -310,9 +317,9 @@ def test_no_tile_runs_on_after_another_has_failed(tmp_path, monkeypatch):
         running.set()
         time.sleep(1.0)
         finished.set()
-        return np.zeros((1, *tile.shape), np.float32)
+        return zeros(tile)
 
-    monkeypatch.setattr(write, "score_tile", one_fails)
+    monkeypatch.setattr(write, "map_tile", one_fails)
     out = tmp_path / "maps"
     with pytest.raises(_Broken):
         sdm.write_maps(job(), out, threads=2)
@@ -340,12 +347,13 @@ def test_a_failing_writer_leaves_the_old_map(tmp_path, monkeypatch, writer):
 def test_a_signal_in_the_middle_leaves_nothing(tmp_path, number):
     out = tmp_path / "maps"
     code = (
-        "import time, numpy as np, sdm\n"
+        "import time, sdm\n"
         "from sdm.maps import write\n"
+        "compute = write.map_tile\n"
         "def slow(plan, tile):\n"
         "    time.sleep(0.1)\n"
-        "    return np.zeros((1, *tile.shape), np.float32)\n"
-        "score_tile = slow\n"
+        "    return compute(plan, tile)\n"
+        "write.map_tile = slow\n"
         "job = sdm.plan('Puma concolor', bbox=(-120, 30, -90, 50), resolution=0.05, tile_size=32)\n"
         f"sdm.write_maps(job, {str(out)!r}, progress=lambda stage, done, _: print(stage, done, flush=True))\n"
     )
@@ -381,7 +389,7 @@ def test_an_active_client_is_used_and_left_open(tmp_path, monkeypatch):
         def never(*args, **kwargs):
             raise AssertionError("a tile was computed in this process")
 
-        monkeypatch.setattr(write, "score_tile", never)
+        monkeypatch.setattr(write, "map_tile", never)
         steps = []
         sdm.write_maps(job(), tmp_path, formats="cog", progress=lambda *step: steps.append(step))
         assert client.status == "running"

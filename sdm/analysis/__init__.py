@@ -1,1 +1,1 @@
-"""What follows from maps and records: numbers for Red List assessments."""
+"""What follows from maps and records: numbers for Red List assessments, and for zones."""

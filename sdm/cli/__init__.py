@@ -53,6 +53,7 @@ def complete() -> typer.Typer:
         serve,
         train,
         verify,
+        zones,
     )
     from sdm.cli.app import sdm_app
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdm.errors import LayerError, OutputError
-from sdm.layers.raster import open_raster
+from sdm.layers.raster import none_values, open_raster
 from sdm.records.guard import regular_file
 
 if TYPE_CHECKING:
@@ -164,7 +164,8 @@ def _of_file(path: Path, band: int) -> MapSampler:
             values = dataset.read(band, window=window, masked=True)
         except (RasterioError, OSError) as error:
             raise LayerError(f"map {str(path)!r} cannot be read in rows {rows.start}..{rows.stop}: {error}") from error
-        return values.astype(np.float64).filled(np.nan) * scale + offset
+        missing = np.ma.getmaskarray(values) | none_values(values.data)
+        return np.where(missing, np.nan, values.data.astype(np.float64) * scale + offset)
 
     height, width = dataset.block_shapes[band - 1]
     return MapSampler(

@@ -46,6 +46,7 @@ def complete() -> typer.Typer:
         embed,
         evaluate,
         index,
+        listing,
         map,
         models,
         patch,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Species = str | Resolution | np.ndarray
 """A name, a resolved name, or a vector (dim,) of the model's space."""
-_FREE = ("clamp", "bbox", "region", "tile_size", "max_pixels", "satellite", "environment")
+_FREE = ("clamp", "bbox", "region", "layer", "where", "tile_size", "max_pixels", "satellite", "environment")
 """Options of a map that need not be as the index was built, or are checked otherwise (`Index.check`)."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.engine.compare import score_embeddings
-from sdm.engine.places import Places, Target
+from sdm.engine.places import Places
 from sdm.engine.setup import open_grid, open_places
 from sdm.engine.targets import make_target, probability
 from sdm.engine.tile import embed_tile, mappable
@@ -176,7 +176,9 @@ def _of_model(places: Places, least: float, point: tuple[float, float] | None, o
         keep = mappable(places, tile, habitats, lon, lat).reshape(len(habitats), -1)[:, pixels]
         km2 = np.broadcast_to(areas.block(tile.rows, tile.cols), tile.shape).ravel()[pixels] / 1e6
         habitat_km2 += keep @ km2
-        for k, values in _scores(embeddings, targets, places):
+        of_pixels = lon.ravel()[pixels], lat.ravel()[pixels]
+        scored = score_embeddings(embeddings, targets, places.here, _NEGLIGIBLE, lonlat=of_pixels)
+        for k, values in ((k, values) for k, values in scored if values is not None):
             there = np.where(keep[of[k]], values, 0.0)
             highest[k] = max(highest[k], float(there.max()))
             expected[k] += float(there @ km2)
@@ -192,11 +194,6 @@ def _vectors(model: Model, resolutions: Sequence[Resolution]) -> np.ndarray:
         if resolution.origin == "all":
             vectors[k] = model.species_embedding(resolution)
     return vectors
-
-
-def _scores(embeddings: np.ndarray, targets: Sequence[Target], places: Places) -> Iterator[tuple[int, np.ndarray]]:
-    scored = score_embeddings(embeddings, targets, places.here, _NEGLIGIBLE)
-    return ((k, values) for k, values in scored if values is not None)
 
 
 def _tiles(grid: Grid, point: tuple[float, float] | None) -> Iterator[Tile]:

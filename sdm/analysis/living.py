@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.engine.compare import score_embeddings
-from sdm.engine.places import Places
+from sdm.engine.places import Places, limit_pixels
 from sdm.engine.setup import open_grid, open_places
-from sdm.engine.targets import make_target, probability
+from sdm.engine.targets import limited, make_target, probability
 from sdm.engine.tile import embed_tile, mappable
 from sdm.errors import BoxError, RequestError
 from sdm.grid import WGS84, Grid, Tile, transformer
@@ -161,7 +161,10 @@ def _of_model(places: Places, least: float, point: tuple[float, float] | None, o
     ]
     score = probability(model, places.modalities)
     vectors = _vectors(model, resolutions)
-    targets = [make_target(model, r, vector, score) for r, vector in zip(resolutions, vectors, strict=True)]
+    targets = [
+        limited(make_target(model, r, vector, score), model, r, month=places.month)
+        for r, vector in zip(resolutions, vectors, strict=True)
+    ]
     pairs = [(target.mask, target.extent) for target in targets]
     habitats = list(dict.fromkeys(pairs))
     of = np.array([habitats.index(pair) for pair in pairs])
@@ -178,7 +181,9 @@ def _of_model(places: Places, least: float, point: tuple[float, float] | None, o
         habitat_km2 += keep @ km2
         of_pixels = lon.ravel()[pixels], lat.ravel()[pixels]
         scored = score_embeddings(embeddings, targets, places.here, _NEGLIGIBLE, lonlat=of_pixels)
+        limits = limit_pixels(places.grid, tile, lon, lat, pixels)
         for k, values in ((k, values) for k, values in scored if values is not None):
+            limits.apply(targets[k].limits, values)
             there = np.where(keep[of[k]], values, 0.0)
             highest[k] = max(highest[k], float(there.max()))
             expected[k] += float(there @ km2)

@@ -46,8 +46,8 @@ def environment():
     return {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
 
 
-def run(name, arguments, feedback, progress=False):
-    """Run a program with --json.
+def run(name, arguments, feedback, progress=False, report=True):
+    """Run a program.
 
     Parameters
     ----------
@@ -55,17 +55,19 @@ def run(name, arguments, feedback, progress=False):
     arguments : its arguments, as text.
     feedback : a QgsProcessingFeedback, told of progress and messages, and asked whether to cancel.
     progress : whether the command takes `--progress lines`.
+    report : whether it takes `--json`, and prints a report.
 
     Returns
     -------
-    What it printed, parsed. None: it was cancelled.
+    Its report, {} without one. None: it was cancelled.
 
     Raises
     ------
     QgsProcessingException : it failed; the text is its own sentence.
     """
     first, *sub = name.split()
-    words = [program(first), *sub, "--json", *(["--progress", "lines"] if progress else []), *arguments]
+    own = [*(["--json"] if report else []), *(["--progress", "lines"] if progress else [])]
+    words = [program(first), *sub, *own, *arguments]
     feedback.pushCommandInfo(subprocess.list2cmdline(words))
     # A group of its own, so that a cancelled run can be told to stop without stopping QGIS.
     group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if WINDOWS else {"start_new_session": True}
@@ -109,7 +111,7 @@ def run(name, arguments, feedback, progress=False):
         return None
     if process.returncode:
         raise QgsProcessingException(_error(said, name, process.returncode))
-    return _parsed("".join(printed), name)
+    return _parsed("".join(printed), name) if report else {}
 
 
 def stop(process):

@@ -11,6 +11,8 @@ from .command import SETTING
 from .fit_records import FitRecords
 from .map_list import MapList
 from .map_species import MapSpecies
+from .what_lives_here import WhatLivesHere
+from .zones import Zones
 
 ICON = Path(__file__).with_name("icon.svg")
 
@@ -47,5 +49,5 @@ class Provider(QgsProcessingProvider):
         ProcessingConfig.removeSetting(SETTING)
 
     def loadAlgorithms(self):
-        for algorithm in (MapSpecies, MapList, FitRecords, Assess):
+        for algorithm in (MapSpecies, MapList, FitRecords, Zones, WhatLivesHere, Assess):
             self.addAlgorithm(algorithm())

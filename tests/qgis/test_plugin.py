@@ -10,6 +10,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 
@@ -110,7 +111,7 @@ def test_every_algorithm_is_in_the_toolbox_with_its_help(qgis):
     assert code == 0 and "EXTENT" in out and "Month" in out, out + err
 
 
-ALGORITHMS = ("assess", "fitrecords", "maplist", "mapspecies")
+ALGORITHMS = ("assess", "fitrecords", "maplist", "mapspecies", "whatliveshere", "zones")
 
 
 @pytest.mark.qgis
@@ -173,6 +174,16 @@ def test_a_list_records_and_their_areas(qgis, tmp_path):
     found = outputs(out)
     assert Path(found["RICHNESS"]).exists() and len(Path(found["SUMMARY"]).read_text().splitlines()) == 4
 
+    from shapely.geometry import box as rectangle
+
+    parks = gpd.GeoDataFrame({"site": ["A"]}, geometry=[rectangle(-119.5, 35.5, -119, 36)], crs="EPSG:4326")
+    parks.to_file(tmp_path / "parks.gpkg")
+    zones = (f"--ZONES={tmp_path / 'parks.gpkg'}", "--ID=site", f"--FOLDER={tmp_path / 'zones'}")
+    code, out, err = qgis("run", "taxabindmap:zones", f"--BATCH={tmp_path / 'list'}", *zones)
+    assert code == 0, out + err
+    table = pd.read_csv(outputs(out)["TABLE"])
+    assert set(table.species.dropna()) >= {"Puma concolor", "Ursus americanus"}
+
     rng = np.random.default_rng(5)
     lon, lat = rng.uniform(-119.9, -119.2, 40), rng.uniform(35.2, 36.8, 40)
     points = gpd.GeoDataFrame(
@@ -209,6 +220,15 @@ def test_a_list_records_and_their_areas(qgis, tmp_path):
     (row,) = json.loads(Path(found["REPORT"]).read_text())["species"]
     assert row["species"] == "Sceloporus xus" and "TABLE" in found
     assert len(gpd.read_file(found["AREAS"], layer="aoo")) == 1
+
+
+@pytest.mark.qgis
+def test_what_lives_at_a_place(qgis, tmp_path):
+    place = "--PLACE=-13246810,4292938 [EPSG:3857]"  # 119 W, 35.9 N
+    code, out, err = qgis("run", "taxabindmap:whatliveshere", place, "--MINIMUM=0.5", f"--FOLDER={tmp_path}")
+    assert code == 0, out + err
+    table = pd.read_csv(outputs(out)["TABLE"])
+    assert "Puma concolor" in set(table.species) and table.probability.is_monotonic_decreasing
 
 
 @pytest.mark.qgis

@@ -44,7 +44,7 @@ def test_a_list_has_the_values_of_a_map(model):
     plan = with_known(plan_of(model, "degrees", step=1, mask="none"))
     grid = plan.grid
     tile = Tile((0, 0), slice(30, 62), slice(40, 72))
-    embeddings, pixels = embed_tile(plan, tile)
+    embeddings, pixels, _ = embed_tile(plan, tile)
     lonlat = tuple(a.ravel()[pixels] for a in plan.lonlat(*plan.pixels(tile)))
     expected = score_tile(plan, tile).reshape(3, -1)[:, pixels]
     listed = [row for _, row in score_embeddings(embeddings, plan.targets, lonlat=lonlat)]

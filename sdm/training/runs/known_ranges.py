@@ -51,6 +51,8 @@ AREA = 1.1
 """Area at 0.5 over that of the range, as far as it is mapped, that offsets are fitted to."""
 DROP = 8.0
 """Logits by which a place is less likely at the reach of the range and beyond: about 1 in 3,000."""
+SHOWN = 0.2
+"""Logit that some place in each small range has at least: a little above 0.5."""
 MOST = 12.0
 """Logits: largest offset."""
 FINE, COARSE, SEA = 0.15, 0.5, 2.0
@@ -219,8 +221,11 @@ def _fit(
     share = weight(part.size) if part.boxes.size else 0.0
     if (share > 0.0 or exact) and inside.any():
         known = replace(nothing, boxes=part.boxes, drop=DROP * share) if share > 0.0 else nothing
-        offset = offset_to_area(logit + known.shift(*lonlat), area, AREA * float(area[inside].sum()))
-        return replace(known, offset=float(np.clip(offset, -MOST, MOST)) * (1.0 if exact else share))
+        moved = logit + known.shift(*lonlat)
+        offset = float(np.clip(offset_to_area(moved, area, AREA * float(area[inside].sum())), -MOST, MOST))
+        # Whatever lies outside: the best place of the range is shown.
+        offset = max(offset * (1.0 if exact else share), SHOWN - float(moved[inside].max()))
+        return replace(known, offset=offset)
     missing, lacking = [], []
     for boxes in part.outposts:
         here = in_boxes(boxes, *lonlat)

@@ -33,8 +33,9 @@ class TrainOptions(Options):
     stage: Annotated[
         str,
         Option(
-            "develop (hold places or species out and score them), ship (train on everything, then ranges), both, or "
-            "ranges (only the table of known ranges of the model in --out)."
+            "develop (hold places or species out and score them), ship (train on everything, then ranges), both, "
+            "ranges (only the table of known ranges of the model in --out), or vectors (only the species of that model "
+            "whose ranges the recipe corrects)."
         ),
     ] = "develop,ship"
     restart: Annotated[
@@ -47,8 +48,11 @@ class TrainOptions(Options):
     def stages(self) -> tuple[str, ...]:
         """The stages by name. Raises RequestError."""
         stages = tuple(s.strip() for s in self.stage.split(","))
-        if stages != ("ranges",) and (not stages or not set(stages) <= {"develop", "ship"}):
-            raise RequestError(f"stage {self.stage!r} is not known; choose develop, ship, develop,ship or ranges.")
+        alone = stages in (("ranges",), ("vectors",))
+        if not alone and (not stages or not set(stages) <= {"develop", "ship"}):
+            raise RequestError(
+                f"stage {self.stage!r} is not known; choose develop, ship, develop,ship, ranges or vectors."
+            )
         return stages
 
 

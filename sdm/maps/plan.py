@@ -444,9 +444,9 @@ def _atlas_notes(plan: Plan, resolution: Resolution, target: Target) -> list[str
         return []
     notes = []
     if target.known is not None:
+        part = "Parts of its range lie far apart from the rest: there" if known.outposts else "Its range is small:"
         notes.append(
-            "Its range is small: the map combines the model with the range in the model's atlas (--atlas none: the "
-            "model alone)."
+            f"{part} the map combines the model with the range in the model's atlas (--atlas none: the model alone)."
         )
         if plan.sampling.environment:
             notes.append("The range in the atlas is that of today: for another climate give --atlas none.")

@@ -54,6 +54,11 @@ class KnownRange:
         """Whether it adds anything."""
         return self.offset != 0.0 or self.drop != 0.0
 
+    @property
+    def outposts(self) -> bool:
+        """Whether it only adds around parts that lie apart from the rest of a larger range."""
+        return self.drop != 0.0 and self.offset == self.drop
+
     def times(self, factor: float) -> KnownRange:
         """The same in another unit of what is added."""
         return replace(self, offset=self.offset * factor, drop=self.drop * factor)

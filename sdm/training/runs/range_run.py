@@ -36,10 +36,15 @@ from sdm.training.runs.folder import (
     refuse_other_run,
     write_json,
 )
+from sdm.training.runs.corrected_vectors import fit_corrected_vectors
 from sdm.training.runs.known_ranges import fit_known_ranges
 from sdm.training.spaces import start_from
 
 STAGES = ("develop", "ship", "ranges")
+
+
+ON_A_MODEL = {"ranges": ("known_ranges", fit_known_ranges), "vectors": ("corrected_vectors", fit_corrected_vectors)}
+"""Stages that change a trained model: the name of their measures, and what does it."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,12 @@ def run_recipe(
     restart: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Run the stages of a recipe: "develop" (train without what is held out, score it), "ship" and "ranges".
+    """Run the stages of a recipe: "develop" (train without what is held out, score it), "ship", "ranges", "vectors".
 
     An interrupted stage continues from its checkpoint, a complete one is not run again, unless `restart`. Shipping
     uses the calibration that developing found, so it needs a run folder in which that stage is complete. The ranges are
-    those of the table of known ranges, fitted to the model in `out`; shipping ends with it.
+    those of the table of known ranges, fitted to the model in `out`; shipping ends with it. The vectors are those of
+    species whose ranges the recipe corrects, fitted to the encoders of the model in `out`.
 
     `out` is the model folder, which already holds `taxa.csv`; `run_folder` receives the recipe, the settings, log,
     metrics, and a folder per stage with checkpoint, curves and, for develop, the model. Returns the metrics. Raises
@@ -82,8 +88,9 @@ def run_recipe(
     metrics = read_metrics(metrics_file)
     _check_run(recipe, out, run_folder, stages, metrics)
     log = logger(run_folder / "log.txt", quiet=progress is not None)
-    if stages == ("ranges",):
-        metrics["known_ranges"] = fit_known_ranges(recipe, out, log)
+    if len(stages) == 1 and stages[0] in ON_A_MODEL:
+        name, fit = ON_A_MODEL[stages[0]]
+        metrics[name] = fit(recipe, out, log)
         write_json(metrics, metrics_file)
         return metrics
     data = prepare_training_set(recipe, out, log, initial_inputs(recipe))

@@ -1,8 +1,8 @@
 """Vectors of species whose ranges were corrected, fitted to a model that was trained before its encoders saw them.
 
-The encoders of places stay as they are (locked tuning), so the maps of all other species keep every bit. Only the rows of
-the species that the recipe's `corrections` change are fitted, those of their whole ranges (`origin = "all"`) included:
-by the loss of the calibrated probability over places of the world, each weighed by the area that it stands for.
+The encoders of places stay as they are (locked tuning), so the maps of all other species keep every bit. Only the rows
+of the species that the recipe's `corrections` change are fitted, those of their whole ranges (`origin = "all"`)
+included: by the loss of the calibrated probability over places of the world, each weighed by the area it stands for.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sdm.models.bundled import BundledModel
 from sdm.models.encoders.text import TaxonTower, tokens
 from sdm.models.folder import read_folder
 from sdm.names.origin import ALL, lineage_of
+from sdm.training.data.labels import PackedLabels
 from sdm.training.data.sources import Ranges, open_sources
 from sdm.training.data.splits import in_blocks
 from sdm.training.measures.scores import average_precision
@@ -76,6 +77,7 @@ def _changed(source: Ranges, model: BundledModel, world: World) -> dict[str, np.
     assert isinstance(source.settings, RangesSettings)
     plain = Ranges(replace(source.settings, corrections="", origin="native"), model.taxa)
     before, block = plain.block(world.places, -2), source.block(world.places, -2)
+    assert isinstance(before.table, PackedLabels) and isinstance(block.table, PackedLabels)
     known = np.flatnonzero(block.rows >= 0)
     index = {name: k for k, name in enumerate(plain.species)}
     result = {}
@@ -90,7 +92,7 @@ def _changed(source: Ranges, model: BundledModel, world: World) -> dict[str, np.
 
 def _start(model: BundledModel, names: list[str]) -> Fitted:
     """The vectors that the model has for species, not normalised; for a whole range, that of the native one."""
-    tower = model.load("cpu").text
+    tower: Any = model.load("cpu").text
     assert isinstance(tower, TaxonTower)
     lineages = [model.taxa.by_name[name.removesuffix(ALL).lower()].lineage for name in names]
     return Fitted(names, torch.stack([tower.embed(lineage) for lineage in lineages]).float().numpy())

@@ -26,6 +26,7 @@ from sdm.training.objectives.ranges import RangeObjective
 from sdm.training.recipe.range_recipe import Recipe
 from sdm.training.recipe.sections import TrainerSettings
 from sdm.training.runs.assessment import RecipeObjective, assess, assess_species, check_calibration
+from sdm.training.runs.corrected_vectors import fit_corrected_vectors
 from sdm.training.runs.export import export_model
 from sdm.training.runs.folder import (
     Log,
@@ -36,7 +37,6 @@ from sdm.training.runs.folder import (
     refuse_other_run,
     write_json,
 )
-from sdm.training.runs.corrected_vectors import fit_corrected_vectors
 from sdm.training.runs.known_ranges import fit_known_ranges
 from sdm.training.spaces import start_from
 

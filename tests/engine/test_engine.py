@@ -2,6 +2,7 @@
 
 import pickle
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,7 +139,8 @@ def test_land_and_sea_share_the_globe():
     bbox = (-4, 49, 2, 52)  # the Channel
     land, sea, everywhere = (probabilities(bbox=bbox, mask=m)[0] for m in ("land", "sea", "none"))
     assert np.isfinite(everywhere).all()
-    assert np.array_equal(np.isfinite(land), ~np.isfinite(sea))
+    both = np.isfinite(land) & np.isfinite(sea)  # a coast: a tenth of it is either
+    assert (np.isfinite(land) | np.isfinite(sea)).all() and 0.0 < both.mean() < 0.2
     assert 0.3 < np.isfinite(land).mean() < 0.9
     for masked in (land, sea):
         shown = np.isfinite(masked)
@@ -152,8 +154,9 @@ def test_land_and_sea_share_the_globe():
 
 def test_mask_follows_the_species():
     whale, fox, seal = probabilities(["Balaenoptera musculus", "Vulpes vulpes", "Phoca vitulina"], bbox=(-4, 49, 2, 52))
-    assert np.array_equal(np.isfinite(whale), ~np.isfinite(fox))
-    assert np.isfinite(seal).all()
+    land, sea = (probabilities("Vulpes vulpes", bbox=(-4, 49, 2, 52), mask=m)[0] for m in ("land", "sea"))
+    assert np.array_equal(np.isfinite(whale), np.isfinite(sea)) and np.array_equal(np.isfinite(fox), np.isfinite(land))
+    assert not np.array_equal(np.isfinite(whale), np.isfinite(fox)) and np.isfinite(seal).all()
 
 
 def test_outside_the_region_is_not_modelled():
@@ -216,7 +219,8 @@ def test_nothing_is_encoded_before_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(RasterLayer, "_read", lambda self, *a: read.append(self.path) or read_layer(self, *a))
     array = sdm.map_species("Puma concolor", bbox=ROCKIES, resolution=0.05, tile_size=16)
     assert array.chunks == ((16, 16, 16, 12), (16,) * 5)
-    assert (encoded, read) == ([], [])
+    # How far the sea is, which limits some species, is looked up for the notes.
+    assert encoded == [] and {Path(path).name for path in read} <= {"shore.tif"}
     array.isel(y=slice(0, 8), x=slice(0, 8)).compute()
     one_tile = len(encoded)
     assert set(encoded) == {"location", "satellite", "environment"}
@@ -258,10 +262,11 @@ def test_detail_of_the_users_climate_is_not_skipped(write_raster):
     col, row = (int(v) for v in ~transform @ (-109.5, 39.5))
     spot[row, col] -= 400
     cold = write_raster(spot, "cold/bio1.tif", transform=transform, scale=scale, nodata=nodata)
-    changed = np.abs(probabilities(environment=cold) - probabilities(environment=path))[0] > 0
+    change = np.abs(probabilities(environment=cold) - probabilities(environment=path))[0]
     lon, lat = lonlat()
-    assert changed.any()
-    assert np.abs(lon[changed] + 109.5).max() < 0.2 and np.abs(lat[changed] - 39.5).max() < 0.2
+    near = (np.abs(lon + 109.5) < 0.2) & (np.abs(lat - 39.5) < 0.2)
+    # The means around all other places hold the spot too, as a small part.
+    assert change[near].max() > 5 * np.nanmax(change[~near]) > 0
 
 
 def test_a_warmer_climate_changes_the_map(puma, write_raster):

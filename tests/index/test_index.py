@@ -345,7 +345,8 @@ def test_what_is_the_same_as_in_the_index_may_be_given(land):
         modalities="environment,location,satellite",
         model="mammals-trees",
     )
-    assert job.grid == Index.open(land).grid and len(job.notes[0]) == 1
+    shore, stored = job.notes[0]
+    assert job.grid == Index.open(land).grid and "animal of the shore" in shore and "int8" in stored
 
 
 # Another model, other layers ---------------------------------------------------------------------
@@ -904,6 +905,7 @@ EARLIER = {
 def test_an_index_of_an_earlier_version_has_its_digest_and_today_s_request_the_same_identity():
     assert store.digest(EARLIER) == "006e059335f68515"
     now = dict(plan_index(COAST, **OPTIONS).identity)
+    assert now.pop("agreement")
     assert now.pop("land_share") == 0.1 and now.pop("uncovered") == "show"  # new: it had pixels by their centres
     assert list(now) == list(EARLIER)
     # Other weights or other bundled layers are another index.

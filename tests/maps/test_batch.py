@@ -75,10 +75,12 @@ def test_store_holds_the_probabilities(done):
     habitats = [(t.mask, t.extent) for t in plan.targets]
     places = mappable(plan, whole, habitats, *plan.lonlat(*plan.pixels(whole)))
     assert len({t.mask for t in plan.targets}) == 3
+    lon, lat = (a.ravel()[pixels] for a in plan.lonlat(*plan.pixels(whole)))
     for k, target in enumerate(plan.targets):
         cosines = embeddings.astype(np.float64) @ target.vector.astype(np.float64)
         expected = np.full(plan.grid.pixels, np.nan)
-        expected[pixels] = 1 / (1 + np.exp(-(scale * cosines + bias)))
+        known = 0.0 if target.known is None else target.known.times(scale).shift(lon, lat)
+        expected[pixels] = 1 / (1 + np.exp(-(scale * cosines + bias + known)))
         expected = np.where(places[k], expected.reshape(plan.grid.shape), np.nan)
         assert np.isfinite(expected).any()
         np.testing.assert_allclose(values[k], expected, atol=cube.STEP / 2 + 2e-5)
@@ -93,7 +95,9 @@ def test_store_agrees_with_single_maps():
     together = np.empty_like(alone)
     for tile in batch.job.grid.tiles():
         embeddings, pixels, _ = embed_tile(batch.job.plan, tile, "land")
-        for k, row in score_embeddings(embeddings, batch.job.plan.targets):
+        places = batch.job.plan
+        lonlat = tuple(a.ravel()[pixels] for a in places.lonlat(*places.pixels(tile)))
+        for k, row in score_embeddings(embeddings, batch.job.plan.targets, lonlat=lonlat):
             layer = np.full(tile.shape, np.nan, np.float32)
             layer.ravel()[pixels] = row
             together[k, tile.rows, tile.cols] = layer

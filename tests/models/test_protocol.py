@@ -62,6 +62,9 @@ class Toy:
     def remarks(self, species):
         return ()
 
+    def species_embeddings(self, taxa):
+        return np.stack([self.species_embedding(taxon) for taxon in taxa])
+
     def known_range(self, taxon):
         return None
 

@@ -40,9 +40,6 @@ from sdm.training.runs.folder import (
 from sdm.training.runs.known_ranges import fit_known_ranges
 from sdm.training.spaces import start_from
 
-STAGES = ("develop", "ship", "ranges")
-
-
 ON_A_MODEL = {"ranges": ("known_ranges", fit_known_ranges), "vectors": ("corrected_vectors", fit_corrected_vectors)}
 """Stages that change a trained model: the name of their measures, and what does it."""
 

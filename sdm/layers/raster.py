@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.errors import LayerError
-from sdm.layers.sidecars import WITH_SIDECARS, needs_sidecars, refuse_naming_sidecars
+from sdm.layers.sidecars import WITH_SIDECARS, looks_beside, needs_sidecars, refuse_naming_sidecars
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -489,7 +489,7 @@ def open_raster(path: str | Path, what: str = "layer") -> DatasetReader:
                 "(gdal_translate makes one)."
             )
         beside = needs_sidecars(path, start)
-        if beside:
+        if beside or looks_beside(start):
             refuse_naming_sidecars(path, name)
         # EMPTY_DIR also keeps GDAL from overviews and masks that the file's own metadata name.
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="FALSE" if beside else "EMPTY_DIR"):

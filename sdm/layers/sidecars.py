@@ -21,6 +21,8 @@ _COMPLETE = (
     b"\xff\x4f\xff\x51",
     b"\0\0\0\x0cjP  ",
 )
+_SEARCHING = (b"EHFA", b"CDF", b"\x89HDF")
+"""Beginnings of formats whose drivers do not heed GDAL_DISABLE_READDIR_ON_OPEN."""
 _NAMING = (".msk", ".ovr", ".rrd", ".aux")
 """Endings of files that GDAL opens as rasters of any format."""
 _PLAIN = {"SRS", "GeoTransform", "Metadata", "PAMRasterBand", "GCPList"}
@@ -36,6 +38,11 @@ def needs_sidecars(path: Path, start: bytes) -> bool:
         return True
     headers = (path.with_suffix(".hdr"), path.with_suffix(".HDR"), path.with_name(path.name + ".hdr"))
     return not start.startswith(_COMPLETE) and any(header.is_file() for header in headers)
+
+
+def looks_beside(start: bytes) -> bool:
+    """Whether GDAL looks for masks and overviews beside a raster that begins with `start`, whatever it is told."""
+    return start.startswith(_SEARCHING)
 
 
 def refuse_naming_sidecars(path: Path, name: str) -> None:

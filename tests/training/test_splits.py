@@ -56,7 +56,7 @@ def test_held_out_species_are_a_share():
 def test_splits_that_are_refused():
     here = np.zeros((2, 2))
     for split, options, said in [
-        ("halves", {}, "split 'halves' is not known; choose blocks, continents"),
+        ("halves", {}, "split 'halves' is not known; choose blocks, cells, continents"),
         ("continents", {}, "needs continents, those held out: africa"),
         ("continents", {"continents": ("atlantis",)}, "continent 'atlantis' is not known"),
         ("climate", {"climate": ("nice",)}, "climate 'nice' is not known; choose A, B"),

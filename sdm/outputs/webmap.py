@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import folium
 from branca.element import Element, MacroElement
@@ -116,7 +116,7 @@ def _page(
 
     figure_map = _base_map(bounds, metadata.title)
     land = shapes[0] if shapes else '{"type":"GeometryCollection","geometries":[]}'
-    _named(_Land("Plain, no network needed", land), "land").add_to(figure_map)
+    _named(_Shapes("Land", "Plain, no network needed", land), "land").add_to(figure_map)
     osm = folium.TileLayer(
         tiles=_OSM_URL,
         attr=_OSM_CREDIT,
@@ -136,9 +136,11 @@ def _page(
         _named(hatch.over(bounds), "hatch").add_to(figure_map)
     if outline is not None:
         name, polygons = outline
-        _named(_Outline(html_text(name), range_outline(polygons, window, extent)), "outline").add_to(figure_map)
+        _named(_Shapes("Outline", html_text(name), range_outline(polygons, window, extent)), "outline").add_to(
+            figure_map
+        )
     if shapes:
-        _named(_Borders("Coasts and borders", shapes[1]), "borders").add_to(figure_map)
+        _named(_Shapes("Borders", "Coasts and borders", shapes[1]), "borders").add_to(figure_map)
     _named(folium.LayerControl(position="topright"), "layers").add_to(figure_map)
     config = _config(bounds, window, metadata, links)
     _named(_Controls(config, picture.get_name() if picture else "null"), "controls").add_to(figure_map)
@@ -239,48 +241,18 @@ class _Inline(Element):
         self.tag, self.code = tag, code
 
 
-class _Land(Layer):
-    """Areas under the map, as a base layer."""
+class _Shapes(Layer):
+    """Areas under the map, or lines over it, drawn by a function of `webmap.js`."""
 
     _template = Template(
         "{% macro script(this, kwargs) %}"
-        "var {{ this.get_name() }} = sdmLand({{ this._parent.get_name() }}, {{ this.shapes }});"
+        "var {{ this.get_name() }} = sdm{{ this._name }}({{ this._parent.get_name() }}, {{ this.shapes }});"
         "{% endmacro %}"
     )
 
-    def __init__(self, name: str, shapes: str) -> None:
-        super().__init__(name=name, overlay=False, show=True)
-        self._name = "Land"
-        self.shapes = shapes  # GeoJSON from shapely, which contains no foreign text
-
-
-class _Borders(Layer):
-    """Lines over the map."""
-
-    _template = Template(
-        "{% macro script(this, kwargs) %}"
-        "var {{ this.get_name() }} = sdmBorders({{ this._parent.get_name() }}, {{ this.shapes }});"
-        "{% endmacro %}"
-    )
-
-    def __init__(self, name: str, shapes: str) -> None:
-        super().__init__(name=name, overlay=True, show=True)
-        self._name = "Borders"
-        self.shapes = shapes  # GeoJSON from shapely, which contains no foreign text
-
-
-class _Outline(Layer):
-    """The outline of a range over the map."""
-
-    _template = Template(
-        "{% macro script(this, kwargs) %}"
-        "var {{ this.get_name() }} = sdmOutline({{ this._parent.get_name() }}, {{ this.shapes }});"
-        "{% endmacro %}"
-    )
-
-    def __init__(self, name: str, shapes: str) -> None:
-        super().__init__(name=name, overlay=True, show=True)
-        self._name = "Outline"
+    def __init__(self, kind: Literal["Land", "Borders", "Outline"], name: str, shapes: str) -> None:
+        super().__init__(name=name, overlay=kind != "Land", show=True)
+        self._name = kind
         self.shapes = shapes  # GeoJSON from shapely, which contains no foreign text
 
 

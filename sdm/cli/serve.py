@@ -11,9 +11,9 @@ import typer
 from sdm.cli.app import EPILOG, progress, say, say_licence, sdm_app
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Callable
 
-    from sdm.serve.state import Explorer
+    from sdm.serve.app import Server
 
 
 @sdm_app.command("serve", epilog=EPILOG)
@@ -26,6 +26,10 @@ def serve_command(
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Show the page in the browser of this machine.")
     ] = True,
+    open_tiles: Annotated[
+        bool,
+        typer.Option("--open-tiles", help="Let web pages of other origins show the tiles. QGIS shows them anyway."),
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -35,6 +39,8 @@ def serve_command(
 ) -> None:
     """Explore a region index in the browser: type a name, see the map, ask what lives at a place.
 
+    The same maps as tiles for QGIS and Leaflet: ADDRESS/tiles/{species}/{z}/{x}/{y}.png, the species as Ursus%20arctos.
+
     Serves until Ctrl-C. Reads only; nothing is fetched from the network.
     """
     # Requests already run in parallel: further threads of BLAS would only compete with them.
@@ -42,7 +48,7 @@ def serve_command(
     import asyncio
 
     from sdm.index import Index
-    from sdm.serve.app import is_loopback, listen
+    from sdm.serve.app import Server, is_loopback, listen
     from sdm.serve.state import TILE_BYTES, Explorer
 
     opened = Index.open(index, cache_bytes=TILE_BYTES)
@@ -55,18 +61,16 @@ def serve_command(
             f"warning: with --host {host} anyone who reaches this machine over the network can use the explorer; "
             "it has no password and no encryption."
         )
-    code = asyncio.run(_serve(explorer, sockets, host, open_browser))
+    code = asyncio.run(_serve(lambda: Server(explorer, sockets, host, open_tiles=open_tiles), open_browser))
     say("stopped.")
     # Threads of native libraries may still be busy; tearing the interpreter down under them can end in an abort.
     os._exit(code)
 
 
-async def _serve(explorer: Explorer, sockets: list[socket.socket], host: str, open_browser: bool) -> int:
+async def _serve(make: Callable[[], Server], open_browser: bool) -> int:
     """Serve until a signal; returns the exit code: 128 and the signal's number."""
     import asyncio
     import signal
-
-    from sdm.serve.app import Server
 
     stop: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -76,7 +80,7 @@ async def _serve(explorer: Explorer, sockets: list[socket.socket], host: str, op
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, end, number)
-    server = Server(explorer, sockets, host)
+    server = make()
     try:
         print(server.url, flush=True)
         say("Ctrl-C stops.")

@@ -27,7 +27,7 @@ from sdm.models.origin import of_origin
 from sdm.models.registry import open_model
 from sdm.names import Resolution, slug
 from sdm.request import BBox, MapRequest, ModelRef, Query, Sampling
-from sdm.request.choices import FORMATS, parse_device
+from sdm.request.choices import SIZES, USUAL_FORMATS, parse_device
 from sdm.request.months import suffix
 
 if TYPE_CHECKING:
@@ -91,10 +91,10 @@ class Job:
             "month": self.plan.month or None,
         }
 
-    def estimate(self, formats: Sequence[str] = FORMATS) -> dict[str, Any]:
+    def estimate(self, formats: Sequence[str] = USUAL_FORMATS) -> dict[str, Any]:
         """The estimate of a run: pixels, extent (CRS units), share that can be mapped, bytes at most, device."""
         rows, cols = self.grid.shape
-        per_species = self.grid.pixels * 4 * sum({"cog": 1.4, "zarr": 1.0, "html": 0.3}[f] for f in formats)
+        per_species = self.grid.pixels * 4 * sum(SIZES[f] for f in formats)
         return {
             "species": [r.taxon.name for r in self.resolutions],
             "crs": self.grid.crs,

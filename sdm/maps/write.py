@@ -35,9 +35,22 @@ if TYPE_CHECKING:
     from sdm.outputs.metadata import MapMetadata
     from sdm.outputs.statistics import Summary
 
-LINKS = {"tif": "GeoTIFF", "zarr": "Zarr", "json": "report", "range.gpkg": "range"}
+LINKS = {
+    "tif": "GeoTIFF",
+    "zarr": "Zarr",
+    "v3.zarr": "Zarr 3",
+    "stac.json": "STAC item",
+    "json": "report",
+    "range.gpkg": "range",
+}
 """Labels of the files the web map links to."""
-SUFFIXES = {"cog": (".tif", ".qml"), "zarr": (".zarr",), "html": (".html",)}
+SUFFIXES = {
+    "cog": (".tif", ".qml"),
+    "zarr": (".zarr",),
+    "zarr3": (".v3.zarr",),
+    "html": (".html",),
+    "stac": (".stac.json",),
+}
 """Files of a format."""
 _ADJECTIVES = {"novelty": "novel", "uncertainty": "uncertain"}
 """In a report, of the share of a map that is above the limit of a band."""
@@ -67,7 +80,7 @@ def write_maps(
     ----------
     job : from `sdm.plan`.
     out : the folder.
-    formats : any of cog, zarr, html; by default all.
+    formats : any of cog, zarr, zarr3, html, stac; by default cog, zarr and html.
     range : rule of a range to write as well: `"0.5"`, `"precision=0.9"`, `"recall=0.9"`, `"area"`; of fits to records
         also `"mtp"`, `"p10"`, `"equal"`, `"max-tss"`.
     overwrite : replace existing outputs.
@@ -183,8 +196,9 @@ class _Writer:
 
     def write(self, k: int) -> dict[str, Any]:
         """Write the other files of the k-th map; returns its report."""
-        from sdm.outputs import sidecar, zarr_store
+        from sdm.outputs import sidecar, stac, zarr_store
         from sdm.outputs.cog import write_cog
+        from sdm.outputs.geozarr import write_geozarr
         from sdm.outputs.statistics import summarise, summarise_band
         from sdm.outputs.style import write_qml
         from sdm.outputs.webmap import write_html
@@ -198,6 +212,8 @@ class _Writer:
         else:
             summaries = [summarise_band(layer, geobox, band) for layer, band in zip(bands, meta.bands, strict=True)]
             summary = replace(summarise(array, geobox), bands=tuple(summaries))
+        if "zarr3" in self.formats:
+            write_geozarr(self.staging.path(f"{stem}.v3.zarr"), array, geobox, meta, bands)
         give_memory_back()
         found = self._write_range(k, array, bands)
         changes = {} if self.compared is None else {"change": self.compared.write(k, array, self.staging.path)}
@@ -217,6 +233,10 @@ class _Writer:
         measured = {"statistics": summary.to_dict(), **_trust(meta, summary), "timings": timings, "files": files}
         measured |= self._range_entry(k, found) | changes
         measured |= {"cross_validation": review} if review else {}
+        if "stac" in self.formats:
+            assets = {kind: name for kind, name in files.items() if kind != "stac.json"}
+            item = stac.item(stem, geobox, meta, assets, summary)
+            sidecar.write_json(self.staging.path(f"{stem}.stac.json"), item)
         content = report(self.job, k, self.device, self.command, **measured)
         written = {name: self.staging.path(name) for name in files.values()}
         return sidecar.write_sealed(self.staging.path(f"{stem}.json"), content, written)

@@ -17,7 +17,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from sdm.outputs.blocks import Source, iter_blocks
-from sdm.outputs.geobox import geobox_crs
+from sdm.outputs.geobox import geobox_crs, geographic_bounds
 from sdm.outputs.style import colours
 
 MAX_LATITUDE = 85.0511287798066
@@ -237,40 +237,9 @@ def span(geobox: GeoBox) -> tuple[float, float, float, float, float] | None:
     Longitudes are continuous, so east may exceed 180; latitudes are clipped to those of Web Mercator. None
     if the map lies entirely beyond them.
     """
-    if geobox_crs(geobox).geographic:
-        box = geobox.extent.boundingbox
-        west, south, east, north = box.left, box.bottom, box.right, box.top
-    else:
-        west, south, east, north = _projected_bounds(geobox)
+    west, south, east, north = geographic_bounds(geobox)
     south, north = max(south, -MAX_LATITUDE), min(north, MAX_LATITUDE)
     if not south < north:
         return None
     crosses = west < -180 or east > 180
     return (round((west + east) / 2) if crosses else 0), west, south, east, north
-
-
-def _projected_bounds(geobox: GeoBox) -> tuple[float, float, float, float]:
-    from pyproj import Transformer
-
-    geographic = Transformer.from_crs(geobox_crs(geobox).proj, "EPSG:4326", always_xy=True)
-    columns, rows = np.meshgrid(np.linspace(0, geobox.width, 257), np.linspace(0, geobox.height, 257))
-    longitudes, latitudes = geographic.transform(*geobox.pix2wld(columns, rows))
-    known = np.isfinite(longitudes) & np.isfinite(latitudes)
-    longitudes, latitudes = np.sort(longitudes[known] % 360), latitudes[known]
-    if not longitudes.size:
-        return -180.0, 0.0, 180.0, 0.0
-    south, north = float(latitudes.min()), float(latitudes.max())
-    for pole in (-90.0, 90.0):
-        column, row = geobox.wld2pix(*geographic.transform(0.0, pole, direction="INVERSE"))
-        if 0 <= column <= geobox.width and 0 <= row <= geobox.height:
-            return -180.0, min(south, pole), 180.0, max(north, pole)
-    # The map covers all longitudes but the widest gap between those of its pixels.
-    gaps = np.diff(longitudes, append=longitudes[0] + 360)
-    widest = int(gaps.argmax())
-    if gaps[widest] < 5:
-        return -180.0, south, 180.0, north
-    west = float(longitudes[(widest + 1) % longitudes.size])
-    east = west + 360 - float(gaps[widest])
-    if west > 180 or (west + east) / 2 > 180:
-        west, east = west - 360, east - 360
-    return west, south, east, north

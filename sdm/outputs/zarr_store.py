@@ -71,7 +71,7 @@ def create(
         root = zarr.create_group(path, zarr_format=2, attributes=root_attributes(metadata))
         write_grid(root, geobox)
         write_month(root, metadata.month)
-        for name, attributes in _variables(geobox, metadata).items():
+        for name, attributes in variables(geobox, metadata).items():
             root.create_array(
                 name,
                 shape=tuple(geobox.shape),
@@ -86,7 +86,7 @@ def create(
 
 def write_grid(root: zarr.Group, geobox: GeoBox) -> None:
     """Write the coordinates y and x and the grid mapping of a grid into a group."""
-    for name, (values, attributes) in _coordinates(geobox).items():
+    for name, (values, attributes) in coordinates(geobox).items():
         array = root.create_array(
             name,
             shape=values.shape,
@@ -103,7 +103,7 @@ def write_grid(root: zarr.Group, geobox: GeoBox) -> None:
         dtype="int64",
         fill_value=None,
         compressors=None,
-        attributes={"_ARRAY_DIMENSIONS": [], **_grid_mapping(geobox)},
+        attributes={"_ARRAY_DIMENSIONS": [], **grid_mapping(geobox)},
     )
     reference[...] = 0
 
@@ -196,7 +196,7 @@ def _compressor() -> Any:
     return Blosc(cname="zstd", clevel=1, shuffle=Blosc.SHUFFLE)
 
 
-def _coordinates(geobox: GeoBox) -> dict[str, tuple[npt.NDArray[Any], dict[str, Any]]]:
+def coordinates(geobox: GeoBox) -> dict[str, tuple[npt.NDArray[Any], dict[str, Any]]]:
     """Pixel-centre coordinates y and x in CRS units; longitudes exceed 180 where the grid does."""
     transform = geobox.affine
     centres: dict[str, npt.NDArray[Any]] = {
@@ -207,7 +207,8 @@ def _coordinates(geobox: GeoBox) -> dict[str, tuple[npt.NDArray[Any], dict[str, 
     return {name: (values, dict(attributes[name])) for name, values in centres.items()}
 
 
-def _grid_mapping(geobox: GeoBox) -> dict[str, Any]:
+def grid_mapping(geobox: GeoBox) -> dict[str, Any]:
+    """Attributes of the variable that describes the CRS: CF, and what other programs read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # CF has no name for some parameters; the WKT beside them has all
         cf = geobox_crs(geobox).proj.to_cf()
@@ -233,7 +234,7 @@ def variable_attributes(geobox: GeoBox, metadata: MapMetadata, dimensions: tuple
     }
 
 
-def _variables(geobox: GeoBox, metadata: MapMetadata) -> dict[str, dict[str, Any]]:
+def variables(geobox: GeoBox, metadata: MapMetadata) -> dict[str, dict[str, Any]]:
     """Attributes of the map's variable and of those of its further bands, by name."""
     variables = {metadata.variable: variable_attributes(geobox, metadata)}
     for band in metadata.bands:

@@ -8,7 +8,11 @@ from sdm.errors import RequestError
 
 MODALITIES = ("location", "satellite", "environment")
 """In the order in which their embeddings are added."""
-FORMATS = ("cog", "zarr", "html")
+FORMATS = ("cog", "zarr", "zarr3", "html", "stac")
+USUAL_FORMATS = ("cog", "zarr", "html")
+"""Those written where none are asked for."""
+SIZES = {"cog": 1.4, "zarr": 1.0, "zarr3": 1.4, "html": 0.3, "stac": 0.0}
+"""Size of a format at most, as a multiple of four bytes a pixel."""
 MASKS = ("land", "sea", "none")
 """Pixels that are kept: land without lakes, sea with lakes, or both."""
 LAND_SHARE = 0.1

@@ -12,7 +12,6 @@ from sdm.request.box import BBox
 from sdm.request.choices import (
     ATLAS,
     ENCODINGS,
-    FORMATS,
     LAND_SHARE,
     LIMITS,
     MASKS,
@@ -20,6 +19,7 @@ from sdm.request.choices import (
     ORIGINS,
     SCORES,
     UNCOVERED,
+    USUAL_FORMATS,
     parse_device,
     parse_formats,
     parse_modalities,
@@ -406,7 +406,8 @@ class Delivery(Options):
     formats: Annotated[
         Any,
         Option(
-            "Any of cog, zarr, html. Default: all; with --species only zarr, which is always written.",
+            "Any of cog, zarr, html, zarr3 (Zarr format 3 with GeoZarr conventions), stac (a STAC item of each map). "
+            "Default: cog,zarr,html; with --species only zarr, which is always written.",
             panel="Output",
             flags=("--format",),
             kind=str,
@@ -445,7 +446,7 @@ class Delivery(Options):
                 f"species; give a folder, for example {str(out.with_suffix(''))!r}."
             )
 
-    def formats_or(self, usual: Sequence[str] = FORMATS) -> tuple[str, ...]:
+    def formats_or(self, usual: Sequence[str] = USUAL_FORMATS) -> tuple[str, ...]:
         """The formats asked for, or the usual ones."""
         return tuple(usual) if self.formats is None else self.formats
 

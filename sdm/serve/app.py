@@ -82,8 +82,11 @@ _LEAFLET = {"leaflet.js": "text/javascript; charset=utf-8", "leaflet.css": "text
 class Server:
     """The explorer on sockets from `listen`. Create and `close` it inside a running asyncio loop."""
 
-    def __init__(self, explorer: Explorer, sockets: list[socket.socket], host: str = "127.0.0.1") -> None:
-        self.explorer, self.host = explorer, host
+    def __init__(
+        self, explorer: Explorer, sockets: list[socket.socket], host: str = "127.0.0.1", *, open_tiles: bool = False
+    ) -> None:
+        """`open_tiles`: pages of other origins may show the images of tiles."""
+        self.explorer, self.host, self.open_tiles = explorer, host, open_tiles
         self.port = sockets[0].getsockname()[1]
         self.names = own_names(host)
         self.files = _static_files()
@@ -182,6 +185,7 @@ def _application(server: Server) -> Application:
         (r"/api/species", Species),
         (r"/api/picture", Picture),
         (r"/api/tile/(\d{1,2})/(\d{1,8})/(\d{1,8})", MapTile),
+        (r"/tiles/([^/]+)/(\d{1,2})/(\d{1,8})/(\d{1,8})\.png", TileImage),
         (r"/api/place", Place),
         (r"/api/download", Download),
         (r"/api/drop", Drop),
@@ -230,6 +234,18 @@ class Handler(RequestHandler):
         host = re.sub(r":\d*\Z", "", given)
         if not self.server.names(host):
             raise HTTPError(421, "this server answers only under its own name: use the address it printed.")
+        if self.own_pages_only():
+            self._refuse_other_pages(given)
+        if len(self.request.uri or "") > MAX_URL:
+            raise HTTPError(414, f"the address has more than {MAX_URL} characters; shorten the species name.")
+        if sum(len(name) + len(value) + 4 for name, value in self.request.headers.get_all()) > MAX_HEADERS:
+            raise HTTPError(431, f"the headers have more than {MAX_HEADERS} bytes; send fewer cookies.")
+
+    def own_pages_only(self) -> bool:
+        """Whether pages of other origins are refused."""
+        return True
+
+    def _refuse_other_pages(self, given: str) -> None:
         origin = self.request.headers.get("Origin")
         if origin is not None and origin.partition("://")[2].lower() != given.lower():
             raise HTTPError(403, "pages of other sites may not use this server.")
@@ -238,10 +254,6 @@ class Handler(RequestHandler):
             navigation = self.request.headers.get("Sec-Fetch-Mode") == "navigate" and self.request.path == "/"
             if not navigation:
                 raise HTTPError(403, "pages of other sites may not use this server.")
-        if len(self.request.uri or "") > MAX_URL:
-            raise HTTPError(414, f"the address has more than {MAX_URL} characters; shorten the species name.")
-        if sum(len(name) + len(value) + 4 for name, value in self.request.headers.get_all()) > MAX_HEADERS:
-            raise HTTPError(431, f"the headers have more than {MAX_HEADERS} bytes; send fewer cookies.")
 
     def asked(self, name: str, default: str | None = None) -> str:
         """One argument of the query. Raises HTTPError 400 where it is missing, repeated or not UTF-8."""
@@ -396,6 +408,30 @@ class MapTile(Handler):
         await self.send_levels(lambda: self.explorer.tile(name, int(zoom), int(x), int(y), origin))
 
     head = get
+
+
+class TileImage(Handler):
+    """The same as an image for other programs: `tiles/{species}/{z}/{x}/{y}.png`, at every zoom."""
+
+    def prepare(self) -> None:
+        """Let pages of other origins show it, where the user of this server allows that."""
+        if self.server.open_tiles:
+            self.set_header("Cross-Origin-Resource-Policy", "cross-origin")
+            self.set_header("Access-Control-Allow-Origin", "*")
+        super().prepare()
+
+    async def get(self, name: str, zoom: str, x: str, y: str) -> None:
+        """See `Explorer.image`."""
+        origin = self.origin()
+        image = await self.work(self.explorer.image, name, int(zoom), int(x), int(y), origin)
+        self.set_header("Content-Type", "image/png")
+        self.finish(image)
+
+    head = get
+
+    def own_pages_only(self) -> bool:
+        """Not where the user opened the tiles."""
+        return not self.server.open_tiles
 
 
 class Place(Handler):

@@ -44,6 +44,16 @@ class Frame:
         northing = top + (np.arange(rows) + 0.5) * ((bottom - top) / rows)
         return lon, np.degrees(np.arctan(np.sinh(northing / RADIUS)))
 
+    def pixels(self, other: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows (n,) and columns (m,) of this frame at the pixel centres of another, and where it has them (n, m)."""
+        (lon, lat), (height, width) = other.lonlat(), self.shape
+        top, bottom = mercator(self.north), mercator(self.south)
+        northing = RADIUS * np.arcsinh(np.tan(np.radians(lat)))
+        rows = np.floor((northing - top) / (bottom - top) * height).astype(np.int64)
+        columns = np.floor((lon - self.west) % 360.0 / (self.east - self.west) * width).astype(np.int64)
+        inside = ((rows >= 0) & (rows < height))[:, None] & (columns < width)[None, :]
+        return rows.clip(0, height - 1), columns.clip(0, width - 1), inside
+
     def areas(self) -> np.ndarray:
         """True area of the pixels of each row in km2, (n,)."""
         rows, columns = self.shape

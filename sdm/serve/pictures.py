@@ -17,7 +17,7 @@ from sdm.layers.landmask import LandMask
 from sdm.maps.plan import Job
 from sdm.outputs.overlay import levels
 from sdm.serve.cache import Cache
-from sdm.serve.frame import Detail, locate, tile_frame
+from sdm.serve.frame import Detail, Frame, locate, tile_frame
 from sdm.serve.pixels import Pixels, is_mapped
 
 if TYPE_CHECKING:
@@ -92,6 +92,16 @@ class Pictures:
         """
         if self._detail is None or not self._detail.first <= zoom <= self._detail.last:
             raise RequestError(f'there are no tiles of this index at zoom {zoom}; see "detail" in api/index.')
+        return self._sampled(job, zoom, x, y)
+
+    def any_tile(self, job: Job, frame: Frame, zoom: int, x: int, y: int) -> np.ndarray:
+        """As `tile`, at every zoom: further out from the overview, whose frame is `frame`."""
+        if self._detail is not None and zoom >= self._detail.first:
+            return self._sampled(job, zoom, x, y)
+        rows, columns, inside = frame.pixels(tile_frame(zoom, x, y))
+        return np.where(inside, self.overview(job).levels[np.ix_(rows, columns)], np.uint8(0))
+
+    def _sampled(self, job: Job, zoom: int, x: int, y: int) -> np.ndarray:
         grid = self._index.grid
         rows, cols, inside = self._lookups.get((zoom, x, y), lambda: locate(grid, *tile_frame(zoom, x, y).lonlat()))
         out = np.zeros(inside.shape, dtype=np.uint8)

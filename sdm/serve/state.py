@@ -24,7 +24,7 @@ from sdm.models.protocol import Model
 from sdm.names.habitat import mask_for
 from sdm.outputs.basemap import land_and_borders
 from sdm.outputs.cog import write_cog
-from sdm.outputs.overlay import LEVELS, palette
+from sdm.outputs.overlay import LEVELS, palette, png
 from sdm.outputs.style import RAMP
 from sdm.outputs.webmap import viewport
 from sdm.request import MapRequest
@@ -150,6 +150,14 @@ class Explorer:
     def tile(self, name: str, zoom: int, x: int, y: int, origin: str = "native") -> np.ndarray:
         """Levels (256, 256) uint8 of one XYZ tile of the web map. Raises SpeciesNameError, RequestError."""
         return self.pictures.tile(self.job(name, origin), zoom, x, y)
+
+    def image(self, name: str, zoom: int, x: int, y: int, origin: str = "native") -> bytes:
+        """One XYZ tile of any zoom as a PNG in the colours of the map, transparent where nothing is modelled.
+
+        Raises SpeciesNameError, RequestError.
+        """
+        parse_word("origin", origin, ORIGINS)
+        return png(self.pictures.any_tile(self.job(name, origin), self.frame, zoom, x, y))
 
     def cog(self, name: str, folder: Path, origin: str = "native") -> Path:
         """Write the species' map in the index's resolution as a Cloud-Optimized GeoTIFF into a folder."""

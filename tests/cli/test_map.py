@@ -28,7 +28,7 @@ def test_a_map_from_start_to_end(run, tmp_path):
         (("Ursus arctos", "--bbox", "0", "0", "190", "1"), 2, ["190", "-180..180"]),
         ((*BEAR, "--modalities", "sound"), 2, ["'sound'", "location, satellite, environment"]),
         ((*BEAR, "--mask", "water"), 2, ["'water'", "land, sea, none, auto"]),
-        ((*BEAR, "--format", "png"), 2, ["'png'", "cog, zarr, html"]),
+        ((*BEAR, "--format", "png"), 2, ["'png'", "cog, zarr, zarr3, html, stac"]),
         ((*BEAR, "--device", "tpu"), 2, ["'tpu'", "cuda:N"]),
         ((*BEAR, "--crs", "EPSG:99999"), 2, ["EPSG:99999"]),
         ((*BEAR, "brown bear"), 2, ["same taxon"]),

@@ -31,7 +31,12 @@ from sdm.request import Area, Delivery, Execution, IndexRequest, ListOptions, Qu
         (Execution, {"threads": 0}, RequestError, "threads 0 is outside 1..1024"),
         (Execution, {"workers": 1025}, RequestError, "workers 1025 is outside 1..1024"),
         (Execution, {"workers": 2, "scheduler_address": "tcp://a:1"}, RequestError, "omit workers and threads"),
-        (Delivery, {"formats": "png"}, RequestError, "format 'png' is not known; choose any of cog, zarr, html"),
+        (
+            Delivery,
+            {"formats": "png"},
+            RequestError,
+            "format 'png' is not known; choose any of cog, zarr, zarr3, html, stac",
+        ),
         (ListOptions, {"threshold": "high"}, RequestError, "threshold 'high' is not a number"),
         (ListOptions, {"threshold": 1}, RequestError, "threshold 1 must lie between 0 and 1"),
         (Storage, {"mask": "auto"}, RequestError, "mask 'auto' is not known; choose one of land, sea, none"),

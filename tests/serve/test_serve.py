@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 import http.client
+import io
 import json
 import os
 import re
@@ -16,12 +17,14 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from PIL import Image
 from rasterio.warp import Resampling, reproject
 
 from sdm.engine.tile import score_tile
@@ -38,6 +41,7 @@ from sdm.serve.frame import Frame, detail, locate, picture_frame, tile_frame
 from sdm.serve.products import BATCH, Packed
 from sdm.serve.state import Explorer
 
+ROOT = Path(__file__).parents[2]
 COAST = (-126.0, 47.0, -122.0, 50.0)  # Vancouver Island: land, sea and lakes, 60 x 80 pixels
 GRIDS = {
     "geographic": ((5, 40, 12, 47), "EPSG:4326", 0.05),
@@ -382,14 +386,14 @@ def test_an_index_of_land_says_what_it_leaves_out(tmp_path):
 
 
 @contextlib.contextmanager
-def running(explorer):
+def running(explorer, **options):
     """A server on a free port, in a loop of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
     async def start():
-        return Server(explorer, listen("127.0.0.1", 0))
+        return Server(explorer, listen("127.0.0.1", 0), **options)
 
     server = asyncio.run_coroutine_threadsafe(start(), loop).result()
     try:
@@ -437,6 +441,52 @@ def test_map_over_http(server, explorer):
     status, base = get(server, "basemap")
     assert base["land"]["type"] == "MultiPolygon"
     assert sum(info["row_km2"]) * info["picture"][1] == pytest.approx(zone_km2(47, 50) * 4 / 360, rel=1e-3)
+
+
+def tile_of(lon, lat, zoom):
+    """The tile at a position, and the pixel in it."""
+    x = (lon + 180) / 360 * 2**zoom
+    y = (1 - mercator(lat) / (np.pi * RADIUS)) / 2 * 2**zoom
+    return int(x), int(y), int(x % 1 * 256), int(y % 1 * 256)
+
+
+@pytest.mark.parametrize("held", ["all", "a sample"])
+def test_tiles_for_other_programs(index, explorer, monkeypatch, held):
+    """Colours where the map has values, and nothing else; at every zoom, from the overview and from the index."""
+    if held == "a sample":
+        monkeypatch.setattr(state, "HELD_PIXELS", index.grid.pixels // 20)
+        explorer = Explorer(index)
+    query = np.asarray(index.query(explorer.job("Ursus arctos").resolutions[0]))
+    checked = 0
+    with running(explorer) as server:
+        for zoom in (0, 5, 8, 11, 16):
+            for row, col in np.random.default_rng(zoom).integers(1, (59, 79), (8, 2)):
+                x, y, px, py = tile_of(*lonlat_of(index, row, col), zoom)
+                status, headers, body = request(server, f"/tiles/brown%20bear/{zoom}/{x}/{y}.png")
+                assert (status, headers["Content-Type"]) == (200, "image/png")
+                image = Image.open(io.BytesIO(body)).convert("RGBA")
+                assert image.size == (256, 256)
+                if zoom < 11:  # a pixel of the tile holds several of the index
+                    continue
+                rgba = image.getpixel((px, py))
+                assert (rgba[3] == 0) == bool(np.isnan(query[row, col]))
+                if rgba[3]:
+                    assert abs(palette_level(rgba) - 1 - 250 * query[row, col]) <= 1.5
+                    checked += 1
+        far = request(server, "/tiles/brown%20bear/4/15/15.png")[2]
+        assert np.asarray(Image.open(io.BytesIO(far)).convert("RGBA"))[..., 3].max() == 0
+    assert checked > 5
+
+
+def test_tiles_of_other_pages_are_for_users_who_allow_them(explorer, server):
+    target, foreign = "/tiles/Ursus%20arctos/5/5/11.png", {"Sec-Fetch-Site": "cross-site"}
+    assert request(server, target, headers=foreign)[0] == 403
+    with running(explorer, open_tiles=True) as opened:
+        status, headers, _ = request(opened, target, headers=foreign | {"Origin": "https://maps.example"})
+        assert (status, headers["Access-Control-Allow-Origin"]) == (200, "*")
+        assert headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+        assert request(opened, "/api/index", headers=foreign)[0] == 403
+        assert request(opened, target, headers={"Host": "evil.example"})[0] == 421
 
 
 def test_download_is_a_cog_of_the_query(server, index, explorer, tmp_path):
@@ -493,6 +543,19 @@ HOSTILE = "<img src=x onerror=alert(1)>"
         ("/api/place?lon=1&lat=1e999", 400, "lat must be a number"),
         ("/api/tile/3/1/1?name=Ursus+arctos", 400, "no tiles"),
         ("/api/tile/3/1/-1?name=Ursus+arctos", 404, "nothing at this address"),
+        ("/tiles/Ursus%20arctoss/3/1/2.png", 404, "Ursus arctos"),
+        ("/tiles/Ursus%20arctos/3/8/2.png", 400, "not on the web map"),
+        ("/tiles/Ursus%20arctos/23/0/0.png", 400, "zooms are 0..22"),
+        ("/tiles/Ursus%20arctos/3/-1/2.png", 404, "nothing at this address"),
+        ("/tiles/Ursus%20arctos/3/1/2.png?origin=feral", 400, "feral"),
+        ("/tiles/Ursus%20arctos/3/1/2.svg", 404, "nothing at this address"),
+        ("/tiles/..%2F..%2Fetc%2Fpasswd/3/1/2.png", 404, "etc/passwd"),
+        ("/tiles/%2e%2e/3/1/2.png", 404, ""),
+        ("/tiles/../../etc/passwd", 404, "nothing at this address"),
+        ("/tiles/%ff%fe/3/1/2.png", 400, ""),
+        ("/tiles/%00/3/1/2.png", 404, ""),
+        ("/tiles/" + quote(HOSTILE, safe="") + "/3/1/2.png", 404, HOSTILE),
+        ("/tiles/" + "x" * 300 + "/3/1/2.png", 404, "the limit is 200"),
         ("/nothing", 404, "nothing at this address"),
         ("/static/../app.py", 404, "nothing"),
         ("/static/..%2fapp.py", 404, "nothing"),
@@ -1001,6 +1064,26 @@ def test_tiles_sharpen_a_sampled_picture(browser, index, explorer, monkeypatch):
                 assert abs(palette_level(rgba) - 1 - 250 * query[row, col]) <= 1.5
         assert found > 20
     sampled.close()
+
+
+@pytest.mark.browser
+def test_leaflet_shows_the_tiles(browser, explorer, tmp_path):
+    """A page of someone else, with Leaflet and the documented address."""
+    assets = ROOT / "sdm" / "outputs" / "assets"
+    with running(explorer, open_tiles=True) as server:
+        (tmp_path / "page.html").write_text(
+            f"""<style>{(assets / "leaflet.css").read_text()} #map {{height: 500px}}</style><div id="map"></div>
+            <script>{(assets / "leaflet.js").read_text()}</script><script>
+            const map = L.map('map').setView([48.5, -122], 7);
+            L.tileLayer('http://127.0.0.1:{server.port}/tiles/{{species}}/{{z}}/{{x}}/{{y}}.png',
+                        {{species: 'Ursus arctos'}}).addTo(map);
+            </script>"""
+        )
+        browser.get(f"file://{tmp_path / 'page.html'}")
+        loaded = "return document.querySelectorAll('img.leaflet-tile-loaded').length"
+        until(lambda: browser.execute_script(loaded) >= 4)
+        widths = "return [...document.querySelectorAll('img.leaflet-tile-loaded')].map(i => i.naturalWidth)"
+        assert set(browser.execute_script(widths)) == {256}
 
 
 # The command -------------------------------------------------------------------------------------

@@ -13,10 +13,12 @@ from sdm.engine.doubt import UNCERTAINTY, Doubt
 from sdm.files import records, workspace
 from sdm.maps import ranges
 from sdm.maps.batch import tiles
-from sdm.maps.batch.texts import AGREEMENT, ENCODING, PAGE, PICTURES, RICHNESS, SPECIES
+from sdm.maps.batch.texts import AGREEMENT, ENCODING, PAGE, PICTURES, RICHNESS, SPECIES, STORE
 from sdm.maps.batch.tiles import Work
 from sdm.maps.report import describe, surrounding_countries
 from sdm.outputs import cube, gallery
+from sdm.outputs.blocks import Source
+from sdm.outputs.metadata import MapMetadata
 from sdm.outputs.overlay import png
 
 
@@ -96,9 +98,11 @@ def write_species_range(k: int, work: Work) -> tuple[int, dict[str, float]]:
 
 
 def write_species(k: int, work: Work, suffixes: Sequence[str]) -> None:
-    """GeoTIFF, style and web map of one species; what an earlier run has made is kept."""
+    """The files of one species in the formats asked for; what an earlier run has made is kept."""
     from sdm.files.durable import flush
     from sdm.outputs.cog import write_cog
+    from sdm.outputs.geozarr import write_geozarr
+    from sdm.outputs.sidecar import write_json
     from sdm.outputs.style import write_qml
     from sdm.outputs.webmap import write_html
 
@@ -118,12 +122,31 @@ def write_species(k: int, work: Work, suffixes: Sequence[str]) -> None:
             write_cog(part, layer, work.plan.grid.geobox, meta, bands)
         elif suffix == "qml":
             write_qml(part, meta)
+        elif suffix == "v3.zarr":
+            write_geozarr(part, layer, work.plan.grid.geobox, meta, bands)
+        elif suffix == "stac.json":
+            write_json(part, _stac_item(k, work, meta, (layer, *bands), suffixes))
         else:
             links = {"GeoTIFF": f"{stem}.tif"} if "tif" in suffixes else {}
             box, outline, countries = work.plan.grid.geobox, _range_outline(k, work), _country_outlines(work)
             write_html(part, layer, meta, countries, links, geobox=box, bands=bands, outline=outline)
         flush(part)  # a later run takes what has its name for complete
         part.replace(folder / part.name)
+
+
+def _stac_item(
+    k: int, work: Work, meta: MapMetadata, layers: Sequence[Source], suffixes: Sequence[str]
+) -> dict[str, Any]:
+    """The item of the map of one species; without a GeoTIFF of its own, it names the store of all species."""
+    from sdm.outputs import stac
+    from sdm.outputs.statistics import summarise, summarise_band
+
+    stem, geobox = work.batch.stems[k], work.plan.grid.geobox
+    names = [f"{stem}.{suffix}" for suffix in suffixes if suffix != "stac.json"]
+    names += [f"{stem}{suffix}" for suffix in ranges.SUFFIXES if (work.new / SPECIES / f"{stem}{suffix}").exists()]
+    assets = {name[len(stem) + 1 :]: name for name in names} | {"all_species": f"../{STORE}"}
+    further = tuple(summarise_band(one, geobox, band) for one, band in zip(layers[1:], meta.bands, strict=True))
+    return stac.item(stem, geobox, meta, assets, replace(summarise(layers[0], geobox), bands=further))
 
 
 def _range_outline(k: int, work: Work) -> tuple[str, Any] | None:

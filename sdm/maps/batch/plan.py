@@ -21,7 +21,7 @@ from sdm.names.habitat import mask_for
 from sdm.names.lists import Asked, distinct, read_names
 from sdm.outputs.cube import SPECIES as SPECIES_PER_CHUNK
 from sdm.request import ListOptions, MapRequest, ModelRef, RangeRule
-from sdm.request.choices import parse_device
+from sdm.request.choices import SIZES, parse_device
 from sdm.request.months import month_name
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Batch:
         job = self.job.estimate(())
         blocks = -(-taxa // SPECIES_PER_CHUNK)
         files = blocks * job["tiles"] + taxa * (1 + len(species_suffixes(formats)))
-        each = 4.0 + 4 * sum({"cog": 1.4, "html": 0.3}.get(f, 0.0) for f in formats)
+        each = 4.0 + 4 * sum(SIZES[f] for f in formats if f != "zarr")
         return job | {
             "species": taxa,
             "names": len(self.rows),
@@ -237,7 +237,7 @@ def configuration_of(
 
 def species_suffixes(formats: Sequence[str]) -> tuple[str, ...]:
     """The suffixes of the files of a species."""
-    per = {"cog": ("tif", "qml"), "html": ("html",)}
+    per = {"cog": ("tif", "qml"), "zarr3": ("v3.zarr",), "html": ("html",), "stac": ("stac.json",)}
     return tuple(s for f in formats for s in per.get(f, ()))
 
 

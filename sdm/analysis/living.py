@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdm.engine.compare import score_embeddings
-from sdm.engine.places import Places, limit_pixels
+from sdm.engine.compare import PLACES_AT_ONCE, score_embeddings
+from sdm.engine.places import Places, Target, limit_pixels
 from sdm.engine.setup import open_grid, open_places
 from sdm.engine.targets import limited, make_target, probability
 from sdm.engine.tile import embed_tile, mappable
@@ -18,7 +18,9 @@ from sdm.errors import BoxError, RequestError
 from sdm.grid import WGS84, Grid, Tile, transformer
 from sdm.models.registry import list_models, open_model
 from sdm.names import Resolution, Taxon
+from sdm.names.habitat import mask_for
 from sdm.request import Area, Sampling
+from sdm.request.box import check_position
 from sdm.request.months import month_name
 
 if TYPE_CHECKING:
@@ -70,8 +72,7 @@ class Living:
 
 def living_at(lon: float, lat: float, least: float = 0.5, **options: Any) -> Living:
     """The species at a position, degrees. Options, and what is raised, as of `living_in`."""
-    if not (-180.0 <= lon <= 180.0 and -90.0 <= lat <= 90.0):
-        raise BoxError(f"--at {lon:g} {lat:g} is not on the globe; give the longitude first, then the latitude.")
+    check_position(lon, lat)
     south, north = max(lat - POINT / 3, -90.0), min(lat + POINT / 3, 90.0)
     west, east = lon - POINT / 3, lon + POINT / 3
     box = ((west + 180.0) % 360.0 - 180.0, south, (east + 180.0) % 360.0 - 180.0, north)
@@ -153,43 +154,74 @@ def _of_model(places: Places, least: float, point: tuple[float, float] | None, o
     """The species of one model that reach a probability."""
     from sdm.outputs.statistics import PixelArea
 
-    model = places.model
-    taxa = list(model.taxa)
-    resolutions = [
-        Resolution(taxon.name, taxon, True, "", (), origin if taxon.name in model.introduced else "native")
-        for taxon in taxa
-    ]
-    score = probability(model, places.modalities)
-    vectors = _vectors(model, resolutions)
-    targets = [
-        limited(make_target(model, r, vector, score), model, r, month=places.month)
-        for r, vector in zip(resolutions, vectors, strict=True)
-    ]
-    pairs = [(target.mask, target.extent) for target in targets]
-    habitats = list(dict.fromkeys(pairs))
-    of = np.array([habitats.index(pair) for pair in pairs])
-    highest, expected = np.zeros(len(taxa)), np.zeros(len(taxa))
-    habitat_km2 = np.zeros(len(habitats))
+    species = _Species(places, origin, least if point else _NEGLIGIBLE)
+    highest, expected = np.zeros(len(species.taxa)), np.zeros(len(species.taxa))
+    habitat_km2 = np.zeros(len(species.habitats))
     areas = PixelArea(places.grid.geobox)
     for tile in _tiles(places.grid, point):
         embeddings, pixels, *_ = embed_tile(places, tile)
         if not len(pixels):
             continue
         lon, lat = places.lonlat(*places.pixels(tile))
-        keep = mappable(places, tile, habitats, lon, lat).reshape(len(habitats), -1)[:, pixels]
+        keep = mappable(places, tile, species.habitats, lon, lat).reshape(len(species.habitats), -1)[:, pixels]
         km2 = np.broadcast_to(areas.block(tile.rows, tile.cols), tile.shape).ravel()[pixels] / 1e6
         habitat_km2 += keep @ km2
         of_pixels = lon.ravel()[pixels], lat.ravel()[pixels]
-        scored = score_embeddings(embeddings, targets, places.here, _NEGLIGIBLE, lonlat=of_pixels)
+        there = species.within_reach(embeddings)
+        targets = [species.target(k) for k in there]
         limits = limit_pixels(places.grid, tile, lon, lat, pixels)
-        for k, values in ((k, values) for k, values in scored if values is not None):
-            limits.apply(targets[k].limits, values)
-            there = np.where(keep[of[k]], values, 0.0)
-            highest[k] = max(highest[k], float(there.max()))
-            expected[k] += float(there @ km2)
+        scored = score_embeddings(embeddings, targets, places.here, _NEGLIGIBLE, lonlat=of_pixels)
+        for number, values in ((n, values) for n, values in scored if values is not None):
+            k = there[number]
+            limits.apply(targets[number].limits, values)
+            mapped = np.where(keep[species.of[k]], values, 0.0)
+            highest[k] = max(highest[k], float(mapped.max()))
+            expected[k] += float(mapped @ km2)
     for k in map(int, np.flatnonzero(highest >= least)):
-        area = habitat_km2[of[k]]
-        yield Inhabitant(model.name, taxa[k], float(highest[k]), expected[k] / area if area else 0.0, expected[k])
+        area = habitat_km2[species.of[k]]
+        mean = expected[k] / area if area else 0.0
+        yield Inhabitant(places.model.name, species.taxa[k], float(highest[k]), mean, expected[k])
+
+
+class _Species:
+    """All species of a model; a target is made of those alone that may live at some places."""
+
+    def __init__(self, places: Places, origin: str, floor: float) -> None:
+        """`floor`: the probability below which a value does not matter."""
+        model, self._month = places.model, places.month
+        self.taxa, self._model = list(model.taxa), model
+        self._resolutions = [
+            Resolution(taxon.name, taxon, True, "", (), origin if taxon.name in model.introduced else "native")
+            for taxon in self.taxa
+        ]
+        self._score = probability(model, places.modalities)
+        self._vectors = _vectors(model, self._resolutions)
+        pairs = [(mask_for(taxon), model.extent(taxon.group)) for taxon in self.taxa]
+        self.habitats = list(dict.fromkeys(pairs))
+        numbers = {pair: number for number, pair in enumerate(self.habitats)}
+        self.of = np.array([numbers[pair] for pair in pairs])
+        """Of each species, the number of its habitat."""
+        self._targets: dict[int, Target] = {}
+        known = [model.known_range(r.taxon) if r.origin == "native" else None for r in self._resolutions]
+        gains = np.array([one.offset / self._score.scale if one is not None and one.adds else 0.0 for one in known])
+        lowest = self._score.negligible(floor) if 0.0 < floor < 1.0 else -np.inf
+        self._floors = lowest - np.maximum(gains, 0.0)
+
+    def within_reach(self, embeddings: np.ndarray) -> list[int]:
+        """The species that may reach the floor at some of the places (N, dim)."""
+        best = np.full(len(self.taxa), -np.inf)
+        for start in range(0, len(embeddings), PLACES_AT_ONCE):
+            cosines = self._vectors @ embeddings[start : start + PLACES_AT_ONCE].T
+            np.maximum(best, cosines.max(axis=1), out=best)
+        return np.flatnonzero(best >= self._floors).tolist()
+
+    def target(self, k: int) -> Target:
+        """The target of the k-th species."""
+        if k not in self._targets:
+            resolution = self._resolutions[k]
+            made = make_target(self._model, resolution, self._vectors[k], self._score)
+            self._targets[k] = limited(made, self._model, resolution, month=self._month)
+        return self._targets[k]
 
 
 def _vectors(model: Model, resolutions: Sequence[Resolution]) -> np.ndarray:

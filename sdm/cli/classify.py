@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from sdm.cli.app import EPILOG, printable, say, sdm_app
 from sdm.cli.options import takes_options
 from sdm.errors import ModelError, RequestError, SpeciesNameError
+from sdm.request.box import check_position
 from sdm.request.options import Option, Options
 from sdm.request.parts import MONTH
 
@@ -31,7 +32,7 @@ class ClassifyOptions(Options):
     ] = None
     at: Annotated[
         tuple[float, float] | None,
-        Option("Where, latitude first; added to each photo.", metavar="LAT LON"),
+        Option("A place in degrees, longitude first; added to each photo.", metavar="LON LAT"),
     ] = None
     audio: Annotated[tuple[str, ...], Option("A recording, added to each photo. Repeatable.", metavar="FILE")] = ()
     satellite: Annotated[str | None, Option("Imagery around --at, added to each photo.", metavar="RASTER")] = None
@@ -52,12 +53,9 @@ class ClassifyOptions(Options):
         if not (self.photos or self.audio or self.at):
             raise RequestError("there is nothing to classify; give a photo, --audio or --at.")
         if self.satellite and not self.at:
-            raise RequestError("--satellite needs --at LAT LON: imagery is cut out around a place.")
-        if self.at and not (-90 <= self.at[0] <= 90 and -180 <= self.at[1] <= 180):
-            raise RequestError(
-                f"--at {self.at[0]:g} {self.at[1]:g} is invalid: give latitude (-90 to 90), then longitude "
-                "(-180 to 180)."
-            )
+            raise RequestError("--satellite needs --at LON LAT: imagery is cut out around a place.")
+        if self.at:
+            check_position(*self.at)
         if self.same and not self.photos:
             raise RequestError("--same needs at least one photo.")
 
@@ -78,7 +76,7 @@ class ClassifyOptions(Options):
 def classify_command(options: ClassifyOptions) -> None:
     """Name the species of a list that photos, sounds and a place are most like. Cosines, not probabilities.
 
-    sdm classify bear.jpg --at 58.6 -134.9 --species mammals.csv
+    sdm classify bear.jpg --at -134.9 58.6 --species mammals.csv
     """
     from sdm.cli.inputs import Encoder, check_month, open_with
 
@@ -148,7 +146,7 @@ def _encode(encoder: Encoder, options: ClassifyOptions) -> dict[str, np.ndarray]
     if options.audio:
         embeddings["audio"] = _repeat(mean_vector(encoder.encode("audio", options.audio)), count)
     if options.at:
-        lonlat = np.array([[options.at[1], options.at[0]]], np.float64)
+        lonlat = np.array([options.at], np.float64)
         places = encoder.encode_places(lonlat, options.place_modalities, options.satellite)
         embeddings |= {modality: _repeat(vectors[0], count) for modality, vectors in places.items()}
     return embeddings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,6 +63,8 @@ def list_command(area: Area, options: ListingOptions) -> None:
     given = [options.at, area.bbox, area.region]
     if sum(value is not None for value in given) != 1:
         raise RequestError("give one of --at LON LAT, --bbox and --region.")
+    if options.at is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # one place is too little for more threads
     from sdm.analysis.living import living_at, living_in
 
     chosen: dict[str, Any] = {"models": options.model, "month": parse_month(options.month), "origin": options.origin}

@@ -92,3 +92,12 @@ class BBox:
 
     def __str__(self) -> str:
         return f"{self.west:g} {self.south:g} {self.east:g} {self.north:g}"
+
+
+def check_position(lon: float, lat: float) -> None:
+    """Raise BoxError for a position, degrees, that is not on the globe; it says so where they look swapped."""
+    if -180.0 <= lon <= 180.0 and -90.0 <= lat <= 90.0:
+        return
+    swapped = abs(lat) <= 180.0 and abs(lon) <= 90.0
+    remedy = f"; did you mean --at {lat:g} {lon:g}?" if swapped else ", -180 to 180 and -90 to 90."
+    raise BoxError(f"--at {lon:g} {lat:g} is not on the globe: longitude first, then latitude{remedy}")

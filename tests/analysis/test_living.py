@@ -75,7 +75,8 @@ def test_the_command(run, tmp_path):
         ((), 2, "one of --at LON LAT, --bbox and --region"),
         (("--at", "1,2", "--bbox", "1,2,3,4"), 2, "one of --at"),
         (("--at", "1,2", "--min", "3"), 2, "not a probability"),
-        (("--at", "1", "120"), 2, "longitude first"),
+        (("--at", "1", "120"), 2, "did you mean --at 120 1?"),
+        (("--at", "170", "120"), 2, "longitude first"),
     ):
         got, _, err = run("list", *options, entry=cli.main_sdm)
         assert got == code and words in err, err

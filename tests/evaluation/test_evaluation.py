@@ -762,8 +762,8 @@ def test_classify(run, tmp_path, use_model):
         "a.jpg",
         "b.jpg",
         "--at",
-        58.6,
         -134.9,
+        58.6,
         "--audio",
         "c.wav",
         "--species",
@@ -800,7 +800,7 @@ def test_where_a_place_is_the_only_clue_with_the_bundled_model(run, tmp_path, us
         object.__setattr__(bundled, "modalities", MODALITIES)
     use_model(bundled)
     (tmp_path / "l.txt").write_text("Panthera leo\nOreamnos americanus\nLoxodonta africana\nNessiteras rhombopteryx\n")
-    code, out, err = run("classify", "--at", 60.5, -145.0, "--species", "l.txt", "--model", "mammals-trees")
+    code, out, err = run("classify", "--at", -145.0, 60.5, "--species", "l.txt", "--model", "mammals-trees")
     assert code == 0, err
     assert out.splitlines()[1].endswith("Oreamnos americanus") and len(out.splitlines()) == 4
     assert "does not know 1 of the names" in err
@@ -811,7 +811,8 @@ def test_where_a_place_is_the_only_clue_with_the_bundled_model(run, tmp_path, us
     [
         (["a.jpg"], "--species"),
         (["--species", "l.txt"], "nothing to classify"),
-        (["a.jpg", "--species", "l.txt", "--at", "-134.9", "158.6"], "give latitude (-90 to 90), then longitude"),
+        (["a.jpg", "--species", "l.txt", "--at", "58.6", "-134.9"], "did you mean --at -134.9 58.6?"),
+        (["a.jpg", "--species", "l.txt", "--at", "-134.9", "158.6"], "longitude first, then latitude, -180 to 180"),
         (["a.jpg", "--species", "l.txt", "--satellite", "x.tif"], "needs --at"),
         (["a.jpg", "--species", "none.txt"], "'none.txt' does not exist"),
         (["--at", "1", "2", "--same", "--species", "l.txt"], "--same needs at least one photo"),
@@ -829,7 +830,7 @@ def test_classify_with_imagery_around_the_place(run, tmp_path, use_model, write_
     rng = np.random.default_rng(0)
     path = write_raster(rng.integers(0, 256, (3, 600, 600), np.uint8), "s2.tif", -135.1, 58.7, 0.0004)
     (tmp_path / "l.txt").write_text("Ursus arctos\nVulpes vulpes\n")
-    code, out, err = run("classify", "--at", 58.6, -134.98, "--satellite", path, "--species", "l.txt", "--json")
+    code, out, err = run("classify", "--at", -134.98, 58.6, "--satellite", path, "--species", "l.txt", "--json")
     assert code == 0, err
     (result,) = json.loads(out)["results"]
     assert result["modalities"] == ["location", "satellite"]

@@ -356,8 +356,8 @@ def test_embed_and_classify_at_a_month(run, tmp_path, birds):
     code, out, _ = run(
         "classify",
         "--at",
-        46,
         6.5,
+        46,
         "--species",
         "l.txt",
         "--model",

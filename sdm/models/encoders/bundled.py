@@ -100,7 +100,12 @@ def load_weights(modules: nn.ModuleDict, path: Path, name: str) -> None:
                 f"model {name!r}: weight {key} has shape {tuple(value.shape)}, "
                 f"config.json says {tuple(expected[key].shape)}."
             )
-        if not value.isfinite().all():
+        if not _finite(value):
             raise ModelError(f"model {name!r}: weight {key} holds numbers that are not finite.")
     # The text table ships in half precision to keep the wheel small.
     modules.load_state_dict({k: v.to(expected[k].dtype) for k, v in state.items()}, assign=True)
+
+
+def _finite(values: torch.Tensor) -> bool:
+    """Whether all numbers are finite: their sum says so at once, unless it overflows."""
+    return bool(values.sum(dtype=torch.float32).isfinite() or values.isfinite().all())

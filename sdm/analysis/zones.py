@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,10 +114,12 @@ class Maps:
     names: tuple[str, ...]
     read: Callable[[int, int, slice], np.ndarray] = field(repr=False)
     """(first map, end, rows) -> (maps, rows, columns) float32, NaN where not modelled."""
+    at_once: int = AT_ONCE
+    """Maps that are read together."""
 
 
 def open_maps(paths: Sequence[str | Path]) -> list[Maps]:
-    """The maps of GeoTIFFs and of folders: of a batch, or of maps. Raises LayerError, RequestError."""
+    """The maps of GeoTIFFs and of folders: of a batch, or of maps. Raises LayerError."""
     groups: dict[tuple, list[tuple[str, Callable[[slice], np.ndarray], GeoBox]]] = {}
     out: list[Maps] = []
     for path in map(Path, paths):
@@ -128,9 +131,6 @@ def open_maps(paths: Sequence[str | Path]) -> list[Maps]:
             groups.setdefault((tuple(geobox.shape), geobox.affine, str(geobox.crs)), []).append((name, read, geobox))
     for members in groups.values():
         out.append(_together(members))
-    names = [name for maps in out for name in maps.names]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise RequestError(f"two maps are named {quoted(repeated[0])}; give each species once.")
     return out
 
 
@@ -147,10 +147,6 @@ def _files(path: Path) -> list[Path]:
         raise LayerError(f"map {str(path)!r} does not exist; give GeoTIFFs, or the folder of a batch.")
     if not path.is_dir():
         return [path]
-    if (path / "pixels.zarr").exists() or (path / "index.json").exists():
-        raise RequestError(
-            f"{str(path)!r} is a region index; map a list from it with --species FILE --index, and give that."
-        )
     beside = ("-range", "-binary", "-change", "-baseline", "richness")
     files = [f for f in sorted(path.glob("*.tif")) if not f.stem.endswith(beside)]
     if not files:
@@ -228,15 +224,18 @@ def sum_zones(
 ) -> ZoneSums:
     """Sum maps over zones, in memory that grows with neither the maps nor their number.
 
-    The fraction of each pixel that a zone covers is exact, in the CRS of the map. Raises LayerError.
+    The fraction of each pixel that a zone covers is exact, in the CRS of the map. Raises LayerError, RequestError.
     """
     parts = []
-    total = sum(len(m.names) for m in maps)
+    counts = Counter(name for group in maps for name in group.names)
+    if repeated := sorted(name for name, count in counts.items() if count > 1):
+        raise RequestError(f"two maps are named {quoted(repeated[0])}; give each species once.")
+    total = sum(counts.values())
     done = 0
     for group in maps:
         weights = list(_weights(zones, group.geobox))
-        for first in range(0, len(group.names), AT_ONCE):
-            end = min(first + AT_ONCE, len(group.names))
+        for first in range(0, len(group.names), group.at_once):
+            end = min(first + group.at_once, len(group.names))
             parts.append(_sums(len(zones), group, weights, (first, end), threshold))
             done += end - first
             tell("zones", done, total)

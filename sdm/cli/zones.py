@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from sdm.cli.app import EPILOG, printable, progress, say, sdm_app
 from sdm.cli.options import takes_options
 from sdm.errors import RequestError
+from sdm.request.choices import ORIGINS, parse_word
 from sdm.request.options import Option, Options
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ class ZonesOptions(Options):
 
     maps: Annotated[
         tuple[str, ...],
-        Option("Maps: GeoTIFFs, folders of them, or folders of a batch.", metavar="MAP...", argument=True),
+        Option(
+            "Maps: GeoTIFFs, folders of them, folders of a batch, or region indexes.", metavar="MAP...", argument=True
+        ),
     ]
     zones: Annotated[Path | None, Option("Vector file of polygons, which may overlap.", metavar="FILE")] = None
     id: Annotated[
@@ -37,6 +40,13 @@ class ZonesOptions(Options):
     where: Annotated[
         str | None, Option("Only the features that meet a condition, such as \"IUCN = 'II'\".", metavar="CONDITION")
     ] = None
+    species: Annotated[
+        Path | None,
+        Option("From a region index: list of species. Default: all that its model knows.", metavar="FILE"),
+    ] = None
+    origin: Annotated[str, Option("From a region index: native, or all: also where people introduced a species.")] = (
+        "native"
+    )
     threshold: Annotated[float, Option("Probability from which area counts as above.")] = 0.5
     out: Annotated[Path, Option("Folder for STEM-zones.csv and STEM-zones.gpkg.", metavar="DIR")] = Path("zones")
     overwrite: Annotated[bool, Option("Replace existing outputs.")] = False
@@ -45,6 +55,7 @@ class ZonesOptions(Options):
     def __post_init__(self) -> None:
         if self.zones is None:
             raise RequestError("no zones are given; name a vector file of polygons with --zones.")
+        parse_word("origin", self.origin, ORIGINS)
         if not 0.0 < self.threshold < 1.0:
             raise RequestError(f"threshold {self.threshold:g} must lie between 0 and 1.")
 
@@ -57,17 +68,22 @@ def zones_command(options: ZonesOptions) -> None:
     sdm zones maps/puma-concolor.tif --zones parks.gpkg --id SITE_ID
 
     sdm zones west/ --zones parks.gpkg --id SITE_ID --out parks
+
+    sdm zones west.zarr --species list.csv --zones parks.gpkg --id SITE_ID
     """
-    from sdm.analysis.zones import Zones, open_maps, sum_zones, write_csv, write_gpkg
+    from sdm.analysis.indexed import all_maps, is_index
+    from sdm.analysis.zones import Zones, sum_zones, write_csv, write_gpkg
     from sdm.files.atomic import Staging, check_targets, disk_errors
 
     assert options.zones is not None
+    if options.species is not None and not any(map(is_index, options.maps)):
+        raise RequestError("--species chooses from a region index, but none is given; omit it.")
     stem = options.zones.name.split(".")[0] or "zones"
     names = [f"{stem}-zones.csv", f"{stem}-zones.gpkg"]
     check_targets(options.out, names, overwrite=options.overwrite)
-    maps = open_maps(options.maps)
+    maps, notes = all_maps(options.maps, options.species, options.origin)
     zones = Zones.read(options.zones, options.id, options.layer, options.where)
-    for note in zones.notes:
+    for note in (*notes, *zones.notes):
         say(f"note: {note}")
     with progress(enabled=not options.quiet) as tell:
         sums = sum_zones(zones, maps, options.threshold, tell)

@@ -177,10 +177,44 @@ def test_a_batch_is_read_as_its_maps_are(run, tmp_path, write_model):
 
 def test_what_cannot_be_summed_is_refused(write_raster, tmp_path):
     path = write_raster(field(3, 3))
+    zones = Zones.read(frame(tmp_path, [shapely.box(0, 0, 1, 1)], ["x"]), "site")
     with pytest.raises(RequestError, match="two maps are named"):
-        open_maps([path, path])
+        sum_zones(zones, open_maps([path, path]))
     with pytest.raises(LayerError, match="does not exist"):
         open_maps([tmp_path / "none.tif"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(LayerError, match="holds no map"):
         open_maps([tmp_path / "empty"])
+
+
+def test_an_index_is_read_as_its_maps_are(run, tmp_path):
+    """The maps of an index, of a list or of all its species; seas are left out of an index of land, and said so."""
+    box = ("--bbox", "-120,40,-116,43", "--resolution", "0.25", "--tile-size", "16")
+    assert run("index", "build", *box, "--out", "west.zarr", "--model", "mammals-trees", entry=cli.main_sdm)[0] == 0
+    (tmp_path / "list.csv").write_text("species\nUrsus arctos\nPuma concolor\nOrcinus orca\nNessiteras rhombopteryx\n")
+    assert run("--species", "list.csv", "--index", "west.zarr", "--out", "west")[0] == 0
+    parks = frame(tmp_path, [shapely.box(-119.3, 40.1, -117.1, 42.2), shapely.box(-117, 40, -110, 42)], ["a", "b"])
+    line = ("zones", "west.zarr", "--zones", parks, "--id", "site")
+    code, _, err = run(*line, "--species", "list.csv", "--out", "listed", entry=cli.main_sdm)
+    assert code == 0 and "1 of 4 names cannot be mapped" in err and "1 species live where" in err
+    assert run("zones", "west", *line[2:], "--out", "batch", entry=cli.main_sdm)[0] == 0
+    listed, batch = (
+        {(row["site"], row["species"]): row for row in csv.DictReader((tmp_path / folder / "parks-zones.csv").open())}
+        for folder in ("listed", "batch")
+    )
+    assert listed.keys() == batch.keys() and len(listed) == 4
+    for key, row in listed.items():
+        for column in COLUMNS:
+            assert float(row[column]) == pytest.approx(float(batch[key][column]), rel=2e-3, abs=1e-4), (key, column)
+    assert run("zones", "a.tif", "--species", "list.csv", *line[2:], entry=cli.main_sdm)[0] == 2
+
+
+@pytest.mark.slow
+def test_all_species_of_an_index(run, tmp_path):
+    box = ("--bbox", "-120,40,-118,42", "--resolution", "0.25", "--tile-size", "16")
+    assert run("index", "build", *box, "--out", "west.zarr", "--model", "mammals-trees", entry=cli.main_sdm)[0] == 0
+    parks = frame(tmp_path, [shapely.box(-119.3, 40.1, -118.1, 41.2)], ["a"])
+    code, _, err = run("zones", "west.zarr", "--zones", parks, "--id", "site", entry=cli.main_sdm)
+    assert code == 0, err
+    rows = list(csv.DictReader((tmp_path / "zones" / "parks-zones.csv").open()))
+    assert len(rows) > 5000 and max(float(row["mean"]) for row in rows) > 0.9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +37,18 @@ def map_fits(
 ) -> None:
     """Map all species of a file of records, or say that they have been mapped before."""
     from sdm.maps.batch.records import fit_batch
-    from sdm.maps.batch.run import finished_fits
+    from sdm.maps.batch.run import finished_fits, keeping_fits
 
     finished = None if reporting.dry_run else finished_fits(opened, listing, delivery, execution)
     if finished is not None:
         _tell(finished, reporting)
         return
-    with progress(not reporting.quiet, reporting.progress) as tell:
-        batch = fit_batch(opened, listing, execution.device, tell)
+    with ExitStack() as stack:
+        tell = stack.enter_context(progress(not reporting.quiet, reporting.progress))
+        kept = None
+        if not reporting.dry_run:
+            kept = stack.enter_context(keeping_fits(opened, listing, delivery, execution, command_line()))
+        batch = fit_batch(opened, listing, execution.device, tell, kept)
     map_batch(batch, delivery, execution, reporting)
 
 

@@ -165,6 +165,7 @@ class one_thread:
             with cls._lock:
                 if cls._inside == 0:
                     cls._before = torch.get_num_threads()
+                    _take_control()
                     cls._algebra = _libraries().limit(limits=1, user_api="blas")
                 cls._inside += 1
                 torch.set_num_threads(1)  # the count is kept per thread: each tile's thread sets its own
@@ -178,7 +179,19 @@ class one_thread:
                 cls._inside -= 1
                 if cls._inside == 0:
                     torch.set_num_threads(cls._before)
+                    _take_control()  # the last to leave need not be the first that entered
                     cls._algebra.restore_original_limits()
+
+
+def _take_control() -> None:
+    """Let this thread set how many threads linear algebra has.
+
+    From version 3.8 on threadpoolctl silently ignores any thread but the first that did so, while that one lives.
+    """
+    from threadpoolctl import OpenBLASController
+
+    if hasattr(OpenBLASController, "clear_controlling_thread"):
+        OpenBLASController.clear_controlling_thread(force=True)
 
 
 @cache

@@ -5,6 +5,7 @@ While the run is unfinished, everything lies in one folder::
     batch.partial/         beside the outputs of a batch; west.zarr.partial/ for the index west.zarr
         run.json           what was asked, written first: whoever continues must ask the same (build.json)
         tiles/I.J.npz      the record of a finished tile, see `sdm.files.records`
+        fits/              finished fits to records
         tmp/               files being written
         new/               outputs, under their final names
         publish.json       the outputs are being moved to their final places, see `sdm.files.publication`
@@ -92,7 +93,7 @@ class Workspace:
         self.folder, self.names, self.kind, self.overwrite = Path(folder), tuple(names), kind, overwrite
         self.output = self.folder / kind.output if kind.output else self.folder
         self.partial = self.folder / kind.partial
-        self.new, self.tmp, self.tiles = (self.partial / name for name in ("new", "tmp", "tiles"))
+        self.new, self.tmp, self.tiles, self.fits = (self.partial / n for n in ("new", "tmp", "tiles", "fits"))
         self._lock: Lock | None = None
 
     def __enter__(self) -> Self:
@@ -154,17 +155,17 @@ class Workspace:
                 shutil.rmtree(left, ignore_errors=True)
             clear(self.folder)
             if publication.recover(self.partial, self.folder):  # killed while it was publishing
-                self._discard()
+                self.discard()
             asked = json.loads(json.dumps(configuration))
             started, finished = self._started(), self.kind.finished(self.folder)
             resumes = started is not None and not differences(started["configuration"], asked)
             if finished is not None and not differences(finished["configuration"], asked) and not self.overwrite:
                 if resumes:
-                    self._discard()
+                    self.discard()
                 return None
             if started is not None and not resumes:
                 self._refuse_another(self.kind.unfinished_text, started["configuration"], asked, "start over")
-                self._discard()
+                self.discard()
                 started = None
             if started is None and finished is not None:
                 self._refuse_another(self.kind.finished_text, finished["configuration"], asked, "replace it")
@@ -211,10 +212,11 @@ class Workspace:
 
     @property
     def note(self) -> str:
-        """What an interrupted run leaves, for its user; "" where no tile is finished."""
-        if not any(self.tiles.glob("*.npz")):
-            return ""
-        return f"finished tiles are kept in {self.partial}; the same command resumes from them."
+        """What an interrupted run leaves, for its user; "" where nothing is finished."""
+        for what, files in (("tiles", self.tiles.glob("*.npz")), ("fits", self.fits.glob("*.safetensors"))):
+            if any(files):
+                return f"finished {what} are kept in {self.partial}; the same command resumes from them."
+        return ""
 
     def publish(self) -> None:
         """Move every output to its final place; killed in the middle, the next run's `begin` completes it."""
@@ -226,9 +228,10 @@ class Workspace:
             stale = [] if finished is None else finished["outputs"]
             self._check_targets(stale)
             names = sorted(self.names, key=lambda name: name == self.kind.last)
-            publication.publish(self.partial, self.folder, names, stale, lambda partial: self._discard())
+            publication.publish(self.partial, self.folder, names, stale, lambda partial: self.discard())
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Remove what is unfinished."""
         # Renamed first: half a folder must not be taken for an unfinished run.
         aside = self.folder / self._discarded(uuid.uuid4().hex[:8])
         self.partial.rename(aside)

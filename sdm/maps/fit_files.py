@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,25 @@ def fit_suffixes(job: Job, k: int) -> tuple[str, ...]:
     return (RECORDS, FIT, *(REVIEW if job.asked.source.evaluate else ()))
 
 
+@contextmanager
+def reviews_beside(job: Job) -> Iterator[list[Future[Review] | None]]:
+    """Review the fits of a job one after the other on a thread of their own, while its maps are computed.
+
+    Yields a future for each map, None where there is nothing to review. Those not begun are left out on leaving.
+    """
+    cases = [None if (one := _fitted(job, k)) is None else one.case for k in range(len(job.resolutions))]
+    if not job.asked.source.evaluate or not any(cases):
+        yield [None] * len(cases)
+        return
+    from sdm.records.review import review_case
+
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            yield [None if case is None else thread.submit(review_case, case) for case in cases]
+        finally:
+            thread.shutdown(wait=True, cancel_futures=True)
+
+
 def write_fit_files(
     job: Job,
     k: int,
@@ -40,6 +61,7 @@ def write_fit_files(
     files: dict[str, str],
     found: dict[str, Any] | None = None,
     stem: str | None = None,
+    review: Future[Review] | None = None,
 ) -> list[dict[str, Any]]:
     """Write what a fit leaves beside the k-th map.
 
@@ -51,6 +73,7 @@ def write_fit_files(
     files : names of its other files by their kind.
     found : the range on it, as reports have it.
     stem : of the names of the files; by default that of the job.
+    review : of `reviews_beside`; by default it is made here.
 
     Returns
     -------
@@ -61,8 +84,6 @@ def write_fit_files(
     OutputError : a file cannot be written.
     """
     one = _fitted(job, k)
-    from sdm.records.review import review_case
-
     if one is None or one.case is None:
         return []
     stem = stem or job.slugs[k]
@@ -70,8 +91,13 @@ def write_fit_files(
     one.fitted.save(path(f"{stem}{FIT}"))
     if not job.asked.source.evaluate:
         return []
-    review = one.review or review_case(one.case)
-    return _write_review(review, job, k, [path(f"{stem}{suffix}") for suffix in REVIEW], source, files, found)
+    if review is not None:
+        found_of_it = review.result()
+    else:
+        from sdm.records.review import review_case
+
+        found_of_it = one.review or review_case(one.case)
+    return _write_review(found_of_it, job, k, [path(f"{stem}{suffix}") for suffix in REVIEW], source, files, found)
 
 
 def _write_review(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ from sdm.records.raw import RawRecords
 from sdm.records.read import read_raw
 from sdm.records.table import Records
 from sdm.records.target import BACKGROUNDS, FittedScore, FittedTrust
+from sdm.records.training import Training
 from sdm.records.validation import Case
 from sdm.records.values import same_name
 from sdm.request import CleanOptions, MapRequest, ModelRef, RecordsSource, Sampling
@@ -200,6 +202,35 @@ def open_species(request: MapRequest) -> Opened:
     return Opened(model, species, table if isinstance(table, RawRecords) else None)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The finished fits of a run in a folder, as the files that people are given: a run that goes on reads them.
+
+    The folder is of one request: what the fits depend on beside the name of a species is the same.
+    """
+
+    folder: Path
+
+    def read(self, name: str) -> Fitted | None:
+        """The fit of a species; None where there is none, or none that can be used."""
+        path = self._path(name)
+        if not path.is_file():
+            return None
+        with suppress(RecordsError):
+            fitted = Fitted.open(path)
+            if fitted.info.species == name:
+                return fitted
+        return None
+
+    def write(self, name: str, fitted: Fitted) -> None:
+        """Keep a fit. Raises OutputError."""
+        self.folder.mkdir(exist_ok=True)
+        fitted.save(self._path(name))
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{of_parts([name])}.fit.safetensors"
+
+
 def fit_species(
     opened: Opened,
     request: MapRequest,
@@ -207,6 +238,7 @@ def fit_species(
     device: str = "auto",
     failures: Failures | None = None,
     finish: Callable[[FittedSpecies], FittedSpecies] | None = None,
+    kept: Kept | None = None,
 ) -> list[FittedSpecies]:
     """Fit the species of a request to their records.
 
@@ -218,6 +250,7 @@ def fit_species(
     device : auto, cpu, cuda or cuda:N.
     failures : receives the species whose records cannot be used; without it the first of them is an error.
     finish : what is left of each, once it is fitted; by default all.
+    kept : finished fits of the same request, which are read, and to which the others are added.
     """
     if opened.saved is not None:
         return [opened.saved]
@@ -230,7 +263,7 @@ def fit_species(
             if not records.present.any():
                 told = " ".join(records.audit.sentences())
                 raise RecordsError(f"there is no usable presence among the records of {one.name!r}. {told}")
-            case = _fit(records, opened.model, request, source, group.without(one.own, one.name))
+            case = _fit(records, opened.model, request, source, group.without(one.own, one.name), kept)
         except RecordsError as error:
             if failures is None:
                 raise
@@ -249,15 +282,26 @@ def _source(model: Model, places: Places, device: str) -> ModelFeatures | Raster
 
 
 def _fit(
-    records: Records, model: Model, request: MapRequest, source: ModelFeatures | RasterFeatures, group: Positions | None
+    records: Records,
+    model: Model,
+    request: MapRequest,
+    source: ModelFeatures | RasterFeatures,
+    group: Positions | None,
+    kept: Kept | None,
 ) -> Case:
     """A species fitted, with all that its review needs."""
     options = request.fitting
+    fitted = None if kept is None else kept.read(records.species)
     prior = None
     if isinstance(source, ModelFeatures):
         prior = prior_for(model, source, records.species, options)
+    if fitted is not None and not request.source.evaluate:  # nobody asks for the places of the fit
+        return Case(records, fitted, Training.empty(), source, prior, options, group)
     training, info = prepare(records, source, group, options)
-    fitted = fit_prepared(training, info, source, prior, options)
+    if fitted is None:
+        fitted = fit_prepared(training, info, source, prior, options)
+        if kept is not None:
+            kept.write(records.species, fitted)
     return Case(records, fitted, training, source, prior, options, group)
 
 

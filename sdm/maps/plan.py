@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import shapely
 
     from sdm.index import Index
-    from sdm.maps.fits import FittedSpecies, Opened
+    from sdm.maps.fits import FittedSpecies, Kept, Opened
     from sdm.models.protocol import Model
 
 MAX_SPECIES = 64
@@ -242,6 +242,7 @@ def fit_opened(
     device: str = "auto",
     failures: dict[str, str] | None = None,
     finish: Callable[[FittedSpecies], FittedSpecies] | None = None,
+    kept: Kept | None = None,
 ) -> Job:
     """Fit the species of opened records, and decide everything about their maps.
 
@@ -249,13 +250,13 @@ def fit_opened(
     ----------
     opened : from `open_fits`.
     device : auto, cpu, cuda or cuda:N.
-    failures, finish : as of `fits.fit_species`.
+    failures, finish, kept : as of `fits.fit_species`.
     """
     from sdm.maps import fits
     from sdm.records.target import ClampedFit
 
     request, places = opened.request, opened.places
-    fitted = fits.fit_species(opened.opened, request, places, device, failures, finish)
+    fitted = fits.fit_species(opened.opened, request, places, device, failures, finish, kept)
     options, model = request.fitting, opened.opened.model
     targets = tuple(one.target(model, request.query.mask, options.trust, options.mess) for one in fitted)
     if request.sampling.clamp:

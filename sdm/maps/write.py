@@ -18,7 +18,7 @@ from sdm.engine.tasks import run_tasks
 from sdm.engine.tile import map_tile
 from sdm.grid import Tile
 from sdm.maps.compared import COMPARED, Compared
-from sdm.maps.fit_files import fit_suffixes, write_fit_files
+from sdm.maps.fit_files import fit_suffixes, reviews_beside, write_fit_files
 from sdm.maps.memory import give_memory_back
 from sdm.maps.plan import Job
 from sdm.maps.ranges import SUFFIXES as RANGE
@@ -28,12 +28,15 @@ from sdm.models.device import local_device
 from sdm.request import Delivery, Execution
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from distributed import Client
 
     from sdm.files.atomic import Staging
     from sdm.outputs.blocks import Source
     from sdm.outputs.metadata import MapMetadata
     from sdm.outputs.statistics import Summary
+    from sdm.records.review import Review
 
 LINKS = {
     "tif": "GeoTIFF",
@@ -125,13 +128,17 @@ def write(
     check_targets(out, names, overwrite=delivery.overwrite)
     if not on_cluster(execution):
         local_device(job.plan.device)
-    with open_client(execution) as client, Staging(out, names, overwrite=delivery.overwrite) as staging:
+    with (
+        open_client(execution) as client,
+        Staging(out, names, overwrite=delivery.overwrite) as staging,
+        reviews_beside(job) as reviews,
+    ):
         writer = _Writer(job, delivery, kept, staging, command)
         writer.compute(execution, client, tell)
         results = []
         for k, stem in enumerate(job.slugs):
             tell("writing", k, len(job.slugs))
-            content = writer.write(k)
+            content = writer.write(k, reviews[k])
             files = {suffix[1:]: out / f"{stem}{suffix}" for suffix in (*kept, *extra[k])}
             results.append(MapResult(job.resolutions[k].taxon.name, files, content))
         writer.remove_scratch()
@@ -194,8 +201,8 @@ class _Writer:
         if "html" in self.formats:
             self.countries = surrounding_countries(self.job.grid)
 
-    def write(self, k: int) -> dict[str, Any]:
-        """Write the other files of the k-th map; returns its report."""
+    def write(self, k: int, review: Future[Review] | None) -> dict[str, Any]:
+        """Write the other files of the k-th map, with the review of its fit; returns its report."""
         from sdm.outputs import sidecar, stac, zarr_store
         from sdm.outputs.cog import write_cog
         from sdm.outputs.geozarr import write_geozarr
@@ -229,10 +236,11 @@ class _Writer:
             "tiles_s": round(self.encoded - self.started, 3),
             "written_s": round(time.time() - self.encoded, 3),
         }
-        review = write_fit_files(self.job, k, self.staging.path, array, files, found.entry if found else None)
+        entry = found.entry if found else None
+        validated = write_fit_files(self.job, k, self.staging.path, array, files, entry, review=review)
         measured = {"statistics": summary.to_dict(), **_trust(meta, summary), "timings": timings, "files": files}
         measured |= self._range_entry(k, found) | changes
-        measured |= {"cross_validation": review} if review else {}
+        measured |= {"cross_validation": validated} if validated else {}
         if "stac" in self.formats:
             assets = {kind: name for kind, name in files.items() if kind != "stac.json"}
             item = stac.item(stem, geobox, meta, assets, summary)

@@ -35,9 +35,12 @@ class Forest:
 
     @cached_property
     def _levels(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Features and thresholds of each level of all trees, node after node, tree after tree."""
+        """Of each level of all trees, node after node, tree after tree: where the first place's value of its feature
+        lies among `ROWS_AT_ONCE` values of each, and its threshold."""
         parts = [slice(2**level - 1, 2 ** (level + 1) - 1) for level in range(self.depth)]
-        return [(self.feature[:, p].ravel().astype(np.intp), self.threshold[:, p].ravel()) for p in parts]
+        return [
+            (self.feature[:, p].ravel().astype(np.intp) * ROWS_AT_ONCE, self.threshold[:, p].ravel()) for p in parts
+        ]
 
     def share(self, features: np.ndarray) -> np.ndarray:
         """Mean presence share of the leaves that places (N, P) fall in: (N,) float32."""
@@ -57,9 +60,8 @@ class Forest:
         index, right = np.empty(shape, dtype=np.intp), np.empty(shape, dtype=bool)
         # Numbered through all trees, the children of a node k of one level are 2k and 2k+1 of the next.
         node = np.repeat(np.arange(shape[0]), ROWS_AT_ONCE).reshape(shape)
-        for features, thresholds in self._levels:
-            np.take(features, node, out=index, mode="clip")
-            index *= ROWS_AT_ONCE
+        for starts, thresholds in self._levels:
+            np.take(starts, node, out=index, mode="clip")
             index += place
             np.take(flat, index, out=value, mode="clip")
             np.take(thresholds, node, out=threshold, mode="clip")

@@ -43,6 +43,13 @@ class Training:
         """Number of presences."""
         return int(self.presence.sum())
 
+    @classmethod
+    def empty(cls) -> Training:
+        """No places."""
+        none, nowhere = np.empty(0, dtype=bool), np.empty(0)
+        nothing = np.empty((0, 0), dtype=np.float32)
+        return cls(Features(nothing, nothing, none), none, none, none, nowhere, nowhere)
+
     def select(self, rows: np.ndarray) -> Training:
         """Some of the places, by a mask or by their numbers."""
         return Training(

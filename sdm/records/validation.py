@@ -74,7 +74,7 @@ class Case:
 
     def light(self) -> Case:
         """The same without the places of the fit: all that its files and its report need."""
-        return replace(self, training=self.training.select(np.empty(0, dtype=np.int64)))
+        return replace(self, training=Training.empty())
 
     @property
     def offset_only(self) -> bool:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,13 @@ import cloudpickle
 import numpy as np
 import psutil
 import pytest
+from threadpoolctl import threadpool_info
 
 import sdm
 from sdm.engine import cluster, places
 from sdm.engine import tasks as schedule
 from sdm.engine.cluster import ClusterWarning, active_client, local_cluster, open_client
+from sdm.engine.encode import one_thread
 from sdm.engine.places import Target
 from sdm.engine.suitability import Probability
 from sdm.engine.tasks import run_tasks
@@ -636,3 +639,23 @@ def test_no_process_outlives_a_signal(tmp_path, name, code):
         assert "Traceback" not in err
         assert list((tmp_path / "o").iterdir()) == []
         assert not list(tmp_path.glob("taxabind-map-*"))
+
+
+def test_linear_algebra_keeps_to_one_thread_on_every_thread():
+    """threadpoolctl lets only one thread at a time change the number of threads, and ignores the others."""
+
+    def counts() -> list[int]:
+        return [one["num_threads"] for one in threadpool_info() if "numpy" in one["filepath"]]
+
+    def inside() -> list[int]:
+        with one_thread():
+            return counts()
+
+    np.eye(2) @ np.eye(2)
+    before = counts()
+    alone = [1] * len(before)
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        assert inside() == alone
+        assert first.submit(inside).result() == alone
+        assert second.submit(inside).result() == alone
+    assert counts() == before

@@ -9,7 +9,8 @@ import pytest
 import rasterio
 
 import sdm
-from sdm.errors import ModelError, RecordsError, RequestError
+from sdm.errors import ModelError, OutputError, RecordsError, RequestError
+from sdm.files.workspace import Workspace
 from sdm.maps.plan import plan
 from sdm.records.background import Positions
 from sdm.records.fitted import Fitted
@@ -327,6 +328,49 @@ def test_a_finished_batch_of_records_is_known_without_a_fit(run, tmp_path, point
     write_csv(path, rows[:-1])
     code, _, err = run(*command)
     assert code != 0 and "records two.csv with another content" in err
+
+
+def test_an_interrupted_batch_of_records_keeps_its_fits(run, tmp_path, points, monkeypatch):
+    rows = [(name, lon, lat) for name in ("Vipera aspis", "Vipera berus") for lon, lat in zip(*points, strict=True)]
+    path = write_csv(tmp_path / "two.csv", rows)
+    fast = ("--resolution", 0.2, "--background-places", 200, "--refits", 2, "--reach-km", 300, "--no-evaluate")
+    command = ("--records", path, "--bbox", *BBOX, *fast)
+
+    def stop(*_, **__):
+        raise OutputError("the disk is full.")
+
+    def refuse(*_, **__):
+        raise AssertionError("it was fitted again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sdm.maps.batch.run._Run.tiles", stop)
+        assert run(*command, "--out", tmp_path / "o")[0] != 0
+    assert "finished fits are kept in" in Workspace(tmp_path / "o", ()).note
+    fit = next((tmp_path / "o" / "batch.partial" / "fits").iterdir())
+    fit.write_bytes(fit.read_bytes()[:-1])  # a damaged one is fitted again
+    with monkeypatch.context() as patch:
+        patch.setattr("sdm.maps.batch.run._Run.tiles", stop)
+        assert run(*command, "--out", tmp_path / "o")[0] != 0
+    with monkeypatch.context() as patch:
+        patch.setattr("sdm.maps.fits.prepare", refuse)
+        code, _, err = run(*command, "--out", tmp_path / "o")
+    assert code == 0, err
+    assert not (tmp_path / "o" / "batch.partial").exists()
+    assert run(*command, "--out", tmp_path / "whole")[0] == 0
+    for name in ("vipera-aspis.fit.safetensors", "vipera-berus.fit.safetensors"):
+        kept, whole = (Fitted.open(tmp_path / out / "species" / name) for out in ("o", "whole"))
+        assert kept.info == whole.info
+    records = [(tmp_path / out / "species" / "vipera-berus-records.csv").read_bytes() for out in ("o", "whole")]
+    assert records[0] == records[1]
+    kept, whole = (rasterio.open(tmp_path / out / "richness.tif").read(1) for out in ("o", "whole"))
+    assert np.array_equal(kept, whole, equal_nan=True)
+
+
+def test_a_batch_of_fits_that_fails_leaves_nothing(run, tmp_path):
+    path = write_csv(tmp_path / "two.csv", [("Vipera aspis", 0.0, 0.0), ("Vipera berus", 0.0, 0.0)])
+    code, _, err = run("--records", path, "--bbox", *BBOX, "--resolution", 0.2, "--out", tmp_path / "o")
+    assert code != 0 and "no species of the records can be fitted" in err
+    assert not (tmp_path / "o" / "batch.partial").exists()
 
 
 def test_places_of_several_species_are_read_once(tmp_path, points, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 from sdm.errors import RecordsError, RequestError
 from sdm.maps.batch.plan import MAX_TILE, Batch, Row
 from sdm.maps.fit_files import write_fit_files
-from sdm.maps.fits import FittedSpecies, records_identity
+from sdm.maps.fits import FittedSpecies, Kept, records_identity
 from sdm.maps.plan import OpenedFits, fit_opened, in_climate, open_fits
 from sdm.names.lists import Asked
 from sdm.outputs import cube
@@ -57,8 +57,21 @@ def plan_records(request: MapRequest, listing: ListOptions, device: str = "auto"
     return fit_batch(open_fits(request, device), listing, device)
 
 
-def fit_batch(opened: OpenedFits, listing: ListOptions, device: str = "auto", tell: Tell | None = None) -> Batch:
-    """As `plan_records`, of records that are read already; `tell` is called with (stage, done, total)."""
+def fit_batch(
+    opened: OpenedFits,
+    listing: ListOptions,
+    device: str = "auto",
+    tell: Tell | None = None,
+    kept: Kept | None = None,
+) -> Batch:
+    """As `plan_records`, of records that are read already.
+
+    Parameters
+    ----------
+    opened, listing, device : as of `plan_records`.
+    tell : called with (stage, done, total).
+    kept : finished fits of the same run, see `sdm.maps.fits.fit_species`.
+    """
     failures: dict[str, str] | None = None if listing.strict else {}
     if opened.request.query.compare_with and len(opened.opened.species) > 1:
         raise RequestError("--compare-with is of single species, but the records are of several; name one.")
@@ -75,7 +88,7 @@ def fit_batch(opened: OpenedFits, listing: ListOptions, device: str = "auto", te
         review = review_case(one.case).light() if evaluated else None
         return replace(one, case=one.case.light(), review=review)
 
-    job = fit_opened(opened, device, failures, finish)
+    job = fit_opened(opened, device, failures, finish, kept)
     if len(job.fits) == 1:
         job = in_climate(job)
     if not job.fits:

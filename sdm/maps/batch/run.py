@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from sdm.engine.cluster import ClusterWarning, on_cluster, open_client
 from sdm.engine.tasks import run_tasks
-from sdm.errors import OutputError
+from sdm.errors import OutputError, SdmError
 from sdm.files import checksums, records, workspace
 from sdm.files.atomic import check_folder
 from sdm.grid import Tile
@@ -24,6 +25,7 @@ from sdm.maps.batch.records import given, write_fits
 from sdm.maps.batch.summary import batch_report, read_summary, summary, write_page, write_summary
 from sdm.maps.batch.texts import PAGE, PICTURES, RICHNESS, SPECIES, STORE, SUMMARY
 from sdm.maps.batch.tiles import Work, map_tile
+from sdm.maps.fits import Kept
 from sdm.maps.memory import give_memory_back
 from sdm.maps.write import Tell, delivery_and_execution
 from sdm.models.device import local_device
@@ -118,13 +120,38 @@ def finished_fits(
 
     Raises OutputError where it holds another batch.
     """
-    places, out = opened.places, Path(delivery.out)
-    what = given(opened, listing) | {"threshold": listing.threshold}
-    device = _device(places.device, execution)
-    asked = configuration_of(places, opened.request, what, _formats(delivery), device, delivery.range)
+    out, asked = Path(delivery.out), _asked(opened, listing, delivery, execution)
     if not workspace.Workspace(out, (), overwrite=delivery.overwrite).is_finished(asked):
         return None
     return BatchResult(out, read_summary(out / SUMMARY), workspace.read_report(out) or {}, computed=False)
+
+
+@contextmanager
+def keeping_fits(
+    opened: OpenedFits, listing: ListOptions, delivery: Delivery, execution: Execution, command: str = ""
+) -> Iterator[Kept]:
+    """Begin the run of a batch of fits, with the folder where finished fits are kept for it.
+
+    An interruption leaves them to the same call; after an error nothing is left that was not there.
+    """
+    asked = _asked(opened, listing, delivery, execution)
+    with workspace.Workspace(Path(delivery.out), (), overwrite=delivery.overwrite) as space:
+        fresh = not space.partial.exists()
+        space.begin(asked, {"command": command, "started": _now()})
+        try:
+            yield Kept(space.fits)
+        except SdmError:
+            if fresh:
+                space.discard()
+            raise
+
+
+def _asked(opened: OpenedFits, listing: ListOptions, delivery: Delivery, execution: Execution) -> dict[str, Any]:
+    """The configuration of a batch of fits, which is known before anything is fitted."""
+    places = opened.places
+    what = given(opened, listing) | {"threshold": listing.threshold}
+    device = _device(places.device, execution)
+    return configuration_of(places, opened.request, what, _formats(delivery), device, delivery.range)
 
 
 def _formats(delivery: Delivery) -> tuple[str, ...]:

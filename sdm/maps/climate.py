@@ -23,6 +23,7 @@ from sdm.models.protocol import Model
 from sdm.models.registry import open_model
 from sdm.outputs.metadata import Band
 from sdm.records.fitted import Fitted
+from sdm.records.target import NOVELTY as NOVELTY_OF_FITS
 from sdm.records.trust import Reference
 from sdm.records.variables import variable_name
 
@@ -34,12 +35,10 @@ LAND_PLACES = 2000
 MARGIN = 1e-4
 """Standard deviations beyond the trained range that count as within it: rounding of the layers."""
 
-NOVELTY = Band(
-    "novelty",
-    "How unlike the environment is to that of the world's land today: percentile of the distances among its own places",
-    unit="percent",
-    valid_range=(0.0, 100.0),
-    limit=95.0,
+NOVELTY = replace(
+    NOVELTY_OF_FITS,
+    quantity="How unlike the environment is to that of the world's land today: percentile of the distances among its "
+    "own places",
     caution="hardly any land today has an environment like this",
 )
 

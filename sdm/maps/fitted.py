@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdm.maps.array import map_species
-from sdm.records import fit as fitting
+from sdm.models.registry import default_model
 from sdm.records import fitted
 from sdm.records.background import Positions
+from sdm.records.features import ModelFeatures, RasterFeatures
+from sdm.records.fit import fit_source, prior_for
 from sdm.records.table import Records
 from sdm.request import FitOptions, Sampling
 
@@ -74,7 +76,10 @@ def fit(
     ------
     RecordsError : there is no presence that the layers cover, or nothing to compare presences with.
     """
-    found = fitting.fit(
-        records, model=model, sampling=sampling, covariates=covariates, group=group, options=options, device=device
-    )
-    return Fitted.of(found)
+    options = options or FitOptions()
+    if covariates:
+        return Fitted.of(fit_source(records, RasterFeatures(covariates, options.categorical), None, group, options))
+    opened = default_model(model)
+    source = ModelFeatures(opened, sampling or Sampling(), device)
+    prior = prior_for(opened, source, records.species, options)
+    return Fitted.of(fit_source(records, source, prior, group, options))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -12,11 +10,10 @@ from sdm.engine.encode import one_thread
 from sdm.errors import RecordsError, RequestError, SpeciesNameError
 from sdm.layers.landmask import LandMask
 from sdm.models.protocol import Model
-from sdm.models.registry import default_model
 from sdm.names import Resolution
 from sdm.records.background import Positions, choose_kind, group_places, random_places
 from sdm.records.calibration import PROBABILITY, Calibration, relative, with_prevalence
-from sdm.records.features import Covariates, Features, FeatureSource, ModelFeatures, RasterFeatures
+from sdm.records.features import Covariates, Features, FeatureSource, ModelFeatures
 from sdm.records.fitparts import FitInfo
 from sdm.records.fitted import Fitted, contributions, covariate_space
 from sdm.records.forest import TREES
@@ -28,7 +25,6 @@ from sdm.records.table import Records
 from sdm.records.thresholds import threshold
 from sdm.records.training import RidgeDesign, Training, grow_maxent, grow_trees, ridge_design
 from sdm.records.trust import LEVELS, Reference
-from sdm.request import Sampling
 from sdm.request.ranges import FROM_RECORDS
 from sdm.request.records import FitOptions
 
@@ -45,44 +41,6 @@ MANY = 80
 NOWHERE = Positions(np.empty(0), np.empty(0))
 
 
-def fit(
-    records: Records,
-    *,
-    model: Model | str | Path | None = None,
-    sampling: Sampling | None = None,
-    covariates: Sequence[str | Path] = (),
-    group: Positions | None = None,
-    options: FitOptions | None = None,
-    device: str = "cpu",
-) -> Fitted:
-    """Fit a species to its records.
-
-    Parameters
-    ----------
-    records : of one species, cleaned.
-    model : whose embeddings and environment places are described with; by default the bundled one of most species.
-    sampling : modalities, month, and layers in place of the bundled ones.
-    covariates : rasters, or folders of them, to fit to alone: no model, no embedding.
-    group : records of other species of its group, for a target-group background.
-    options : of the fit.
-    device : a torch device by name.
-
-    Raises
-    ------
-    RecordsError : there is no presence that the layers cover, or nothing to compare presences with.
-    """
-    options = options or FitOptions()
-    source: FeatureSource
-    prior: SpeciesPrior | None = None
-    if covariates:
-        source = RasterFeatures(covariates, options.categorical)
-    else:
-        opened = default_model(model)
-        source = ModelFeatures(opened, sampling or Sampling(), device)
-        prior = prior_for(opened, source, records.species, options)
-    return fit_source(records, source, prior, group, options)
-
-
 def fit_source(
     records: Records,
     source: FeatureSource,
@@ -91,14 +49,20 @@ def fit_source(
     options: FitOptions,
     mask: str | None = None,
 ) -> Fitted:
-    """`fit` with what places are described with opened already.
+    """Fit a species to its records.
 
     Parameters
     ----------
-    records, group, options : as of `fit`.
+    records : of one species, cleaned.
+    group : records of other species of its group, for a target-group background.
+    options : of the fit.
     source : of the features of places.
     prior : of the species; None without a model.
     mask : where random background places lie, "land", "sea" or "none"; by default where most of the records are.
+
+    Raises
+    ------
+    RecordsError : there is no presence that the layers cover, or nothing to compare presences with.
     """
     training, info = prepare(records, source, group, options, mask)
     return fit_prepared(training, info, source, prior, options)

@@ -18,10 +18,10 @@ from sdm.engine.suitability import Probability
 from sdm.engine.tile import map_tile, score_tile
 from sdm.grid import BBox, Tile, make_grid
 from sdm.index import build_index, plan_index
+from sdm.maps.fitted import fit
 from sdm.models.registry import list_models
 from sdm.outputs.metadata import Band
 from sdm.records.features import ModelFeatures
-from sdm.records.fit import fit
 from sdm.records.table import Records
 from sdm.records.target import FittedScore, FittedTrust
 from sdm.request import Area, Sampling

@@ -13,8 +13,8 @@ import sdm
 from sdm.engine.inputs import open_inputs, trained_range
 from sdm.errors import RequestError
 from sdm.files.release import data_file
+from sdm.maps.fitted import fit
 from sdm.models.registry import list_models
-from sdm.records.fit import fit
 from sdm.records.table import Records
 from sdm.records.target import MESS, ClampedFit
 from sdm.request.records import FitOptions

@@ -12,10 +12,10 @@ from rasterio.transform import from_origin
 from safetensors.numpy import load_file, save_file
 
 from sdm.errors import LayerError, RecordsError, RequestError
+from sdm.maps.fitted import fit
 from sdm.models.registry import open_model
 from sdm.records.background import Positions
 from sdm.records.features import ModelFeatures, RasterFeatures
-from sdm.records.fit import fit
 from sdm.records.fitted import Fitted
 from sdm.records.measures import auc
 from sdm.records.table import Records

@@ -280,7 +280,7 @@ def test_ranges_label_the_places_of_others(tmp_path, taxa, write_raster):
     ("text", "options", "said"),
     [
         ("name,lon,lat\nAbies alba,1,2\n", {}, "has no column 'species'; species = names it .there are name, lon, lat"),
-        ("species,easting,lat\nAbies alba,1,2\n", {}, "no column 'lon'; lon = names it"),
+        ("species,east,lat\nAbies alba,1,2\n", {}, "no column 'lon'; lon = names it"),
         ("species,lon,lat\nAbies alba,1,2\n", {"lat": "breite"}, "no column 'breite'; lat = names it"),
         ("species,lon,lat\nAbies alba,47,100\n", {}, "lon 47, lat 100, which is not on the globe"),
         ("species,lon,lat\nAbies alba,a,b\n", {}, "column 'lon' holds no number"),

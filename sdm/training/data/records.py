@@ -1,10 +1,14 @@
 """Tables of occurrence records: species at positions, in any common format and CRS.
 
-Nothing here depends on recipes: `read_records` takes a path, the names of the columns, and options.
+Nothing here depends on recipes: `read_records` takes a path, the names of the columns, and options. The usual names of
+coordinates are those of `sdm.records`. All else differs from the reader there, which takes downloads of occurrences as
+they come: a recipe trains on surveys too, so a row without any species is a plot and kept, a column may be a species,
+and a value that is no number is an error in place of a row dropped with its reason.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +19,11 @@ import numpy as np
 from sdm.errors import LayerError, TooLargeError, quoted
 from sdm.files.parquet import refuse_large_parquet
 from sdm.files.vectors import read_features
+from sdm.records.columns import ROLES, key
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-LON_COLUMNS = ("lon", "longitude", "decimalLongitude", "long", "x", "X_WGS84")
-LAT_COLUMNS = ("lat", "latitude", "decimalLatitude", "lat", "y", "Y_WGS84")
-"""Tried in this order, case ignored, where `lon` and `lat` are not given."""
 REMEDY = "path = in the recipe names it"
 TEXT_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 
@@ -146,8 +148,8 @@ class _Table:
         table = cls(path, _read_text(path) if is_text else _read_parquet(path), np.empty((0, 2)))
         if not len(table.frame):
             raise LayerError(f"data source {str(path)!r} has no row.")
-        lon = table.coordinate_column("lon", columns.lon, LON_COLUMNS)
-        lat = table.coordinate_column("lat", columns.lat, LAT_COLUMNS)
+        lon = table.coordinate_column("lon", columns.lon)
+        lat = table.coordinate_column("lat", columns.lat)
         x, y = table.numbers(lon), table.numbers(lat)
         return cls(path, table.frame, np.column_stack(_to_lonlat(path, x, y, crs)))
 
@@ -171,16 +173,16 @@ class _Table:
             f"data source {str(self.path)!r} has no column {column!r}; {key} = names it (there are {there})."
         )
 
-    def coordinate_column(self, key: str, given: str, usual: tuple[str, ...]) -> str:
-        """The column of a coordinate: the given one, else the first of the usual ones."""
+    def coordinate_column(self, role: str, given: str) -> str:
+        """The column of a coordinate, "lon" or "lat": the given one, else the first of the usual ones."""
         if given:
-            self.require(key, given)
+            self.require(role, given)
             return given
-        by_lower_case = {str(c).lower(): c for c in self.frame.columns}
-        for name in usual:
-            if name.lower() in by_lower_case:
-                return by_lower_case[name.lower()]
-        self._lacks(key, usual[0])
+        by_key = {key(str(c)): str(c) for c in self.frame.columns}
+        for name in itertools.chain(*ROLES[role]):
+            if name in by_key:
+                return by_key[name]
+        self._lacks(role, role)
 
     def species(self, column: str) -> tuple[list[str], np.ndarray]:
         """(distinct names, (N,) index into them, -1 where the cell is empty)."""

@@ -120,6 +120,34 @@ def write_raster(tmp_path):
     return write
 
 
+def _taxa_of(species, introduced=()):
+    """Rows of `taxa.csv` and tokens of the species of a small model."""
+    rows, vocabulary = [], {}
+    for name, class_, order, family, group, *more in species:
+        genus = name.split()[0]
+        kingdom, phylum = ("Plantae", "Tracheophyta") if group == "tree" else ("Animalia", "Chordata")
+        lineage = (kingdom, phylum, class_, order, family, genus, name)
+        ranks = ("class", "order", "family", "genus", "species")
+        vocabulary |= dict.fromkeys(f"{r}:{n}" for r, n in zip(ranks, lineage[2:], strict=True))
+        common, synonyms = (*more, "", "")[:2]
+        if name in introduced:
+            vocabulary[f"species:{name} [all]"] = None
+        rows.append([name, *lineage[:6], common, synonyms, group, 10, 0.0])
+    return rows, vocabulary
+
+
+def _write_names(folder, vocabulary, rows, genera=()):
+    """The tables of names of a small model."""
+    (folder / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n")
+    ranks = ["kingdom", "phylum", "class", "order", "family", "genus"]
+    tables = {"taxa": (["species", *ranks, "common", "synonyms", "group", "cells", "marine"], rows)}
+    if genera:
+        tables["genera"] = (ranks, genera)
+    for table, (header, lines) in tables.items():
+        with (folder / f"{table}.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *lines])
+
+
 @pytest.fixture(scope="session")
 def write_model():
     """Function: write a small model of random weights, real inputs and some species, and return its folder.
@@ -165,17 +193,7 @@ def write_model():
                 "inputs": [{"layer": "bio1", "transform": "identity", "value": 0, "mean": 10.0, "std": 8.0}],
             },
         }
-        rows, vocabulary = [], {}
-        for name, class_, order, family, group, *more in species:
-            genus = name.split()[0]
-            kingdom, phylum = ("Plantae", "Tracheophyta") if group == "tree" else ("Animalia", "Chordata")
-            lineage = (kingdom, phylum, class_, order, family, genus, name)
-            ranks = ("class", "order", "family", "genus", "species")
-            vocabulary |= dict.fromkeys(f"{r}:{n}" for r, n in zip(ranks, lineage[2:], strict=True))
-            common, synonyms = (*more, "", "")[:2]
-            if name in introduced:
-                vocabulary[f"species:{name} [all]"] = None
-            rows.append([name, *lineage[:6], common, synonyms, group, 10, 0.0])
+        rows, vocabulary = _taxa_of(species, introduced)
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config))
         torch.manual_seed(seed)
@@ -183,14 +201,42 @@ def write_model():
         if season:
             weights["location.net.0.weight"][:, -3:] *= 5.0
         save_file(weights, folder / "model.safetensors")
-        (folder / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n")
-        ranks = ["kingdom", "phylum", "class", "order", "family", "genus"]
-        tables = {"taxa": (["species", *ranks, "common", "synonyms", "group", "cells", "marine"], rows)}
-        if genera:
-            tables["genera"] = (ranks, genera)
-        for table, (header, lines) in tables.items():
-            with (folder / f"{table}.csv").open("w", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows([header, *lines])
+        _write_names(folder, vocabulary, rows, genera)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def share_model():
+    """Function: write a small model that shares the encoders of one in a folder beside it, and return its folder.
+
+    Its species, as of `write_model`, have vectors of int8, and a calibration of their own.
+    """
+    from safetensors.numpy import save_file
+
+    from sdm.models.config import all_subsets
+    from sdm.models.shared import encoders_digest
+
+    def write(folder, base, species, *, scale=5.0, bias=-0.5, licence="CC-BY-4.0", dim=16, introduced=()):
+        described = json.loads((base / "config.json").read_text())
+        config = {
+            "format": "taxabind-map/1",
+            "name": folder.name,
+            "title": f"Test model {folder.name}",
+            "version": "1",
+            "licence": licence,
+            "encoders": {"model": base.name, "digest": encoders_digest(base, described)},
+            "calibration": {"+".join(s): {"scale": scale, "bias": bias} for s in all_subsets()},
+        }
+        rows, vocabulary = _taxa_of(species, introduced)
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config))
+        random = np.random.default_rng(1)
+        weights = random.integers(-127, 128, (len(vocabulary), dim), dtype=np.int8)
+        scales = random.uniform(0.01, 0.02, len(vocabulary)).astype(np.float32)
+        save_file({"text.embedding.weight": weights, "text.embedding.scale": scales}, folder / "model.safetensors")
+        _write_names(folder, vocabulary, rows)
         return folder
 
     return write

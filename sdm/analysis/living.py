@@ -16,6 +16,8 @@ from sdm.engine.targets import limited, make_target, probability
 from sdm.engine.tile import embed_tile, mappable
 from sdm.errors import BoxError, RequestError
 from sdm.grid import WGS84, Grid, Tile, transformer
+from sdm.models.bundled import BundledModel
+from sdm.models.joint import JointModel, member_of, members_of, spaces
 from sdm.models.registry import list_models, open_model
 from sdm.names import Resolution, Taxon
 from sdm.names.habitat import mask_for
@@ -31,6 +33,8 @@ MOST_PIXELS = 20_000
 """Places of a region that are looked at, unless a resolution is given."""
 POINT = 1e-4
 """Degrees of the pixel around a point: some ten metres."""
+ROUNDING = 1e-3
+"""Of a position, in pixels."""
 _NEGLIGIBLE = 1e-4
 
 
@@ -76,7 +80,8 @@ def living_at(lon: float, lat: float, least: float = 0.5, **options: Any) -> Liv
     south, north = max(lat - POINT / 3, -90.0), min(lat + POINT / 3, 90.0)
     west, east = lon - POINT / 3, lon + POINT / 3
     box = ((west + 180.0) % 360.0 - 180.0, south, (east + 180.0) % 360.0 - 180.0, north)
-    area = Area(bbox=box) if options.get("index") is not None else Area(bbox=box, resolution=POINT)
+    index = options.get("index")
+    area = Area(bbox=box, resolution=POINT) if index is None else Area(max_pixels=index.grid.pixels)
     return _living(area, least, (lon, lat), **options)
 
 
@@ -90,7 +95,7 @@ def living_in(area: Area, least: float = 0.5, **options: Any) -> Living:
     models : names or folders of models; by default all bundled ones.
     month : 1 to 12, for the seasonal models; by default the whole year.
     origin : native, or all: with the ranges of introduced populations.
-    index : an opened region index, which has one model, in place of encoding.
+    index : an opened region index in place of encoding; its species are those of all models that share its encoders.
     device : as of `sdm.plan`.
 
     Raises
@@ -112,7 +117,8 @@ def _living(
 ) -> Living:
     found: list[Inhabitant] = []
     notes: list[str] = []
-    opened = [index.find_model(models[0] if models else None)] if index is not None else _models(models)
+    opened: Sequence[Model]
+    opened = _models(models) if index is None else [index.find_model(models[0] if models else None)]
     if month and index is None and not any(model.seasonal for model in opened):
         raise RequestError(f"no model here tells months apart; omit the month {month_name(month)}.")
     grid = None
@@ -130,12 +136,15 @@ def _living(
     return Living(tuple(sorted(found, key=lambda one: (-one.probability, -one.mean, one.taxon.name))), tuple(notes))
 
 
-def _models(names: Sequence[str]) -> list[Model]:
-    models: list[Model] = [open_model(name) for name in names] if names else list(list_models())
-    for model in models:
-        if names and not model.calibrated:
+def _models(names: Sequence[str]) -> list[BundledModel | JointModel]:
+    """The models, those that share their encoders as one: a place is encoded once for all of these."""
+    if not names:
+        return spaces(list_models())
+    by_folder = {one.folder: one for name in names for one in members_of(open_model(name))}
+    for model in by_folder.values():
+        if not isinstance(model, BundledModel):
             raise RequestError(f"model {model.name!r} is not calibrated, so it gives no probability of species.")
-    return [model for model in models if model.calibrated]
+    return spaces(model for model in by_folder.values() if isinstance(model, BundledModel))
 
 
 def _grid(area: Area) -> Grid:
@@ -180,7 +189,8 @@ def _of_model(places: Places, least: float, point: tuple[float, float] | None, o
     for k in map(int, np.flatnonzero(highest >= least)):
         area = habitat_km2[species.of[k]]
         mean = expected[k] / area if area else 0.0
-        yield Inhabitant(places.model.name, species.taxa[k], float(highest[k]), mean, expected[k])
+        home = member_of(places.model, species.taxa[k]).name
+        yield Inhabitant(home, species.taxa[k], float(highest[k]), mean, expected[k])
 
 
 class _Species:
@@ -194,7 +204,8 @@ class _Species:
             Resolution(taxon.name, taxon, True, "", (), origin if taxon.name in model.introduced else "native")
             for taxon in self.taxa
         ]
-        self._score = probability(model, places.modalities)
+        scores = {id(member): probability(member, places.modalities) for member in members_of(model)}
+        self._scores = [scores[id(member_of(model, taxon))] for taxon in self.taxa]
         self._vectors = _vectors(model, self._resolutions)
         pairs = [(mask_for(taxon), model.extent(taxon.group)) for taxon in self.taxa]
         self.habitats = list(dict.fromkeys(pairs))
@@ -203,9 +214,11 @@ class _Species:
         """Of each species, the number of its habitat."""
         self._targets: dict[int, Target] = {}
         known = [model.known_range(r.taxon) if r.origin == "native" else None for r in self._resolutions]
-        gains = np.array([one.offset / self._score.scale if one is not None and one.adds else 0.0 for one in known])
-        lowest = self._score.negligible(floor) if 0.0 < floor < 1.0 else -np.inf
-        self._floors = lowest - np.maximum(gains, 0.0)
+        self._floors = np.full(len(self.taxa), -np.inf)
+        if 0.0 < floor < 1.0:
+            for k, (one, score) in enumerate(zip(known, self._scores, strict=True)):
+                gain = max(one.offset, 0.0) / score.scale if one is not None and one.adds else 0.0
+                self._floors[k] = score.negligible(floor) - gain
 
     def within_reach(self, embeddings: np.ndarray) -> list[int]:
         """The species that may reach the floor at some of the places (N, dim)."""
@@ -219,7 +232,7 @@ class _Species:
         """The target of the k-th species."""
         if k not in self._targets:
             resolution = self._resolutions[k]
-            made = make_target(self._model, resolution, self._vectors[k], self._score)
+            made = make_target(self._model, resolution, self._vectors[k], self._scores[k])
             self._targets[k] = limited(made, self._model, resolution, month=self._month)
         return self._targets[k]
 
@@ -242,7 +255,13 @@ def _tiles(grid: Grid, point: tuple[float, float] | None) -> Iterator[Tile]:
     if grid.is_geographic:
         left, right = grid.geobox.boundingbox.left, grid.geobox.boundingbox.right
         x += 360.0 * round(((left + right) / 2 - x) / 360.0)
-    column, row = (math.floor(value) for value in ~grid.geobox.affine @ (x, y))
     rows, columns = grid.shape
-    row, column = min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)
+    across, down = ~grid.geobox.affine @ (x, y)
+    if not (-ROUNDING <= across <= columns + ROUNDING and -ROUNDING <= down <= rows + ROUNDING):
+        west, south, east, north = grid.bbox
+        raise BoxError(
+            f"--at {point[0]:g} {point[1]:g} lies outside the region index, which covers {west:g} {south:g} {east:g} "
+            f"{north:g} (west south east north); choose a place inside, or omit --index."
+        )
+    row, column = min(max(math.floor(down), 0), rows - 1), min(max(math.floor(across), 0), columns - 1)
     yield Tile((0, 0), slice(row, row + 1), slice(column, column + 1))

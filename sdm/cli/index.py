@@ -115,8 +115,8 @@ def _print_info(info: dict[str, Any], json_output: bool, quiet: bool) -> None:
         info["url"],
         f"  {info['columns']} x {info['rows']} pixels, {info['pixels_held']:,} held ({info['mask']}); {info['crs']}, "
         f"resolution {info['resolution']:g}; box {west:g} {south:g} {east:g} {north:g}",
-        f"  model {info['model']['name']} ({info['model']['digest']}): {', '.join(info['modalities'])}{season}"
-        + (", each also stored separately" if info["each"] else ""),
+        f"  encoders of model {info['model']['name']} ({info['model']['encoders']}): "
+        f"{', '.join(info['modalities'])}{season}" + (", each also stored separately" if info["each"] else ""),
         f"  {info['encoding']}: probabilities differ by {error['mean']:.2g} on average, at most {error['largest']:.2g} "
         f"in {error['compared']:,} comparisons",
         f"  layers {', '.join(f'{name} {what}' for name, what in info['layers'].items())}",

@@ -36,7 +36,8 @@ class ListingOptions(Options):
         tuple[str, ...], Option("Only this model. Repeatable. Default: all bundled ones.", metavar="NAME|FOLDER")
     ] = ()
     index: Annotated[
-        str | None, Option("Region index, used instead of encoding; it has one model.", metavar="FOLDER|URL")
+        str | None,
+        Option("Region index in place of encoding: species of its encoders.", metavar="FOLDER|URL"),
     ] = None
     top: Annotated[int | None, Option("So many species at most.", low=1)] = None
     format: Annotated[str, Option("table, csv or json.")] = "table"

@@ -14,11 +14,12 @@ from sdm.engine.places import Places, Target
 from sdm.engine.suitability import Cosine, Probability, Suitability
 from sdm.errors import RequestError
 from sdm.models.device import local_device
+from sdm.models.joint import member_of, members_of
 from sdm.models.protocol import Model
 from sdm.names.habitat import mask_for
 
 if TYPE_CHECKING:
-    from sdm.names import Resolution
+    from sdm.names import Resolution, Taxon
 
 
 def probability(model: Model, modalities: tuple[str, ...]) -> Probability:
@@ -32,29 +33,30 @@ def probability(model: Model, modalities: tuple[str, ...]) -> Probability:
     return Probability(scale, bias, model.ranges) if model.ranges else Probability(scale, bias)
 
 
-def scorer(places: Places, kind: str = "auto") -> Callable[[np.ndarray], Suitability]:
-    """The score of a vector (dim,) at these places; `kind` is one of `SCORES`. Raises RequestError."""
+def scorer(places: Places, kind: str = "auto") -> Callable[[Taxon, np.ndarray], Suitability]:
+    """The score of a taxon with a vector (dim,) at these places; `kind` is one of `SCORES`. Raises RequestError."""
     if kind == "auto":
         kind = "probability" if places.model.calibrated else "relative"
     if kind == "cosine":
-        return lambda vector: Cosine()
+        return lambda taxon, vector: Cosine()
     if kind == "probability":
-        score = probability(places.model, places.modalities)
-        return lambda vector: score
+        scores = {id(model): probability(model, places.modalities) for model in members_of(places.model)}
+        return lambda taxon, vector: scores[id(member_of(places.model, taxon))]
     from sdm.engine.relative import reference, relative
 
     sample = reference(places.model, places.sampling, _device_here(places.device))
-    return lambda vector: relative(vector, sample)
+    return lambda taxon, vector: relative(vector, sample)
 
 
-def doubt_of(places: Places) -> Doubt | None:
-    """What the uncertainty of named species follows from; None where the model or an index does not have it.
+def doubter(places: Places) -> Callable[[Taxon], Doubt | None]:
+    """What the uncertainty of a named taxon follows from; None where its model or an index does not have it.
 
-    Raises ModelError for a damaged entry of the model.
+    Raises ModelError for a damaged entry of a model.
     """
-    if places.source is not None and not places.source.has_agreement:
-        return None
-    return Doubt.read(places.model.folder, places.modalities) if places.model.calibrated else None
+    if (places.source is not None and not places.source.has_agreement) or not places.model.calibrated:
+        return lambda taxon: None
+    found = {id(model): Doubt.read(model.folder, places.modalities) for model in members_of(places.model)}
+    return lambda taxon: found[id(member_of(places.model, taxon))]
 
 
 def named_target(
@@ -67,6 +69,7 @@ def named_target(
     month: int = 0,
 ) -> Target:
     """The target of a resolved name in a calibrated model; `mask`, `atlas`: see `make_target`; others: `limited`."""
+    model = member_of(model, resolution.taxon)
     vector = model.species_embedding(resolution)
     target = make_target(model, resolution, vector, probability(model, modalities), mask, atlas)
     return limited(target, model, resolution, limits, month)
@@ -79,7 +82,7 @@ def limited(target: Target, model: Model, resolution: Resolution, limits: str = 
     """
     if limits == "none" or target.score.name != Probability.name:
         return target
-    return replace(target, limits=limits_of(model, resolution, month))
+    return replace(target, limits=limits_of(member_of(model, resolution.taxon), resolution, month))
 
 
 def make_target(
@@ -102,6 +105,7 @@ def make_target(
     atlas : prior: a probability depends on the known range of a species with a small one; none: it does not.
     """
     taxon = resolution.taxon
+    model = member_of(model, taxon)
     known = None
     if atlas == "prior" and resolution.origin == "native" and isinstance(score, Probability):
         table = model.known_range(taxon)

@@ -199,12 +199,12 @@ def _metadata(job: IndexJob) -> MapMetadata:
         description=(
             f"For each pixel the normalised sum of its {', '.join(places.modalities)} embeddings in the space of "
             f"the model {model.name!r}, {model.dim} numbers: embedding * scale. The scalar product with the unit "
-            "vector of a species is the cosine that the model's calibration turns into a probability."
+            "vector of a species, also of another model that shares the encoders, is the cosine that the calibration "
+            "of its model turns into a probability."
         ),
         tags={
             "model": model.name,
-            "model_version": model.version,
-            "model_hash": model.digest,
+            "encoders": model.space[1],
             "modalities": ",".join(places.modalities),
             "mask": job.storage.mask,
             "encoding": job.storage.encoding,

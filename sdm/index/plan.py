@@ -14,6 +14,7 @@ from sdm.errors import RequestError
 from sdm.grid import Grid
 from sdm.index import store
 from sdm.index.encoding import DTYPES
+from sdm.models.joint import encoding_model
 from sdm.models.registry import default_model
 from sdm.request import BBox, IndexRequest, Storage
 
@@ -80,7 +81,7 @@ def plan_index(
     region : in place of a box, a vector file, GeoDataFrame or WGS84 geometry (lon, lat); its outside is not held.
     device : auto, cpu, cuda or cuda:N.
     crs, resolution, modalities, satellite, environment : as in `sdm.plan`.
-    model : name or folder, by default a bundled one.
+    model : name or folder, by default a bundled one; the index is of its encoders, and of every model that shares them.
     mask : which pixels are held: land (without lakes), sea, or none for both. A species that lives elsewhere cannot
         be mapped with the index.
     encoding : int8 or float16.
@@ -104,8 +105,8 @@ def plan_build(request: IndexRequest, device: str = "auto") -> IndexJob:
     """As `plan_index`, from one object."""
     # Cheap checks first: a wrong box is reported before a model is opened.
     grid, storage = open_grid(request.area), request.storage
-    places = open_places(default_model(request.model.model), grid, request.sampling, device)
-    model = places.model
+    model = encoding_model(default_model(request.model.model))
+    places = open_places(model, grid, request.sampling, device)
     if not model.calibrated:
         raise RequestError(f"model {model.name!r} is not calibrated; region indexes support calibrated models only.")
     if grid.tile_size**2 * model.dim * DTYPES[storage.encoding].itemsize > store.MAX_CHUNK:

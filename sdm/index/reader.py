@@ -19,6 +19,7 @@ from sdm.grid import Region, Tile, parse_crs
 from sdm.index.pixels import StoredPixels
 from sdm.index.window import locate
 from sdm.models.choice import resolve_in, resolved
+from sdm.models.joint import members_of, narrowed, spaces
 from sdm.models.origin import of_origin
 from sdm.models.protocol import Model
 from sdm.models.registry import list_models, open_model
@@ -30,6 +31,8 @@ from sdm.request.months import month_name
 if TYPE_CHECKING:
     import xarray as xr
 
+_ENCODERS = dict.fromkeys(("8c71826faddec1f2", "9bc26097f54f820a", "598a888d2720d993"), "6dffb57f7e02d494")
+"""The encoders of the versions 3 and 4 of mammals-trees, by what indexes of that time state: the whole model."""
 Species = str | Resolution | np.ndarray
 """A name, a resolved name, or a vector (dim,) of the model's space."""
 _FREE = ("clamp", "bbox", "region", "layer", "where", "tile_size", "max_pixels", "satellite", "environment")
@@ -44,13 +47,14 @@ class Index(StoredPixels):
 
     @property
     def model_name(self) -> str:
-        """Name of the model that encoded it."""
+        """Name of the model whose encoders of places made it."""
         return self.identity["model"]["name"]
 
     @property
-    def model_digest(self) -> str:
-        """Digest of the model that encoded it."""
-        return self.identity["model"]["digest"]
+    def encoders(self) -> str:
+        """16 hexadecimal digits that stand for those encoders; of an earlier version, for the model they came from."""
+        made = self.identity["model"]
+        return made["encoders"] if "encoders" in made else _ENCODERS.get(made["digest"], made["digest"])
 
     @property
     def month(self) -> int:
@@ -60,15 +64,16 @@ class Index(StoredPixels):
     # The model and the layers ---------------------------------------------------------------------
 
     def check(self, model: Model, sampling: Sampling | None = None) -> None:
-        """Raise RegionIndexError unless the index was made with this model and these layers.
+        """Raise RegionIndexError unless the index was made with the encoders of this model and with these layers.
 
         `sampling`: with the user's own rasters, where they are meant to be in the index. Bundled layers are compared
         with those of this installation.
         """
-        if model.digest != self.model_digest:
+        if not self._is_of(model):
             raise RegionIndexError(
-                f"region index {self.url!r} was made with model {self.model_name!r} ({self.model_digest}), not with "
-                f"{model.name!r} ({model.digest}); give that model, or build the index again."
+                f"region index {self.url!r} was made with the encoders of model {self.model_name!r} "
+                f"({self.encoders}), not with those of {model.name!r} ({model.space[1]}); give that model, or build "
+                "the index again."
             )
         sampling = sampling or Sampling()
         before = self.identity["layers"]
@@ -88,22 +93,27 @@ class Index(StoredPixels):
                 "taxabind-map has; build the index again."
             )
 
+    def _is_of(self, model: Model) -> bool:
+        return self.encoders in (model.space[1], *(member.digest for member in members_of(model)))
+
     def find_model(self, model: Model | str | Path | None = None) -> Model:
-        """The model that made the index: the one given, else a bundled one. Checked; raises RegionIndexError."""
-        if model is None:
-            model = next((m for m in list_models() if m.digest == self.model_digest), None)
-        if model is None:
+        """The model given, else all bundled ones that share the encoders of the index. Raises RegionIndexError."""
+        if model is not None:
+            opened = open_model(model)
+            self.check(opened)
+            return opened
+        found = next((joined for joined in spaces(list_models()) if self._is_of(joined)), None)
+        if found is None:
             raise RegionIndexError(
-                f"region index {self.url!r} was made with model {self.model_name!r} ({self.model_digest}), which "
-                "is not bundled here; give its folder with --model, or build the index again."
+                f"region index {self.url!r} was made with the encoders of model {self.model_name!r} "
+                f"({self.encoders}), which is not bundled here; give its folder with --model, or build the index again."
             )
-        opened = open_model(model)
-        self.check(opened)
-        return opened
+        self.check(found)
+        return found
 
     @cached_property
     def model(self) -> Model:
-        """The bundled model that made the index."""
+        """The bundled models whose species can be mapped with the index, as one."""
         return self.find_model()
 
     # Places --------------------------------------------------------------------------------------
@@ -122,7 +132,7 @@ class Index(StoredPixels):
 
         Parameters
         ----------
-        model : the one that made the index.
+        model : one that shares the encoders of the index.
         area : a box, a region, or neither: all of the index. Its CRS and resolution, if stated, must be those of the
             index; its tile size is ignored.
         sampling : whatever it states must be as in the index.
@@ -203,7 +213,7 @@ class Index(StoredPixels):
         bbox : (west, south, east, north) in degrees.
         region : its outside is masked; a vector file, a GeoDataFrame, or a WGS84 geometry (lon, lat).
         mask : land, sea, none, or auto: the species' habitat; of a vector, all that is held.
-        model : the one the index was made with, where it is not bundled.
+        model : whose species are mapped: by default all bundled ones that share the encoders of the index.
         as_group : map a species that the model does not know as its genus or family; by default it is refused.
         origin : native, the native range of a name; or all: also where people introduced the species.
         limits : auto, or none: as of `sdm.plan`.
@@ -230,19 +240,21 @@ class Index(StoredPixels):
             if (inside := grid.inside_region(tile)) is not None:
                 values[:, tile.rows, tile.cols][:, ~inside] = np.nan
         score = targets[0].score
-        attrs = self._attributes(score.phrase.format(labels[0] if single and labels[0] else "the species"))
+        known = [taxon for label in labels if (taxon := opened.taxa.by_name.get(label.lower())) is not None]
+        quantity = score.phrase.format(labels[0] if single and labels[0] else "the species")
+        attrs = self._attributes(quantity, narrowed(opened, known))
         if not single:
             return data_array(grid, values, score.name, attrs, labels, self.month)
         attrs |= {"species": labels[0], "mask": targets[0].mask, "atlas": targets[0].atlas}
         return data_array(grid, values[0], score.name, attrs, month=self.month).assign_coords(species=labels[0])
 
-    def _attributes(self, quantity: str) -> dict[str, Any]:
-        """Attributes of maps from the index."""
+    def _attributes(self, quantity: str, model: Model) -> dict[str, Any]:
+        """Attributes of maps of a model from the index."""
         return {
             "long_name": quantity,
             "units": "1",
-            "model": self.model_name,
-            "model_hash": self.model_digest,
+            "model": model.name,
+            "model_hash": model.digest,
             "modalities": ",".join(self.modalities),
             "index": self.digest,
             "index_encoding": self.encoding,
@@ -270,7 +282,7 @@ class Index(StoredPixels):
         return {
             "url": self.url,
             "digest": self.digest,
-            "model": dict(self.identity["model"]),
+            "model": {"name": self.model_name, "encoders": self.encoders},
             "modalities": list(self.modalities),
             "each": list(self.held),
             "mask": self.mask,

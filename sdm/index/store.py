@@ -103,7 +103,7 @@ def identity(
         region = hashlib.sha256(shapely.to_wkb(shape)).hexdigest()[:16]
     described = {
         "format": FORMAT,
-        "model": {"name": model.name, "version": model.version, "digest": model.digest},
+        "model": {"name": model.space[0], "encoders": model.space[1]},
         "layers": dict(layers),
         "grid": {
             "crs": grid.crs,
@@ -370,7 +370,9 @@ def _well_formed(identity: Mapping[str, Any]) -> bool:
     return (
         _grid_well_formed(identity["grid"], identity["dim"])
         and all(isinstance(text, str) and len(text) < 100_000 for text in texts)
-        and {"name", "version", "digest"} <= identity["model"].keys()
+        and "name" in identity["model"]
+        # Earlier versions stated the whole model.
+        and bool({"encoders", "digest"} & identity["model"].keys())
         and identity["mask"] in MASKS
         and type(share := identity.get("land_share", LAND_SHARE)) in (int, float)
         and 0.0 <= share <= 1.0

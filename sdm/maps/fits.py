@@ -19,6 +19,7 @@ from sdm.grid import Grid
 from sdm.layers.environment import names_known_variables
 from sdm.layers.stack import RasterStack
 from sdm.models.choice import choose_for_most, refuse_name_of_other_model
+from sdm.models.joint import member_of, members_of, narrowed
 from sdm.models.registry import default_model, list_models, open_model
 from sdm.names import Resolution, Taxon
 from sdm.names.habitat import mask_for
@@ -263,7 +264,10 @@ def fit_species(
             if not records.present.any():
                 told = " ".join(records.audit.sentences())
                 raise RecordsError(f"there is no usable presence among the records of {one.name!r}. {told}")
-            case = _fit(records, opened.model, request, source, group.without(one.own, one.name), kept)
+            home = members_of(opened.model)[0]
+            if one.resolution is not None:
+                home = member_of(opened.model, one.resolution.taxon)
+            case = _fit(records, home, request, source, group.without(one.own, one.name), kept)
         except RecordsError as error:
             if failures is None:
                 raise
@@ -298,6 +302,8 @@ def _fit(
     if fitted is not None and not request.source.evaluate:  # nobody asks for the places of the fit
         return Case(records, fitted, Training.empty(), source, prior, options, group)
     training, info = prepare(records, source, group, options)
+    if isinstance(source, ModelFeatures):  # whose encoders several models may share
+        info = replace(info, model=model.name, model_digest=model.digest)
     if fitted is None:
         fitted = fit_prepared(training, info, source, prior, options)
         if kept is not None:
@@ -353,7 +359,8 @@ def _resolve(names: list[str], ref: ModelRef) -> tuple[Model, list[Resolution | 
             except SpeciesNameError as error:
                 outcomes.append(error)
     # A genus or family in place of an unknown species is not accepted here: the records describe the species itself.
-    return model, [o if isinstance(o, Resolution) and o.known else None for o in outcomes]
+    known = [o if isinstance(o, Resolution) and o.known else None for o in outcomes]
+    return narrowed(model, (o.taxon for o in known if o is not None)), known
 
 
 def _unknown(name: str) -> Resolution:
@@ -457,7 +464,8 @@ def _model_of_fit(fitted: Fitted, request: MapRequest) -> Model:
     info, ref = fitted.info, request.model
     opened: Model | None
     if ref.model is not None:
-        opened = open_model(ref.model, cache_dir=ref.cache_dir, offline=ref.offline)
+        given = open_model(ref.model, cache_dir=ref.cache_dir, offline=ref.offline)
+        opened = next((m for m in members_of(given) if m.digest == info.model_digest), given)
     else:
         opened = next((m for m in list_models() if m.digest == info.model_digest), None)
     if opened is None or opened.digest != info.model_digest or opened.dim != fitted.dim:

@@ -15,7 +15,7 @@ from sdm.engine.places import Places, Plan, Target
 from sdm.engine.setup import open_grid, open_places
 from sdm.engine.share import mapped_share
 from sdm.engine.suitability import Probability
-from sdm.engine.targets import doubt_of, limited, make_target, scorer
+from sdm.engine.targets import doubter, limited, make_target, scorer
 from sdm.errors import RequestError, SpeciesNameError
 from sdm.files.paths import absolute
 from sdm.grid import Grid, as_region
@@ -23,6 +23,7 @@ from sdm.maps.climate import Outside, baseline, climate_trust, outside
 from sdm.maps.evidence import combine
 from sdm.models.choice import choose, resolve_in, resolved
 from sdm.models.device import local_device
+from sdm.models.joint import narrowed
 from sdm.models.origin import of_origin
 from sdm.models.registry import open_model
 from sdm.names import Resolution, slug
@@ -341,7 +342,7 @@ def with_opened_files(request: MapRequest) -> MapRequest:
     if request.index is None:
         return replace(request, area=area)
     index = open_index(request.index)
-    # Tables of names of several models are not compared: an index has one model.
+    # Of several models that share the encoders of the index, names decide.
     ref = replace(request.model, model=index.find_model(request.model.model))
     return replace(request, area=area, index=index, model=ref)
 
@@ -360,10 +361,11 @@ def plan_resolved(request: MapRequest, model: Model, resolutions: Sequence[Resol
     resolutions = [of_origin(model, resolution, request.query.origin) for resolution in resolutions]
     resolutions, vectors = _vectors(model, resolutions, request.query)
     score = scorer(places, request.query.score)
-    doubt = doubt_of(places) if request.fitting.trust else None
     targets = tuple(
         limited(
-            make_target(model, resolution, vector, score(vector), request.query.mask, request.query.atlas),
+            make_target(
+                model, resolution, vector, score(resolution.taxon, vector), request.query.mask, request.query.atlas
+            ),
             model,
             resolution,
             request.query.limits,
@@ -371,10 +373,21 @@ def plan_resolved(request: MapRequest, model: Model, resolutions: Sequence[Resol
         )
         for resolution, vector in zip(resolutions, vectors, strict=True)
     )
-    targets = tuple(replace(t, doubt=doubt) if isinstance(t.score, Probability) else t for t in targets)
-    if doubt is not None and places.sampling.environment:
-        targets = tuple(replace(target, trust=climate_trust(model)) for target in targets)
+    if request.fitting.trust:
+        targets = _with_bands(places, resolutions, targets)
     return _job(request, places, tuple(resolutions), targets)
+
+
+def _with_bands(places: Places, resolutions: Sequence[Resolution], targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    """Targets with what the band `uncertainty` follows from, and the novelty of the user's climate."""
+    doubt = doubter(places)
+    doubts = [doubt(resolution.taxon) for resolution in resolutions]
+    targets = tuple(
+        replace(t, doubt=d) if isinstance(t.score, Probability) else t for t, d in zip(targets, doubts, strict=True)
+    )
+    if any(doubts) and places.sampling.environment:
+        targets = tuple(replace(target, trust=climate_trust(places.model)) for target in targets)
+    return targets
 
 
 def open_index(index: Index | str | Path) -> Index:
@@ -392,7 +405,8 @@ def _resolve(names: Sequence[str], ref: ModelRef, as_group: bool) -> tuple[Model
     if ref.model is None:
         return choose(names, as_group=as_group)
     model = open_ref(ref)
-    return model, [resolved(resolve_in(model, name, as_group)) for name in names]
+    found = [resolved(resolve_in(model, name, as_group)) for name in names]
+    return narrowed(model, (resolution.taxon for resolution in found)), found
 
 
 def open_ref(ref: ModelRef) -> Model:

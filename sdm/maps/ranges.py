@@ -19,6 +19,7 @@ from sdm._version import __version__
 from sdm.errors import RequestError
 from sdm.maps.plan import Job
 from sdm.maps.report import common_tags
+from sdm.models.joint import member_of
 from sdm.models.licence import credit_lines
 from sdm.outputs.binary import Cut, Inside, at_least, cut, write_binary
 from sdm.outputs.blocks import Source, load
@@ -145,7 +146,7 @@ def write_range(
             write_binary(paths[0], found.mask, geobox, _quantity(job, k, side), {n: t for n, t in tags.items() if t})
             write_range_qml(paths[1], str(rule))
         shapes.append(polygons_of(found.mask, geobox))
-    common = {"binomial": job.resolutions[k].taxon.name, "model": _model(job), "citation": _citation(job, k)}
+    common = {"binomial": job.resolutions[k].taxon.name, "model": _model(job, k), "citation": _citation(job, k)}
     write_layers(
         paths[2],
         [
@@ -257,12 +258,13 @@ def _tags(job: Job, k: int, rule: RangeRule, row: dict[str, Any], bounds: str) -
     }
 
 
-def _model(job: Job) -> str:
-    model = job.plan.model
+def _model(job: Job, k: int) -> str:
+    model = member_of(job.plan.model, job.resolutions[k].taxon)
     return f"{model.name} {model.version} ({model.digest})".strip()
 
 
 def _citation(job: Job, k: int) -> str:
     """What a user of the range cites: the program, the model with its licence, and the records of a fit."""
     records = job.fits[k].fitted.info.citations if job.fits else ()
-    return "; ".join((f"taxabind-map {__version__}", *credit_lines(job.plan.model), *records))
+    model = member_of(job.plan.model, job.resolutions[k].taxon)
+    return "; ".join((f"taxabind-map {__version__}", *credit_lines(model), *records))

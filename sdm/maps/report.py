@@ -12,7 +12,9 @@ from sdm.engine.places import Places
 from sdm.grid import Grid
 from sdm.layers import ATTRIBUTION
 from sdm.maps.plan import Job
+from sdm.models.joint import member_of, members_of
 from sdm.models.licence import credit_lines
+from sdm.models.protocol import Model
 from sdm.request.months import WHOLE_YEAR, when
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def describe(job: Job, k: int, command: str = "") -> MapMetadata:
 
     r, p = job.resolutions[k], job.plan
     taxon = r.taxon
+    model = member_of(p.model, taxon)
     label = taxon.name if taxon.rank == "species" else f"the {taxon.rank} {taxon.name}"
     if r.origin == "all":
         label += " (introduced populations included)"
@@ -43,7 +46,7 @@ def describe(job: Job, k: int, command: str = "") -> MapMetadata:
         about = f"{'Known' if r.known else 'Approximate'} range of {label}"
     description = (
         f"{about}{season}: for each pixel {score.explanation} Computed in the embedding space of the model "
-        f"{p.model.name!r}. NaN: not modelled. " + " ".join(job.notes[k])
+        f"{model.name!r}. NaN: not modelled. " + " ".join(job.notes[k])
     )
     tags = {
         "species": taxon.name,
@@ -58,7 +61,7 @@ def describe(job: Job, k: int, command: str = "") -> MapMetadata:
         "limits": " ".join(limit.sentence for limit in p.targets[k].limits) or "none",
         "notes": " ".join(job.notes[k]),
         **(job.fits[k].tags() if job.fits else {}),
-        **common_tags(job, command),
+        **common_tags(job, command, model),
     }
     title = taxon.name + (f" ({taxon.common[0]})" if taxon.common else "") + (season if p.month else "")
     if r.origin == "all":
@@ -70,7 +73,7 @@ def describe(job: Job, k: int, command: str = "") -> MapMetadata:
         variable=score.name,
         valid_range=score.valid_range,
         tags={key: value for key, value in tags.items() if value},
-        attribution=attribution(p),
+        attribution=attribution(p, model),
         month=p.month,
     )
 
@@ -80,26 +83,27 @@ def season_phrase(places: Places) -> str:
     return f" {when(places.month)}" if places.model.seasonal else ""
 
 
-def attribution(places: Places) -> tuple[str, ...]:
-    """A line per source of a map: its layers, and its model."""
+def attribution(places: Places, model: Model | None = None) -> tuple[str, ...]:
+    """A line per source of a map: its layers, and its model; `model`: the one of the map, by default all of the job."""
     layers = places.inputs.attribution if places.source is None else ATTRIBUTION
-    return (*layers, *credit_lines(places.model))
+    return (*layers, *credit_lines(model or places.model))
 
 
-def common_tags(job: Job, command: str) -> dict[str, str]:
-    """Provenance that all maps of a job share."""
+def common_tags(job: Job, command: str, model: Model | None = None) -> dict[str, str]:
+    """Provenance that all maps of a job share, or those of one of its models."""
     p = job.plan
+    model = model or p.model
     west, south, east, north = job.grid.bbox
     return {
-        "model": p.model.name,
-        "model_version": p.model.version,
-        "model_hash": p.model.digest,
+        "model": model.name,
+        "model_version": model.version,
+        "model_hash": model.digest,
         "modalities": ",".join(p.modalities),
         "month": str(p.month or WHOLE_YEAR) if p.model.seasonal else "",
         "index": "" if p.source is None else p.source.digest,
         "bbox": f"{west:g} {south:g} {east:g} {north:g}",
         "software": f"taxabind-map {__version__}",
-        "licence": p.model.licence,
+        "licence": model.licence,
         "command": command,
     }
 
@@ -115,8 +119,9 @@ def report(job: Job, k: int, device: str, command: str, **measured: Any) -> dict
     measured : further entries: statistics, timings, files.
     """
     r = job.resolutions[k]
-    common = provenance(job, device, command)
-    common["layers"]["mask"] = job.plan.targets[k].mask
+    model = member_of(job.plan.model, r.taxon)
+    common = provenance(job, device, command) | {"model": _of_model(model)}
+    common["layers"] |= {"mask": job.plan.targets[k].mask, "attribution": list(attribution(job.plan, model))}
     return {
         "species": r.taxon.name,
         "query": r.query,
@@ -156,12 +161,7 @@ def provenance(job: Job, device: str, command: str) -> dict[str, Any]:
     return {
         "request": request,
         "command": command,
-        "model": {
-            "name": p.model.name,
-            "version": p.model.version,
-            "hash": p.model.digest,
-            "licence": p.model.licence,
-        },
+        "model": _of_model(p.model),
         "modalities": list(p.modalities),
         "month": p.month or (WHOLE_YEAR if p.model.seasonal else None),
         "index": None if p.source is None else p.source.info,
@@ -179,6 +179,13 @@ def provenance(job: Job, device: str, command: str) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in PACKAGES},
         },
     }
+
+
+def _of_model(model: Model) -> dict[str, Any]:
+    """The entry of a model in a report."""
+    entry = {"name": model.name, "version": model.version, "hash": model.digest, "licence": model.licence}
+    members = members_of(model)
+    return entry | ({"members": [_of_model(member) for member in members]} if len(members) > 1 else {})
 
 
 def _grid_report(grid: Grid) -> dict[str, Any]:

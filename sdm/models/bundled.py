@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from sdm.errors import ModelError
 from sdm.models.config import calibration_key
-from sdm.models.folder import bundled_folders, find_folder, read_folder
+from sdm.models.folder import bundled_folders, encoders_folder, find_folder, read_folder
 from sdm.models.layerspec import LayerSpec, MosaicCrops, Position, StandardisedVariables, Variable
 from sdm.models.protocol import Check
+from sdm.models.shared import DESCRIBED, encoders_digest
 from sdm.names.origin import introduced_among, with_introduced
 from sdm.request.choices import MODALITIES
 
@@ -31,7 +32,7 @@ BATCH = {"cpu": 512, "cuda": 65536}
 On a CPU the activations of 512 places fit in its second-level cache, and little is lost to padding."""
 
 _encoders: dict[tuple[str, str, str], BundledEncoders] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class BundledModel:
 
     folder: Path
     config: dict
-    """The checked `config.json`."""
+    """The checked `config.json`, with the description of encoders that it shares."""
     digest: str
     """sha256 over config, weights and vocabulary, first 16 hex digits."""
 
@@ -81,6 +82,23 @@ class BundledModel:
     def licence(self) -> str:
         """Licence of the weights; "" if it states none."""
         return str(self.config.get("licence", ""))
+
+    @property
+    def encoders(self) -> BundledModel | None:
+        """The model whose encoders of places it shares; None: it has its own. Raises ModelError."""
+        return BundledModel.open(encoders_folder(self.folder, self._own)) if "encoders" in self.config else None
+
+    @property
+    def _own(self) -> dict:
+        """The config without the description of encoders that are shared."""
+        return {key: value for key, value in self.config.items() if key not in DESCRIBED}
+
+    @cached_property
+    def space(self) -> tuple[str, str]:
+        """The model whose encoders of places it uses, and 16 hexadecimal digits that stand for them."""
+        if "encoders" in self.config:
+            return self.config["encoders"]["model"], self.config["encoders"]["digest"]
+        return self.name, encoders_digest(self.folder, self.config)
 
     @property
     def calibrated(self) -> bool:
@@ -223,7 +241,9 @@ class BundledModel:
         with _lock:
             if key not in _encoders:
                 local = self._on_this_machine()
-                _encoders[key] = BundledEncoders(local.folder, local.config, device)
+                shared = local.encoders
+                base = None if shared is None else shared.load(device)
+                _encoders[key] = BundledEncoders(local.folder, local.config, device, base)
             return _encoders[key]
 
     def files(self) -> list[dict[str, Any]]:

@@ -1,23 +1,29 @@
 """The choice of a bundled model by the names, where the user names no model.
 
-A request has one model. For scientific names the tables are only searched for the lines that list them, not read whole.
+A request has one model, or several that share their encoders of places (`sdm.models.joint`). For scientific names the
+tables are only searched for the lines that list them, not read whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sdm.errors import RequestError, SpeciesNameError, quoted
 from sdm.models.bundled import BundledModel
 from sdm.models.folder import bundled_folders
+from sdm.models.joint import JointModel, join, members_of
 from sdm.models.protocol import Model
+from sdm.models.registry import list_models
 from sdm.names import DomesticNameError, Resolution, TaxonTable, binomial, is_exact, listed, resolve_among
 
 Outcome = Resolution | SpeciesNameError
 
 
-def choose(queries: Sequence[str], *, as_group: bool = False) -> tuple[BundledModel, list[Resolution]]:
-    """The bundled model that knows all of some names best, and the taxa they stand for in it.
+Chosen = BundledModel | JointModel
+
+
+def choose(queries: Sequence[str], *, as_group: bool = False) -> tuple[Chosen, list[Resolution]]:
+    """The bundled model that knows all of some names best, or those of one space, and the taxa they stand for.
 
     `as_group`: an unknown species stands for its genus or family; otherwise it is an error.
     Raises SpeciesNameError for a name that none knows or two understand differently, RequestError for names that
@@ -33,17 +39,42 @@ def choose(queries: Sequence[str], *, as_group: bool = False) -> tuple[BundledMo
         for options in meanings:
             model, resolution = next(iter(options.items()))
             resolved(refuse_group(resolution, model))
-    for name in tables:
-        if all(name in options for options in meanings):
-            return BundledModel.open(name), [options[name] for options in meanings]
+    for names in ([name] for name in tables):
+        if found := _within(names, meanings):
+            return found
+    for names in _spaces():
+        if found := _within(names, meanings):
+            return found
     homes = ", ".join(f"{quoted(q)} ({' or '.join(options)})" for q, options in zip(queries, meanings, strict=True))
     raise RequestError(
         f"one call uses one model, but the names belong to several: {homes}; map them in separate calls."
     )
 
 
-def choose_for_most(queries: Sequence[str], *, as_group: bool = False) -> tuple[BundledModel, list[Outcome]]:
-    """The bundled model that knows most of some names, and the taxon of each in it, or why it is not mapped.
+def _within(
+    names: Sequence[str], meanings: Sequence[Mapping[str, Resolution]]
+) -> tuple[Chosen, list[Resolution]] | None:
+    """Those of some bundled models that know what all names mean, and what that is; None where they do not.
+
+    `meanings`: of each name by model. The first model that knows a name answers.
+    """
+    homes = [next((name for name in names if name in options), None) for options in meanings]
+    if None in homes:
+        return None
+    found = [options[home] for options, home in zip(meanings, homes, strict=True) if home is not None]
+    return join(BundledModel.open(name) for name in names if name in homes), found
+
+
+def _spaces() -> list[list[str]]:
+    """The names of the bundled models, those that share their encoders together."""
+    by_space: dict[str, list[str]] = {}
+    for model in list_models():
+        by_space.setdefault(model.space[1], []).append(model.name)
+    return list(by_space.values())
+
+
+def choose_for_most(queries: Sequence[str], *, as_group: bool = False) -> tuple[Chosen, list[Outcome]]:
+    """The bundled model that knows most of some names, or those of one space, and the taxon of each, or its error.
 
     `as_group`: an unknown species counts half, as it can be mapped as its genus or family; else it only breaks ties.
     """
@@ -57,15 +88,21 @@ def choose_for_most(queries: Sequence[str], *, as_group: bool = False) -> tuple[
         except SpeciesNameError as error:
             meanings.append(error)
 
-    def weight(name: str) -> tuple[int, int]:
-        options = [m[name] for m in meanings if isinstance(m, dict) and name in m]
+    def weight(names: Sequence[str]) -> tuple[int, int]:
+        found = (next((m[name] for name in names if name in m), None) for m in meanings if isinstance(m, dict))
+        options = [resolution for resolution in found if resolution is not None]
         species = sum(r.known for r in options)
         groups = len(options) - species
         return (2 * species + groups, 0) if as_group else (species, groups)
 
-    chosen = max(tables, key=weight)
+    chosen = max(_spaces(), key=weight)
     outcomes = [_outcome(q, m, chosen, as_group) for q, m in zip(queries, meanings, strict=True)]
-    return BundledModel.open(chosen), outcomes
+    used = {
+        next(name for name in chosen if name in meaning)
+        for meaning, outcome in zip(meanings, outcomes, strict=True)
+        if isinstance(meaning, dict) and isinstance(outcome, Resolution)
+    }
+    return join(BundledModel.open(name) for name in [n for n in chosen if n in used] or chosen[:1]), outcomes
 
 
 def resolved(outcome: Outcome) -> Resolution:
@@ -107,29 +144,36 @@ def refuse_name_of_other_model(model: Model, query: str, outcome: Outcome) -> Ou
     if isinstance(outcome, DomesticNameError) or (isinstance(outcome, Resolution) and outcome.known):
         return outcome
     name, folders = binomial(query), bundled_folders()
-    if name is None or model.folder not in folders.values():
+    own = [member.folder for member in members_of(model)]
+    if name is None or own[0] not in folders.values():
         return outcome
-    others = [other for other, folder in folders.items() if folder != model.folder and listed(folder, [name])]
+    others = [other for other, folder in folders.items() if folder not in own and listed(folder, [name])]
     return _other_model_error(query, name, others, model.name) if others else outcome
 
 
-def _listing_all(queries: Sequence[str]) -> tuple[BundledModel, list[Resolution]] | None:
-    """The first bundled model whose table lists all the names exactly as they are given; None where none does."""
+def _listing_all(queries: Sequence[str]) -> tuple[Chosen, list[Resolution]] | None:
+    """The first bundled model whose table lists all the names exactly as they are given, or models of one space.
+
+    None where there are none.
+    """
     folders = bundled_folders()
-    if len(folders) == 1:
-        return None
     names = [name for name in map(binomial, queries) if name is not None]
-    if not names or len(names) < len(queries):
+    if len(folders) == 1 or not names or len(names) < len(queries):
         return None
-    for name, folder in folders.items():
-        if listed(folder, names) == set(names):
-            model = BundledModel.open(name)
-            try:
-                resolutions = [model.resolve(query) for query in queries]
-            except SpeciesNameError:
-                return None
-            return (model, resolutions) if all(map(is_exact, resolutions)) else None
-    return None
+    found = {model: listed(folder, names) for model, folder in folders.items()}
+    homes = [next((model for model in folders if name in found[model]), "") for name in names]
+    if one := next((model for model in folders if found[model] == set(names)), ""):
+        homes = [one] * len(names)
+    if "" in homes:
+        return None
+    opened = {home: BundledModel.open(home) for home in folders if home in homes}
+    if len({model.space[1] for model in opened.values()}) > 1:
+        return None
+    try:
+        resolutions = [opened[home].resolve(query) for home, query in zip(homes, queries, strict=True)]
+    except SpeciesNameError:
+        return None
+    return (join(opened.values()), resolutions) if all(map(is_exact, resolutions)) else None
 
 
 def _tables() -> dict[str, TaxonTable]:
@@ -140,16 +184,18 @@ def _tables() -> dict[str, TaxonTable]:
     return tables
 
 
-def _outcome(query: str, meaning: dict[str, Resolution] | SpeciesNameError, chosen: str, as_group: bool) -> Outcome:
+def _outcome(
+    query: str, meaning: dict[str, Resolution] | SpeciesNameError, chosen: Sequence[str], as_group: bool
+) -> Outcome:
     if isinstance(meaning, SpeciesNameError):
         return meaning
     other = next(iter(meaning))
-    model = chosen if chosen in meaning else other
+    model = next((name for name in chosen if name in meaning), other)
     if not (as_group or meaning[model].known):
         return refuse_group(meaning[model], model)
-    if model == chosen:
+    if model in chosen:
         return meaning[model]
-    return _other_model_error(query, meaning[other].taxon.label, list(meaning), chosen)
+    return _other_model_error(query, meaning[other].taxon.label, list(meaning), " and ".join(chosen))
 
 
 def _other_model_error(query: str, label: str, others: Sequence[str], chosen: str) -> SpeciesNameError:

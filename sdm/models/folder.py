@@ -4,6 +4,7 @@ A model folder holds `config.json` (architecture, inputs, calibration, domain), 
 `vocabulary.txt` (tokens of the text tower, one a line), `taxa.csv` (names) and a card, `README.md`. It may hold
 `known_ranges.safetensors` (see `sdm.models.known_ranges`) and `notes.csv` (columns species and note: what its maps of a
 species lack). Weights are safetensors only, and every key and shape must match: nothing in the folder is executed.
+A model may share the encoders of places of another one (`sdm.models.shared`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sdm.files import release
 from sdm.files.paths import folder as resource_folder
 from sdm.models.config import FORMAT, KNOWN_RANGES, check_config
 from sdm.models.protocol import Check
+from sdm.models.shared import DESCRIBED, encoders_digest, named_encoders
 
 DEFAULT = "mammals-trees"
 """The bundled model for requests without a species, such as an index."""
@@ -52,6 +54,7 @@ def find_folder(name: str | Path) -> Path:
 def read_folder(path: Path, *, made_here: bool = False) -> tuple[dict, str]:
     """The checked `config.json` of a complete model folder, and its digest. Raises ModelError.
 
+    That of a model which shares the encoders of another is completed with their description.
     `made_here`: it has just been written, so hashes of the release do not apply.
     """
     for name in FILES:
@@ -62,18 +65,53 @@ def read_folder(path: Path, *, made_here: bool = False) -> tuple[dict, str]:
             )
     if not made_here:
         check_hashes(path)
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"model {str(path)!r}: config.json cannot be read: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ModelError(f"model {str(path)!r}: config.json is not of the format {FORMAT!r}.")
+    config = _read_config(path)
+    if "encoders" in config:
+        described, _ = read_folder(encoders_folder(path, config))
+        config = {key: described[key] for key in (*DESCRIBED, "domain")} | config
     check_config(path, config)
     digest = hashlib.sha256()
     for name in _DIGESTED:
         if (path / name).is_file():  # not every model has known ranges
             digest.update((path / name).read_bytes())
     return config, digest.hexdigest()[:16]
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"model {str(path)!r}: config.json cannot be read: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ModelError(f"model {str(path)!r}: config.json is not of the format {FORMAT!r}.")
+    return config
+
+
+def encoders_folder(path: Path, config: dict) -> Path:
+    """The folder of the model whose encoders a model shares, by its `config.json`: beside it, or bundled.
+
+    Raises ModelError where there is none with those encoders.
+    """
+    name, digest = named_encoders(path, config)
+    found = ""
+    for folder in (path.parent / name, bundled_folders().get(name)):
+        if folder is None or not all((folder / file).is_file() for file in FILES):
+            continue
+        other = _read_config(folder)
+        if "encoders" in other:
+            raise ModelError(f"model {str(path)!r} shares the encoders of {name!r}, which has none of its own.")
+        found = encoders_digest(folder, other)
+        if found == digest:
+            return folder
+    if found:
+        raise ModelError(
+            f"model {str(path)!r} was made for the encoders {digest} of model {name!r}, but those here are {found}; "
+            f"install the versions of both that belong together."
+        )
+    raise ModelError(
+        f"model {str(path)!r} shares the encoders of model {name!r}, which is neither bundled nor in a folder beside "
+        "it; put it there."
+    )
 
 
 def check_hashes(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from sdm.models.joint import members_of
 from sdm.models.protocol import Model
 
 _FREE = re.compile(r"(CC0|CC[ -]BY[ -]\d|MIT|Apache|BSD|ISC|Unlicense|public domain)[\w .-]*", re.IGNORECASE)
@@ -17,10 +18,10 @@ def licence_text(model: Model) -> str:
 
 def licence_note(model: Model) -> str:
     """A line for the user of a model whose licence restricts the use of its maps, else ""."""
-    restricted = model.licence and not _FREE.fullmatch(model.licence)
-    return f"Model {model.name}: licence {licence_text(model)}" if restricted else ""
+    restricted = [m for m in members_of(model) if m.licence and not _FREE.fullmatch(m.licence)]
+    return "; ".join(f"Model {m.name}: licence {licence_text(m)}" for m in restricted)
 
 
 def credit_lines(model: Model) -> tuple[str, ...]:
-    """A line of credit with the model's licence; none where it states none."""
-    return (f"Model {model.name}: {licence_text(model)}",) if model.licence else ()
+    """A line of credit with the licence of a model, or of each that it consists of; none where it states none."""
+    return tuple(f"Model {m.name}: {licence_text(m)}" for m in members_of(model) if m.licence)

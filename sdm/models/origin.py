@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from sdm.models.joint import member_of
 from sdm.models.protocol import Model
 from sdm.names import Resolution
 
@@ -18,6 +19,7 @@ def of_origin(model: Model, resolution: Resolution, origin: str) -> Resolution:
     origin : native, or all: the introduced range too. A species without one, as far as the model knows, stays native.
     """
     taxon = resolution.taxon
+    model = member_of(model, taxon)
     introduced = taxon.rank == "species" and taxon.name in model.introduced
     notes = []
     if origin == "all" and introduced:

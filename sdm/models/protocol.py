@@ -86,6 +86,14 @@ class Model(Protocol):
         ...
 
     @property
+    def space(self) -> tuple[str, str]:
+        """The model whose encoders of places it uses, and 16 hexadecimal digits that stand for them.
+
+        Embeddings of places are the same for all models of one space.
+        """
+        ...
+
+    @property
     def dim(self) -> int:
         """Length of the embeddings."""
         ...

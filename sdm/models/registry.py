@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sdm.errors import ModelError
 from sdm.models.bundled import BundledModel
 from sdm.models.folder import DEFAULT, FILES, bundled_folders, is_model_folder
+from sdm.models.joint import JOINS, join
 from sdm.models.protocol import Model
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def open_model(
 ) -> Model:
     """A model by name ("taxabind" or a bundled one), folder, or address hf://organisation/repository[@revision].
 
+    Names joined by "+" are bundled models that share their encoders, as one.
     A folder may be of this project's format or hold the published TaxaBind files. Only an hf:// address is fetched,
     and only what is not in the cache (`cache_dir`, by default the Hugging Face one). An opened model is returned as
     it is. Raises ModelError.
@@ -51,6 +53,8 @@ def open_model(
         return PublishedModel.open(None, bundled_folders().values(), cache_dir)
     if name.startswith("hf://"):
         return _open_address(name, cache_dir, offline, progress)
+    if JOINS in name and all(part in bundled_folders() for part in name.split(JOINS)):
+        return join(BundledModel.open(part) for part in dict.fromkeys(name.split(JOINS)))
     path = Path(model)
     try:
         published = path.is_dir() and not is_model_folder(path)

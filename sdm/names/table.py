@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sdm.errors import ModelError
@@ -31,8 +31,12 @@ class TaxonTable(NameIndex):
 
     @classmethod
     def load_all(cls, folders: Iterable[str | Path]) -> TaxonTable:
-        """The tables of several model folders as one; of a species in two, the first counts. Raises as `load`."""
-        tables = [cls.load(folder) for folder in folders]
+        """The tables of several model folders as one, see `union`. Raises as `load`."""
+        return cls.union([cls.load(folder) for folder in folders])
+
+    @classmethod
+    def union(cls, tables: Sequence[TaxonTable]) -> TaxonTable:
+        """Several tables as one; of a species in two, the first counts."""
         if len(tables) == 1:
             return tables[0]
         species: dict[str, Taxon] = {}

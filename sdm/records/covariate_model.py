@@ -67,6 +67,11 @@ class CovariateModel:
         return of_parts([of_files(expand(self.paths)), *self.categorical, "bands", *self.bands])
 
     @property
+    def space(self) -> tuple[str, str]:
+        """See `Model`: it has no encoders."""
+        return self.name, self.digest
+
+    @property
     def layers(self) -> Mapping[str, LayerSpec]:
         """All bands of the rasters."""
         return {"environment": RasterBands(self.paths, self.categorical, self.bands)}

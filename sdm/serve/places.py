@@ -11,12 +11,13 @@ import numpy as np
 from sdm.engine.inputs import Read, at_month, open_inputs
 from sdm.engine.limits import Limit, Pixels, limits_of
 from sdm.engine.places import Target
-from sdm.engine.targets import named_target
+from sdm.engine.targets import named_target, probability
 from sdm.engine.tile import map_tile
 from sdm.errors import RegionIndexError
 from sdm.grid import Tile
 from sdm.layers.landmask import LandMask, Size
 from sdm.maps.plan import Job
+from sdm.models.joint import member_of
 from sdm.models.protocol import Model
 from sdm.names import Resolution
 from sdm.outputs.metadata import Band
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 TOP = 20
 """Species listed for a place."""
+ROUNDING = 1e-4
+"""More, in logits, than any rounding of a value."""
 
 
 class PlaceReader:
@@ -44,6 +47,10 @@ class PlaceReader:
         ]
         """Of every species of the model, in order."""
         self._vectors = {"native": np.stack([target.vector for target in self.targets])}
+        # A value is no more than that of its cosine with all that may be added to it.
+        self._most = np.array([0.0 if t.known is None else t.known.offset for t in self.targets], dtype=np.float32)
+        scores = [probability(member_of(model, taxon), index.modalities) for taxon in self._taxa]
+        self._scale, self._bias = (np.array([getattr(s, n) for s in scores], np.float32) for n in ("scale", "bias"))
         self._vectors["all"] = self._vectors["native"].copy()
         for k, taxon in enumerate(self._taxa):
             if taxon.name in model.introduced:
@@ -121,18 +128,21 @@ class PlaceReader:
     ) -> list[dict[str, Any]]:
         """The `TOP` species with the largest values at one pixel, (1,), (1,) degrees, of a size; best first."""
         cosines = self._vectors[origin] @ embedding
-        for k, target in enumerate(self.targets):
-            target.add_known(cosines[k : k + 1], lon, lat)
         share = self._index.land_share
         in_habitat = {k: self._land_mask.keep_pixels(k, lon, lat, size, share) for k in ("land", "sea", "none")}
         species: list[dict[str, Any]] = []
         limited = Pixels(lon, lat, np.asarray(size[1]))
-        # A larger cosine is a larger value, and limits only lower it: species are scored until no other can be listed.
-        for k in np.argsort(-cosines):
-            target = self.targets[k]
-            value = target.score.values(cosines[k : k + 1])
-            if len(species) >= TOP and species[TOP - 1]["value"] >= value[0]:
+        # Known ranges and limits only lower these bounds: species are scored until no other can be listed.
+        most = self._scale.astype(np.float64) * (cosines + self._most) + self._bias + ROUNDING
+        with np.errstate(over="ignore"):
+            bounds = 1.0 / (1.0 + np.exp(-most))
+        for k in np.argsort(-most):
+            if len(species) >= TOP and species[TOP - 1]["value"] >= bounds[k]:
                 break
+            target = self.targets[k]
+            cosine = cosines[k : k + 1]
+            target.add_known(cosine, lon, lat)
+            value = target.score.values(cosine)
             if is_mapped(target, lon, lat, in_habitat[target.mask])[0]:
                 limited.apply(self._limits(k, origin), value)
                 species.append({**taxon_fields(self._taxa[k]), "value": float(value[0])})

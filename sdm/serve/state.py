@@ -19,6 +19,7 @@ from sdm.layers.landmask import LandMask
 from sdm.maps.plan import Job, plan_resolved
 from sdm.maps.report import describe
 from sdm.models.choice import resolve_in, resolved
+from sdm.models.joint import member_of
 from sdm.models.licence import credit_lines
 from sdm.models.protocol import Model
 from sdm.names.habitat import mask_for
@@ -174,6 +175,7 @@ class Explorer:
 
     def _plan(self, name: str, origin: str) -> Job:
         resolution = resolved(resolve_in(self.model, name, as_group=False))
+        model = member_of(self.model, resolution.taxon)
         mask, held = mask_for(resolution.taxon), self.index.mask
         notes: tuple[str, ...] = ()
         if held not in ("none", mask):
@@ -181,7 +183,7 @@ class Explorer:
                 raise RequestError(f"{resolution.taxon.name} is mapped on {mask}, but this index contains only {held}.")
             mask, notes = held, (f"This index contains only {held}, so the map covers nothing else.",)
         request = MapRequest.of(species=name, index=self.index, origin=origin, mask=mask, max_pixels=self.grid.pixels)
-        job = plan_resolved(request, self.model, [resolution], "cpu")
+        job = plan_resolved(request, model, [resolution], "cpu")
         return replace(job, notes=((*notes, *job.notes[0]),))
 
     # Places --------------------------------------------------------------------------------------

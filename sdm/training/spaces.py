@@ -143,6 +143,7 @@ class BundledSpace(Space):
         save_file(state, folder / "model.safetensors")
         (folder / "vocabulary.txt").write_text("\n".join(self.vocabulary) + "\n", encoding="utf-8")
         config = dict(self.config, made_with=f"taxabind-map {__version__}", **facts)
+        config.pop("encoders", None)  # all towers are written, also those that the model shared
         if calibration is not None:
             config["calibration"] = {k: {"scale": s, "bias": b} for k, (s, b) in calibration.items()}
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -352,14 +352,18 @@ def test_what_is_the_same_as_in_the_index_may_be_given(land):
 # Another model, other layers ---------------------------------------------------------------------
 
 
-def test_an_index_of_another_model_is_refused(land, tmp_path):
+def test_an_index_of_other_encoders_is_refused(land, tmp_path):
     index = Index.open(land)
     other = tmp_path / "model"
     shutil.copytree(index.model.folder, other)
     config = json.loads((other / "config.json").read_text())
     config["calibration"]["location+satellite+environment"]["bias"] += 0.25
     (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RegionIndexError, match=r"was made with model 'mammals-trees'.*not with"):
+    # Another calibration, or other species, of the same encoders are welcome.
+    assert float(index.query("Puma concolor", model=other).max()) > float(index.query("Puma concolor").max())
+    config["location"]["pitch"] = 0.5
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RegionIndexError, match=r"with the encoders of model 'mammals-trees'.*not with"):
         plan("Puma concolor", index=land, model=other)
     with pytest.raises(RegionIndexError, match="not with"):
         index.query("Puma concolor", model=other)
@@ -909,8 +913,20 @@ def test_an_index_of_an_earlier_version_has_its_digest_and_today_s_request_the_s
     assert now.pop("land_share") == 0.1 and now.pop("uncovered") == "show"  # new: it had pixels by their centres
     assert list(now) == list(EARLIER)
     # Other weights or other bundled layers are another index.
-    assert now["model"].keys() == EARLIER["model"].keys() and now["layers"].keys() == EARLIER["layers"].keys()
+    assert now["layers"].keys() == EARLIER["layers"].keys()
     assert now == EARLIER | {"model": now["model"], "layers": now["layers"]}
+
+
+def test_an_index_of_an_earlier_version_is_of_the_encoders_of_the_model_that_it_states(land):
+    index = Index.open(land)
+    assert index.identity["model"] == {"name": "mammals-trees", "encoders": index.model.space[1]}
+    for digest in ("8c71826faddec1f2", "598a888d2720d993"):  # versions 3 and 4, whose encoders are the same
+        index.identity["model"] = EARLIER["model"] | {"digest": digest}
+        assert index.encoders == index.model.space[1]
+        index.check(index.model)
+    index.identity["model"] = EARLIER["model"] | {"digest": "c3daa1b96173add2"}
+    with pytest.raises(RegionIndexError, match="not bundled here"):
+        index.find_model()
 
 
 def test_an_unchanged_request_keeps_its_digest(land):

@@ -42,6 +42,7 @@ class Toy:
     licence: str = ""
     folder: Path = Path()
     digest: str = "0123456789abcdef"
+    space: tuple[str, str] = ("toy", "0123456789abcdef")
     dim: int = 4
     calibrated: bool = False
     modalities: tuple[str, ...] = ("location", "environment")

@@ -16,6 +16,7 @@ from sdm.errors import RegionIndexError, RequestError, SpeciesNameError
 from sdm.files.fingerprint import of_files
 from sdm.maps.plan import MAX_SPECIES, Job, open_ref, plan_resolved, with_opened_files
 from sdm.models.choice import choose_for_most, resolve_in
+from sdm.models.joint import narrowed
 from sdm.names import Resolution
 from sdm.names.habitat import mask_for
 from sdm.names.lists import Asked, distinct, read_names
@@ -260,6 +261,7 @@ def _resolve(asked: Sequence[Asked], ref: ModelRef, as_group: bool) -> tuple[Mod
     else:
         model = open_ref(ref)
         outcomes = [resolve_in(model, one.query, as_group) for one in asked]
+        model = narrowed(model, (outcome.taxon for outcome in outcomes if isinstance(outcome, Resolution)))
     rows = [
         Row(one, error=str(outcome)) if isinstance(outcome, SpeciesNameError) else Row(one, outcome)
         for one, outcome in zip(asked, outcomes, strict=True)

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from sdm.engine.doubt import Doubt
 from sdm.engine.targets import probability
 from sdm.maps.batch.plan import Batch
 from sdm.maps.report import attribution, common_tags, season_phrase
+from sdm.models.joint import member_of, members_of
 from sdm.names import Resolution
 from sdm.outputs.metadata import MapMetadata
 
@@ -34,14 +36,19 @@ def cube_metadata(batch: Batch, command: str) -> MapMetadata:
     job, plan = batch.job, batch.job.plan
     if job.fits:
         return _fitted_metadata(batch, command)
-    score = probability(plan.model, plan.modalities)
+    formulas, ranges = [], []
+    for model in members_of(plan.model):
+        score = probability(model, plan.modalities)
+        of = f"species of the model {model.name!r}: " if len(members_of(plan.model)) > 1 else ""
+        formulas.append(f"{of}sigmoid({score.scale:.3f} * cosine {score.bias:+.3f})")
+        ranges.append(f"{of}{score.ranges}")
     return MapMetadata(
         title=f"Probability of the ranges of {len(job.resolutions):,} species{season_phrase(plan)}",
         quantity=f"Probability that the place lies in the species' range{season_phrase(plan)}",
         description=(
-            f"For each species and pixel the probability that it lies in the range, sigmoid({score.scale:.3f} * cosine "
-            f"{score.bias:+.3f}) in the embedding space of the model {plan.model.name!r}, rounded to 1/8192. "
-            f"{ENCODING} Not an abundance, not a habitat quality; {score.ranges}. "
+            f"For each species and pixel the probability that it lies in the range, {'; '.join(formulas)} in the "
+            f"embedding space of the model {plan.model.space[0]!r}, rounded to 1/8192. "
+            f"{ENCODING} Not an abundance, not a habitat quality; {'; '.join(ranges)}. "
             "NaN: not modelled."
         ),
         variable=plan.targets[0].score.name,
@@ -114,16 +121,25 @@ def richness_metadata(batch: Batch, command: str) -> MapMetadata:
 def agreement_metadata(batch: Batch) -> tuple[MapMetadata, ...]:
     """Metadata of the agreement of the modalities; none where the uncertainty of no species follows from it."""
     plan = batch.job.plan
-    doubt = next((target.doubt for target in plan.targets if target.doubt is not None), None)
-    if doubt is None:
+    of_models: dict[str, Doubt] = {}
+    for target, resolution in zip(plan.targets, batch.job.resolutions, strict=True):
+        if target.doubt is not None:
+            of_models.setdefault(member_of(plan.model, resolution.taxon).name, target.doubt)
+    if not of_models:
         return ()
+    several = len(members_of(plan.model)) > 1
+    explained = " ".join(
+        f"{f'Of species with the coordinate model {name}: ' if several else ''}"
+        f"sdm.uncertainty(probability, agreement, model={name!r}). {doubt.explanation}"
+        for name, doubt in of_models.items()
+    )
     return (
         MapMetadata(
             title="Agreement of the modalities",
             quantity="Length of the mean of the unit embeddings of the modalities, 0 to 1",
             description=(
                 "The uncertainty of a species (band 2 of its GeoTIFF) follows from its probability and this: "
-                f"sdm.uncertainty(probability, agreement, model={plan.model.name!r}). {doubt.explanation}"
+                + explained
             ),
             variable=AGREEMENT,
             attribution=attribution(plan),
@@ -140,6 +156,8 @@ def labels(batch: Batch) -> dict[str, tuple[list[Any], str]]:
     """The coordinates along the species dimension: name to (values, long name)."""
     rows, targets, resolutions = batch.first_rows, batch.job.plan.targets, batch.job.resolutions
     taxa = [r.taxon for r in resolutions]
+    model = batch.job.plan.model
+    of_models = [member_of(model, taxon).name for taxon in taxa] if len(members_of(model)) > 1 else []
     return {
         "species": ([t.name for t in taxa], "scientific name of what is mapped"),
         "query": ([row.asked.query for row in rows], "name as given in the list"),
@@ -154,6 +172,7 @@ def labels(batch: Batch) -> dict[str, tuple[list[Any], str]]:
         "origin": ([r.origin for r in resolutions], "range that is mapped: native, or all with the introduced one"),
         "mask": ([t.mask for t in targets], "mask: land, sea or none"),
         "atlas": ([t.atlas for t in targets], "what the map takes from the model's atlas: prior, or none"),
+        **({"model": (of_models, "model that has the species")} if of_models else {}),
         **({"score": ([t.score.name for t in targets], "what a value is")} if batch.job.fits else {}),
     }
 

@@ -15,12 +15,16 @@ from sdm.models.encoders.location import LocationEncoder
 from sdm.models.encoders.satellite import SatelliteEncoder
 from sdm.models.encoders.text import TaxonTower
 from sdm.models.score import normalise
+from sdm.request.choices import MODALITIES
 
 
 class BundledEncoders:
-    """The towers of a model folder on one device: places in, `(N, dim)` unit vectors out. Raises ModelError."""
+    """The towers of a model folder on one device: places in, `(N, dim)` unit vectors out. Raises ModelError.
 
-    def __init__(self, folder: Path, config: dict, device: str) -> None:
+    `base`: whose towers of places are used; the folder has then those of the species alone.
+    """
+
+    def __init__(self, folder: Path, config: dict, device: str, base: BundledEncoders | None = None) -> None:
         self.device = torch.device(device)
         name = config["name"]
         try:
@@ -30,10 +34,14 @@ class BundledEncoders:
         # Without memory until the weights have been seen to fit: sizes in a config cost nothing.
         with torch.device("meta"):
             modules = build(config, vocabulary)
+        if base is not None:
+            modules = nn.ModuleDict({"text": modules["text"]})
         load_weights(modules, folder / "model.safetensors", name)
         modules.eval().requires_grad_(False).to(self.device)
-        self.location, self.satellite = modules["location"], modules["satellite"]
-        self.environment, self.text = modules["environment"], modules["text"]
+        self.text = modules["text"]
+        self.location, self.satellite, self.environment = (
+            modules[m] if base is None else getattr(base, m) for m in MODALITIES
+        )
 
     def encode(self, modality: str, values: np.ndarray) -> torch.Tensor:
         """One batch of one modality -> (N, dim) unit vectors, float32 on the device.
@@ -78,6 +86,10 @@ def build(config: dict, vocabulary: list[str], dropout: float = 0.0, env_dropout
     )
 
 
+ROWS, ROW_SCALES = "text.embedding.weight", "text.embedding.scale"
+"""Vectors of species; where they are whole numbers, what each row is multiplied by."""
+
+
 def load_weights(modules: nn.ModuleDict, path: Path, name: str) -> None:
     """Fill modules from a safetensors file; every key, shape and number must fit. Raises ModelError.
 
@@ -91,6 +103,7 @@ def load_weights(modules: nn.ModuleDict, path: Path, name: str) -> None:
     except (SafetensorError, OSError) as error:
         raise ModelError(f"model {name!r}: model.safetensors cannot be read: {error}") from error
     expected = modules.state_dict()
+    _unpack_rows(state, name)
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or extra:
         raise ModelError(f"model {name!r}: weights do not fit config.json (missing {missing[:3]}, extra {extra[:3]}).")
@@ -109,3 +122,13 @@ def load_weights(modules: nn.ModuleDict, path: Path, name: str) -> None:
 def _finite(values: torch.Tensor) -> bool:
     """Whether all numbers are finite: their sum says so at once, unless it overflows."""
     return bool(values.sum(dtype=torch.float32).isfinite() or values.isfinite().all())
+
+
+def _unpack_rows(state: dict[str, torch.Tensor], name: str) -> None:
+    """Multiply rows of int8 by their scales, in place. Raises ModelError where either is missing or does not fit."""
+    rows, scales = state.get(ROWS), state.pop(ROW_SCALES, None)
+    if rows is None or (rows.dtype.is_floating_point and scales is None):
+        return
+    if rows.dtype != torch.int8 or scales is None or scales.dtype != torch.float32 or scales.shape != rows.shape[:1]:
+        raise ModelError(f"model {name!r}: {ROWS} of int8 needs {ROW_SCALES}, one float32 number a row, and no other.")
+    state[ROWS] = rows.float() * scales[:, None]

@@ -76,6 +76,11 @@ class PublishedModel:
         return self.checkpoints.digest
 
     @property
+    def space(self) -> tuple[str, str]:
+        """See `Model`: its encoders are its own."""
+        return self.name, self.digest
+
+    @property
     def modalities(self) -> tuple[str, ...]:
         """Modalities whose weights are on disk, of location, satellite, environment, image, text, audio."""
         order = (*LAYERS, "image", "text", "audio")

@@ -44,7 +44,7 @@ def index_maps(index: Index, names: str | Path | None = None, origin: str = "nat
     SpeciesNameError : no name of the list can be mapped.
     RegionIndexError : the index is not of a model that is here.
     """
-    model = index.find_model()
+    model = index.model
     if names is None:
         found = {taxon.name: Resolution(taxon.name, taxon, True, "") for taxon in model.taxa}
         notes: list[str] = []
@@ -82,7 +82,7 @@ def _listed(index: Index, path: str | Path) -> tuple[dict[str, Resolution], list
     failed: list[str] = []
     for one in asked:
         try:
-            resolution = resolved(resolve_in(index.find_model(), one.query, False))
+            resolution = resolved(resolve_in(index.model, one.query, False))
         except SpeciesNameError as error:
             failed.append(f"row {one.row}: {error}")
             continue

@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+import zlib
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,10 @@ def test_a_tutorial_is_a_notebook_too(page):
     shown = "".join(cell["source"] for cell in made["cells"])
     for line in page.read_text().splitlines():
         assert line.strip() in shown or line.startswith("```")
+
+
+def test_the_wheel_is_small_enough_for_the_index():
+    """PyPI takes files up to 100 MB. Deflated least, so the wheel itself is a little smaller."""
+    kept = [ROOT / kind for kind in ("sdm", "models", "data", "recipes")]
+    files = [p for folder in kept for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert sum(len(zlib.compress(path.read_bytes(), 1)) for path in files) < 95e6

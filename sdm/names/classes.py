@@ -9,23 +9,33 @@ from pathlib import Path
 from sdm.names.index import NameIndex
 from sdm.names.text import fold
 
-OTHER_ANIMALS = (
-    "adder alligator anaconda anole asp boa bullfrog caiman chameleon cobra copperhead cottonmouth crocodile "
-    "fish frog gecko gharial iguana lizard mamba monitor newt python racer rattlesnake salamander shark skink slider "
-    "slowworm snake stingray tadpole tegu terrapin toad tortoise treefrog tuatara turtle viper "
-    "ant bee beetle butterfly centipede crab dragonfly insect millipede moth mosquito scorpion snail spider wasp"
-)
-"""English words that end the names of animals of other classes."""
+KINDS = {
+    "Reptilia": (
+        "adder alligator anaconda anole asp boa caiman chameleon cobra copperhead cottonmouth crocodile gecko gharial "
+        "iguana lizard mamba monitor python racer rattlesnake skink slider slowworm snake tegu terrapin tortoise "
+        "tuatara turtle viper"
+    ),
+    "Amphibia": "bullfrog frog newt salamander tadpole toad treefrog",
+    "Actinopterygii": "fish",
+    "": (
+        "ant bee beetle butterfly centipede crab dragonfly insect millipede moth mosquito scorpion shark snail spider "
+        "stingray wasp"
+    ),
+}
+"""English words that end the names of animals of some classes; "": of many, none of which a model has."""
+_CLASS_OF = {word: class_ for class_, words in KINDS.items() for word in words.split()}
 
 
 def classes_named(tables: Collection[NameIndex], name: str) -> frozenset[str] | None:
     """The classes that a name belongs to by its genus or higher ranks, as far as lists of genera tell.
 
-    None where nothing is known; the empty set where the name is of a class without a model, such as the reptiles.
+    None where nothing is known; the empty set where the name is of a class without a species in the tables.
     """
     words = fold(name).replace(",", " ").replace(";", " ").replace("|", " ").split()
-    if words and words[-1].removesuffix("s") in OTHER_ANIMALS.split():
-        return frozenset()
+    kind = _CLASS_OF.get(words[-1].removesuffix("s")) if words else None
+    if kind is not None:
+        known = any(kind.lower() in table.group_index for table in tables)
+        return frozenset({kind}) if known else frozenset()
     classes: set[str] = set()
     for word in words[:-1] or words:  # the last of several is the epithet
         here = {place for table in tables for place in _classes_of_word(table, word)}

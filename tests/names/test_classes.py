@@ -1,5 +1,7 @@
 """What is suggested for an unknown name is of its class, and spelled like it. Against the shipped tables."""
 
+from dataclasses import replace
+
 import pytest
 
 from sdm.errors import SpeciesNameError
@@ -7,6 +9,7 @@ from sdm.names import TaxonTable, resolve_among
 from sdm.names.classes import classes_named
 from sdm.names.index import is_typing_error
 from sdm.names.resolve import UnknownNameError
+from sdm.names.taxa import Taxon
 from tests.names.tables import MODEL
 
 
@@ -105,3 +108,13 @@ def test_suggestions_are_of_the_class_of_the_genus(tables):
 )
 def test_typing_errors(typed, name, near):
     assert is_typing_error(typed, name) is near
+
+
+def test_words_for_reptiles_and_amphibians_name_their_class_where_a_model_knows_it(tables):
+    adder = Taxon("species", "Vipera berus", ("Animalia", "Chordata", "Reptilia", "Squamata", "Viperidae", "Vipera"))
+    adder = replace(adder, lineage=(*adder.lineage, adder.name), common=("northern viper",))
+    reptiles = TaxonTable([adder])
+    assert classes_named([*tables.values(), reptiles], "desert vipers") == {"Reptilia"}
+    assert classes_named([*tables.values(), reptiles], "tree frog") == frozenset()
+    assert classes_named([reptiles], "stag beetle") == frozenset()
+    assert near(tables | {"life": reptiles}, "nothern viper") == ["Vipera berus"]

@@ -10,6 +10,7 @@ from qgis.core import (
     QgsProcessingException,
     QgsProcessingLayerPostProcessorInterface,
     QgsProcessingOutputFile,
+    QgsProcessingParameterBoolean,
     QgsProcessingParameterCrs,
     QgsProcessingParameterDefinition,
     QgsProcessingParameterEnum,
@@ -30,6 +31,7 @@ from qgis.PyQt.QtGui import QIcon
 from . import inputs
 
 MASKS = ["auto", "land", "sea", "none"]
+ORIGINS = {"Native": "native", "Also where people introduced the species": "all"}
 MONTHS = [
     "Whole year",
     "January",
@@ -75,14 +77,46 @@ class Algorithm(QgsProcessingAlgorithm):
         parameter.setFlags(parameter.flags() | QgsProcessingParameterDefinition.FlagAdvanced)
         self.addParameter(parameter)
 
-    def add_area(self):
-        """Add the parameters of the area: extent, region, resolution, CRS."""
-        self.addParameter(QgsProcessingParameterExtent("EXTENT", "Extent", optional=True))
+    def add_place(self, extent="Extent", region="Region (instead of the extent)"):
+        """Add the parameters of an extent and of a region, by their words."""
+        self.addParameter(QgsProcessingParameterExtent("EXTENT", extent, optional=True))
         self.addParameter(
-            QgsProcessingParameterFeatureSource(
-                "REGION", "Region (instead of the extent)", [QgsProcessing.TypeVectorPolygon], optional=True
+            QgsProcessingParameterFeatureSource("REGION", region, [QgsProcessing.TypeVectorPolygon], optional=True)
+        )
+
+    def add_probability(self, name, words, least=0.001, most=0.999):
+        """Add the parameter of a probability, 0.5 unless the user changes it."""
+        self.addParameter(
+            QgsProcessingParameterNumber(
+                name, words, QgsProcessingParameterNumber.Double, defaultValue=0.5, minValue=least, maxValue=most
             )
         )
+
+    def add_month(self):
+        """Add the parameter of the month."""
+        self.addParameter(
+            QgsProcessingParameterEnum("MONTH", "Month (seasonal models only)", MONTHS, defaultValue=0, optional=True)
+        )
+
+    def add_origin(self):
+        """Add the parameter of the range: native, or with introduced populations."""
+        self.addParameter(QgsProcessingParameterEnum("ORIGIN", "Range", list(ORIGINS), defaultValue=0, optional=True))
+
+    def season(self, parameters, context):
+        """The arguments of the month and of the range."""
+        words = []
+        if month := self.parameterAsEnum(parameters, "MONTH", context):
+            words += ["--month", str(month)]
+        return words + self.origin(parameters, context)
+
+    def origin(self, parameters, context):
+        """The arguments of the range."""
+        chosen = list(ORIGINS.values())[self.parameterAsEnum(parameters, "ORIGIN", context)]
+        return ["--origin", chosen] if chosen != "native" else []
+
+    def add_area(self):
+        """Add the parameters of the area: extent, region, resolution, CRS."""
+        self.add_place()
         self.addParameter(
             QgsProcessingParameterNumber(
                 "RESOLUTION",
@@ -114,9 +148,7 @@ class Algorithm(QgsProcessingAlgorithm):
                 "MASK", "Mask", MASKS, defaultValue="auto", usesStaticStrings=True, optional=True
             )
         )
-        self.addParameter(
-            QgsProcessingParameterEnum("MONTH", "Month (seasonal models only)", MONTHS, defaultValue=0, optional=True)
-        )
+        self.add_month()
         self.addParameter(
             QgsProcessingParameterString(
                 "RULE",
@@ -131,13 +163,22 @@ class Algorithm(QgsProcessingAlgorithm):
         mask = self.parameterAsEnumString(parameters, "MASK", context)
         if mask and mask != "auto":
             words += ["--mask", mask]
-        month = self.parameterAsEnum(parameters, "MONTH", context)
-        if month:
+        if month := self.parameterAsEnum(parameters, "MONTH", context):
             words += ["--month", str(month)]
         rule = self.parameterAsString(parameters, "RULE", context).strip()
         if rule:
             words += ["--range", rule]
         return words
+
+    def add_name(self):
+        """Add the parameters of a name: its range, and what happens where the model does not know it."""
+        self.add_origin()
+        self.advanced(QgsProcessingParameterBoolean("AS_GROUP", "Map an unknown species as its genus or family", False))
+
+    def name_options(self, parameters, context):
+        """The arguments of a name."""
+        group = ["--as-group"] if self.parameterAsBoolean(parameters, "AS_GROUP", context) else []
+        return [*self.origin(parameters, context), *group]
 
     def add_records(self):
         """Add the parameters of occurrence records: a layer with its fields, or a file."""

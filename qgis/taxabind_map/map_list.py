@@ -7,7 +7,6 @@ from qgis.core import (
     QgsProcessingOutputRasterLayer,
     QgsProcessingOutputVectorLayer,
     QgsProcessingParameterFile,
-    QgsProcessingParameterNumber,
 )
 
 from . import command
@@ -29,16 +28,8 @@ class MapList(Algorithm):
         self.addParameter(QgsProcessingParameterFile("LIST", "List of species"))
         self.add_area()
         self.add_habitat()
-        self.addParameter(
-            QgsProcessingParameterNumber(
-                "THRESHOLD",
-                "Probability above which the summary counts area",
-                QgsProcessingParameterNumber.Double,
-                defaultValue=0.5,
-                minValue=0.001,
-                maxValue=0.999,
-            )
-        )
+        self.add_name()
+        self.add_probability("THRESHOLD", "Probability above which the summary counts area")
         self.add_folder()
         self.addOutput(QgsProcessingOutputRasterLayer("RICHNESS", "Richness"))
         self.addOutput(QgsProcessingOutputVectorLayer("SUMMARY", "Summary table"))
@@ -52,6 +43,7 @@ class MapList(Algorithm):
         threshold = self.parameterAsDouble(parameters, "THRESHOLD", context)
         words = ["--species", table, "--out", str(folder), "--format", "cog", "--threshold", repr(threshold)]
         words += [*self.area(parameters, context, feedback), *self.habitat(parameters, context)]
+        words += self.name_options(parameters, context)
         report = command.run("taxabind-map", words, feedback, progress=True)
         if report is None:
             return {}

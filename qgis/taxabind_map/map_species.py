@@ -21,6 +21,7 @@ class MapSpecies(Algorithm):
     HELP = (
         "Maps where a species lives: the probability that a place lies in its range, from a scientific or common name. "
         "Give an extent or a polygon layer as region. Month: for models of birds, whose maps change with the season. "
+        "Range: the native one, or also where people introduced the species, where the model knows it. "
         "Results are a GeoTIFF with its style and a web page, loaded when done, and the range as polygons if a rule is "
         "given."
     )
@@ -31,6 +32,7 @@ class MapSpecies(Algorithm):
         self.addParameter(species)
         self.add_area()
         self.add_habitat()
+        self.add_name()
         self.add_folder()
         self.addOutput(QgsProcessingOutputRasterLayer("MAP", "Map"))
         self.addOutput(QgsProcessingOutputVectorLayer("RANGE", "Range"))
@@ -41,6 +43,7 @@ class MapSpecies(Algorithm):
         if not name:
             raise QgsProcessingException("no species given; type a scientific or common name.")
         words = [*self.area(parameters, context, feedback), *self.habitat(parameters, context)]
+        words += self.name_options(parameters, context)
         return map_one(self.folder(parameters, context), [*words, "--", name], context, feedback)
 
 

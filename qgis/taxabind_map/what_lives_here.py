@@ -3,18 +3,14 @@
 from pathlib import Path
 
 from qgis.core import (
-    QgsProcessing,
     QgsProcessingException,
     QgsProcessingOutputVectorLayer,
-    QgsProcessingParameterEnum,
-    QgsProcessingParameterExtent,
-    QgsProcessingParameterFeatureSource,
-    QgsProcessingParameterNumber,
+    QgsProcessingParameterFile,
     QgsProcessingParameterPoint,
 )
 
 from . import command, inputs
-from .algorithm import MONTHS, Algorithm, load
+from .algorithm import Algorithm, load
 
 
 class WhatLivesHere(Algorithm):
@@ -29,24 +25,17 @@ class WhatLivesHere(Algorithm):
 
     def initAlgorithm(self, configuration=None):
         self.addParameter(QgsProcessingParameterPoint("PLACE", "Place", optional=True))
-        self.addParameter(QgsProcessingParameterExtent("EXTENT", "or an extent", optional=True))
-        self.addParameter(
-            QgsProcessingParameterFeatureSource(
-                "REGION", "or a region", [QgsProcessing.TypeVectorPolygon], optional=True
+        self.add_place("or an extent", "or a region")
+        self.add_probability("MINIMUM", "Least probability", 0.0, 1.0)
+        self.add_month()
+        self.add_origin()
+        self.advanced(
+            QgsProcessingParameterFile(
+                "INDEX",
+                "Region index, instead of all bundled models",
+                QgsProcessingParameterFile.Folder,
+                optional=True,
             )
-        )
-        self.addParameter(
-            QgsProcessingParameterNumber(
-                "MINIMUM",
-                "Least probability",
-                QgsProcessingParameterNumber.Double,
-                defaultValue=0.5,
-                minValue=0.0,
-                maxValue=1.0,
-            )
-        )
-        self.addParameter(
-            QgsProcessingParameterEnum("MONTH", "Month (seasonal models only)", MONTHS, defaultValue=0, optional=True)
         )
         self.add_folder()
         self.addOutput(QgsProcessingOutputVectorLayer("TABLE", "Species"))
@@ -64,8 +53,9 @@ class WhatLivesHere(Algorithm):
         table = Path(self.folder(parameters, context), "species.csv")
         table.parent.mkdir(parents=True, exist_ok=True)
         words = [*given[0], "--min", inputs.number(self.parameterAsDouble(parameters, "MINIMUM", context))]
-        if month := self.parameterAsEnum(parameters, "MONTH", context):
-            words += ["--month", str(month)]
+        words += self.season(parameters, context)
+        if index := self.parameterAsFile(parameters, "INDEX", context):
+            words += ["--index", index]
         words += ["--format", "csv", "--out", str(table), "--overwrite"]
         if command.run("sdm list", words, feedback, report=False) is None:
             return {}

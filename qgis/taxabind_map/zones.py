@@ -10,7 +10,6 @@ from qgis.core import (
     QgsProcessingParameterField,
     QgsProcessingParameterFile,
     QgsProcessingParameterMultipleLayers,
-    QgsProcessingParameterNumber,
 )
 
 from . import command, inputs
@@ -32,7 +31,10 @@ class Zones(Algorithm):
         self.addParameter(QgsProcessingParameterMultipleLayers("MAPS", "Maps", QgsProcessing.TypeRaster, optional=True))
         self.addParameter(
             QgsProcessingParameterFile(
-                "BATCH", "Folder of a mapped list, instead", QgsProcessingParameterFile.Folder, optional=True
+                "BATCH",
+                "or the folder of a mapped list or region index",
+                QgsProcessingParameterFile.Folder,
+                optional=True,
             )
         )
         self.addParameter(QgsProcessingParameterFeatureSource("ZONES", "Zones", [QgsProcessing.TypeVectorPolygon]))
@@ -41,15 +43,9 @@ class Zones(Algorithm):
                 "ID", "Field that names the zones", parentLayerParameterName="ZONES", optional=True
             )
         )
-        self.addParameter(
-            QgsProcessingParameterNumber(
-                "THRESHOLD",
-                "Probability from which area counts as above",
-                QgsProcessingParameterNumber.Double,
-                defaultValue=0.5,
-                minValue=0.001,
-                maxValue=0.999,
-            )
+        self.add_probability("THRESHOLD", "Probability from which area counts as above")
+        self.advanced(
+            QgsProcessingParameterFile("LIST", "List of species, of a region index (empty: all)", optional=True)
         )
         self.add_folder()
         self.addOutput(QgsProcessingOutputVectorLayer("ZONES_OUT", "Zones with their numbers"))
@@ -60,12 +56,14 @@ class Zones(Algorithm):
         maps = [inputs.raster_file(layer) for layer in self.parameterAsLayerList(parameters, "MAPS", context) or []]
         batch = self.parameterAsFile(parameters, "BATCH", context)
         if bool(maps) == bool(batch):
-            raise QgsProcessingException("give either maps or the folder of a mapped list.")
+            raise QgsProcessingException("give either maps or a folder.")
         zones = inputs.layer_file(self, parameters, "ZONES", context, feedback)
         words = ["--zones", zones, "--out", str(folder), "--overwrite"]
         words += ["--threshold", inputs.number(self.parameterAsDouble(parameters, "THRESHOLD", context))]
         if field := self.parameterAsString(parameters, "ID", context):
             words += ["--id", field]
+        if species := self.parameterAsFile(parameters, "LIST", context):
+            words += ["--species", species]
         if command.run("sdm zones", [*words, "--", *(maps or [batch])], feedback, report=False) is None:
             return {}
         stem = folder / Path(zones).stem

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from pyproj import Transformer
 
 import sdm
 from sdm import cli
@@ -92,3 +93,18 @@ def test_limits_of_maps_hold():
         value, free = (float(sdm.map_species(name, box, limits=k, **asked).mean()) for k in ("auto", "none"))
         assert free > 0.4 > 0.1 > value
         assert found.get(name, 0.0) == pytest.approx(value, abs=0.01), name
+
+
+@pytest.mark.parametrize(("crs", "resolution"), [("EPSG:4326", 0.25), ("EPSG:3857", 30_000)])
+def test_a_place_in_an_index_is_the_pixel_it_lies_in(run, tmp_path, crs, resolution):
+    box = ("--bbox", "-112,43,-109,46", "--crs", crs, "--resolution", resolution, "--model", "mammals-trees")
+    assert run("index", "build", *box, "--out", "west.zarr", entry=cli.main_sdm)[0] == 0
+    index = sdm.Index.open(tmp_path / "west.zarr")
+    for place in (PLACE, (-111.99, 43.01), (-109.01, 45.99)):
+        found = {one.taxon.name: one.probability for one in living_at(*place, 0.1, index=index).species}
+        x, y = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(*place)
+        for name in ("Ursus arctos", "Puma concolor"):
+            value = float(index.query(name).sel(x=x, y=y, method="nearest"))
+            assert found.get(name, 0.0) == pytest.approx(value if value >= 0.1 else 0.0, abs=1e-4)
+    code, _, err = run("list", "--at", "7,46", "--index", "west.zarr", entry=cli.main_sdm)
+    assert code == 2 and "lies outside the region index" in err

@@ -72,6 +72,23 @@ def test_fewest_by_trying_all_offsets():
     assert inside.all()
 
 
+def test_both_as_redlistr_does_with_other_programs():
+    """Its example of a species: points in EPSG:3112, the hull, and the cells of 2 km on 99 grids placed at random."""
+    rng = np.random.default_rng(8)
+    lon, lat = rng.normal(150.0, 0.15, 200), rng.normal(-33.4, 0.1, 200)
+    points = geopandas.GeoSeries(geopandas.points_from_xy(lon, lat), crs=4326).to_crs(3112)
+    counts = []
+    for shift in rng.uniform(0, 2000, (99, 2)):
+        cells = np.floor((np.column_stack([points.x, points.y]) + shift) / 2000)
+        counts.append(len(np.unique(cells, axis=0)))
+    found = extent(lon, lat)
+    # The fewest of 100 systematic offsets: near the fewest of 99 random ones, in another projection.
+    assert min(counts) - 4 <= found.aoo_km2 / 4 <= min(counts) + 4 < np.median(counts) + 4
+    hull = points.to_crs(9473).union_all().convex_hull  # GDA2020 / Australian Albers, equal area
+    cell = 2000 * np.sqrt(2)
+    assert hull.area / 1e6 <= found.eoo_km2 <= hull.buffer(cell, join_style="mitre").area / 1e6
+
+
 # Extent of occurrence ----------------------------------------------------------------------------
 
 

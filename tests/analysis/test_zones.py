@@ -205,7 +205,8 @@ def test_an_index_is_read_as_its_maps_are(run, tmp_path):
     assert listed.keys() == batch.keys() and len(listed) == 4
     for key, row in listed.items():
         for column in COLUMNS:
-            assert float(row[column]) == pytest.approx(float(batch[key][column]), rel=2e-3, abs=1e-4), (key, column)
+            # A batch rounds to 1/8192, an index its embeddings.
+            assert float(row[column]) == pytest.approx(float(batch[key][column]), rel=1e-2, abs=1e-4), (key, column)
     assert run("zones", "a.tif", "--species", "list.csv", *line[2:], entry=cli.main_sdm)[0] == 2
 
 

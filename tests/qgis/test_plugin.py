@@ -232,6 +232,29 @@ def test_what_lives_at_a_place(qgis, tmp_path):
 
 
 @pytest.mark.qgis
+def test_where_people_introduced_a_species_and_zones_of_an_index(qgis, tmp_path):
+    area = ("--EXTENT=8,10,50,52 [EPSG:4326]", "--RESOLUTION=0.25", f"--FOLDER={tmp_path}")
+    code, out, err = qgis("run", "taxabindmap:mapspecies", "--SPECIES=Procyon lotor", "--ORIGIN=1", *area)
+    assert code == 0, out + err
+    with rasterio.open(outputs(out)["MAP"]) as raster:
+        assert raster.tags()["origin"] == "all" and raster.read(1, masked=True).mean() > 0.5
+    index = tmp_path / "rhine.zarr"
+    build = (PROGRAM.with_name("sdm"), "index", "build", "--bbox", "8", "50", "10", "52", "--resolution", "0.25")
+    subprocess.run([*build, "--model", "mammals-trees", "--out", index], check=True, capture_output=True)
+    zones, names = tmp_path / "parks.gpkg", tmp_path / "list.csv"
+    gpd.GeoDataFrame({"name": ["a"]}, geometry=gpd.points_from_xy([9], [51]).buffer(0.5), crs=4326).to_file(zones)
+    names.write_text("species\nVulpes vulpes\n")
+    options = (f"--BATCH={index}", f"--ZONES={zones}", "--ID=name", f"--LIST={names}", f"--FOLDER={tmp_path}")
+    code, out, err = qgis("run", "taxabindmap:zones", *options)
+    assert code == 0, out + err
+    assert pd.read_csv(outputs(out)["TABLE"])["species"].tolist() == ["Vulpes vulpes"]
+    code, out, err = qgis(
+        "run", "taxabindmap:whatliveshere", "--PLACE=9,51", f"--INDEX={index}", f"--FOLDER={tmp_path}"
+    )
+    assert code == 0 and "Vulpes vulpes" in pd.read_csv(outputs(out)["TABLE"])["species"].tolist(), out + err
+
+
+@pytest.mark.qgis
 def test_what_goes_wrong_is_the_sentence_of_the_program(qgis, tmp_path):
     area = ("--EXTENT=-120,-118,35,37 [EPSG:4326]", f"--FOLDER={tmp_path}")
     code, out, err = qgis("run", "taxabindmap:mapspecies", "--SPECIES=Felix domus", *area)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SAMPLED_AT_ONCE = 32768
 """Places whose layers are read together: enough that windows are read once, few enough for any tile size."""
 
+BELT = 10.0
+"""Degrees of latitude: places in any order are read belt by belt, from west to east."""
+
 
 def embed_positions(
     model: Model, sampling: Sampling, lon: np.ndarray, lat: np.ndarray, device: str = "cpu"
@@ -63,18 +66,27 @@ def describe_positions(
     modalities = sampling.modalities or model.place_modalities
     inputs = open_inputs(model, modalities, sampling.environment, sampling.satellite, sampling.clamp)
     here, parts = local_device(device), []
+    order = _by_area(lon, lat) if lon.size > SAMPLED_AT_ONCE else np.arange(lon.size)
     with torch.inference_mode(), one_thread(here):
-        for batch in embed_batches(model, inputs, here, modalities, lon, lat, sampling.month or 0):
-            out[batch.part] = normalise(batch.total)[: batch.known.size].cpu().numpy()
-            known[batch.part] = batch.known
+        for batch in embed_batches(model, inputs, here, modalities, lon[order], lat[order], sampling.month or 0):
+            places = order[batch.part]
+            out[places] = normalise(batch.total)[: batch.known.size].cpu().numpy()
+            known[places] = batch.known
             if with_environment and "environment" in modalities:
                 parts.append(batch.values["environment"][: batch.known.size])
     if with_environment and "environment" not in modalities:
         inputs = open_inputs(model, ("environment",), sampling.environment, clamp=sampling.clamp)
         values, there = inputs.read["environment"](lon, lat)
         return out, values.astype(np.float32, copy=False), known & there
-    environment = np.concatenate(parts).astype(np.float32, copy=False) if parts else np.empty((lon.size, 0), np.float32)
+    environment = np.empty((lon.size, parts[0].shape[1] if parts else 0), np.float32)
+    if parts:
+        environment[order] = np.concatenate(parts)
     return out, environment, known
+
+
+def _by_area(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    """An order of places (N,), (N,) degrees in which those read together lie together, whatever order they come in."""
+    return np.lexsort([lon, np.floor(lat / BELT)])
 
 
 def environment_embeddings(model: Model, environment: np.ndarray, device: str) -> np.ndarray:

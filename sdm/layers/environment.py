@@ -139,7 +139,7 @@ class _Part:
     """Each input with the position of its band in `bands`."""
 
     def prepare(self, standardise: bool) -> Callable[[np.ndarray], np.ndarray]:
-        """The function that turns a block (rows, cols, bands) of this layer into its columns."""
+        """The function that turns values (..., bands) of this layer into its columns."""
         functions = [(i.apply if standardise else i.transformed, k) for i, k in self.inputs]
         if len(self.bands) == 1 and all(i.transform == "class" for i, _ in self.inputs):
             return partial(_look_up, np.stack([f(_CODES) for f, _ in functions], axis=1).astype(np.float32))
@@ -151,7 +151,7 @@ _CODES = np.array([*range(256), -1.0, np.nan], dtype=np.float32)
 
 
 def _look_up(table: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """Columns of classes, (rows, cols, 1) -> (rows, cols, columns); `table` has a row for each of `_CODES`."""
+    """Columns of classes, (..., 1) -> (..., columns); `table` has a row for each of `_CODES`."""
     codes = block[..., 0]
     is_class = (codes >= 0) & (codes < 256) & (codes == np.floor(codes))
     return table.take(np.where(is_class, codes, np.where(np.isnan(codes), 257, 256)).astype(np.intp), axis=0)

@@ -42,6 +42,10 @@ CACHE_MB = 64
 large map would fill. In effect if this process has read nothing yet; the variable GDAL_CACHEMAX has precedence."""
 
 _HUGE = 1e19
+SPARSE = 2
+"""Of a window of so many times as many cells as are needed, only those are decoded and prepared."""
+Cells = tuple[np.ndarray, np.ndarray]
+"""Rows (N,) and columns (N,)."""
 CHUNK = 2048
 """Positions interpolated together: their corners stay in the processor's cache."""
 
@@ -136,9 +140,10 @@ class RasterLayer:
             if not ok.any():
                 continue
             r, c = r[ok].astype(np.int64), c[ok].astype(np.int64)
-            window, r0, c0 = self._window(r, c, [band])
+            extent = self._extent(r, c)
+            columns = (c - extent[2]) % self.width if self.is_global else c - extent[2]
             target = np.arange(lon.size)[part][ok]
-            out[target] = window[(r - r0), (c - c0) % self.width if self.is_global else (c - c0), 0]
+            out[target] = self.block(extent, [band], at=(r - extent[0], columns))[:, 0]
         return out.reshape(shape)
 
     def bilinear(
@@ -183,10 +188,10 @@ class RasterLayer:
             r = np.clip(row[part][:, None] + steps, 0, self.height - 1)
             c = col[part][:, None] + steps
             c = c % self.width if self.is_global else np.clip(c, 0, self.width - 1)
-            bands = list(range(1, self.count + 1))
-            window, r0, c0 = self._window(r.ravel(), c.ravel(), bands, raw=True)
-            c = (c - c0) % self.width if self.is_global else c - c0
-            out[part] = window[(r - r0)[:, :, None], c[:, None, :]]
+            extent = self._extent(r.ravel(), c.ravel())
+            window = self.block(extent, list(range(1, self.count + 1)), raw=True)
+            c = (c - extent[2]) % self.width if self.is_global else c - extent[2]
+            out[part] = window[(r - extent[0])[:, :, None], c[:, None, :]]
         return out
 
     def position(self, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -224,13 +229,6 @@ class RasterLayer:
             return [slice(None)]
         return done
 
-    def _window(
-        self, rows: np.ndarray, cols: np.ndarray, bands: Sequence[int], raw: bool = False
-    ) -> tuple[np.ndarray, int, int]:
-        """The smallest block that contains the cells, (rows, cols, bands), with its first row and column."""
-        extent = self._extent(rows, cols)
-        return self.block(extent, bands, raw), extent[0], extent[2]
-
     def _extent(self, rows: np.ndarray, cols: np.ndarray) -> tuple[int, int, int, int]:
         """First row, end row, first column and end column of a set of cells; ends are exclusive.
 
@@ -248,29 +246,41 @@ class RasterLayer:
                 c1 = c0 + self.width - gap
         return r0, r1, c0, c1
 
-    def block(self, extent: tuple[int, int, int, int], bands: Sequence[int], raw: bool = False) -> np.ndarray:
+    def block(
+        self, extent: tuple[int, int, int, int], bands: Sequence[int], raw: bool = False, at: Cells | None = None
+    ) -> np.ndarray:
         """The values in an extent, (rows, cols, bands): float32 with NaN for nodata, or `raw` as stored.
 
-        `extent`: first row, end row, first column, end column; on a global layer the end column may exceed
-        the width. `bands`: numbers from 1. Raises LayerError.
+        Parameters
+        ----------
+        extent : first row, end row, first column, end column; on a global layer the end column may exceed the width.
+        bands : numbers from 1.
+        at : rows (N,) and columns (N,) within the extent: only these cells, (N, bands).
+
+        Raises LayerError.
         """
-        r0, r1, c0, c1 = extent
         bands = list(bands)
-        data = self._read(r0, r1, c0, min(c1, self.width), bands)
-        if c1 > self.width:
-            data = np.concatenate([data, self._read(r0, r1, 0, c1 - self.width, bands)], axis=2)
-        data = np.moveaxis(data, 0, 2)
+        data = self._turned(extent, bands, at)
         if raw:
             return data
         values = self._decode(data, bands)
         if self._masked or self._alpha:
             # GDAL takes alpha for a mask where it is of whole numbers only.
-            shown = [self._alpha] if self._alpha else bands
-            mask = self._read(r0, r1, c0, min(c1, self.width), shown, masks=not self._alpha)
-            if c1 > self.width:
-                mask = np.concatenate([mask, self._read(r0, r1, 0, c1 - self.width, shown, not self._alpha)], axis=2)
-            values[np.broadcast_to(np.moveaxis(mask, 0, 2) == 0, values.shape)] = np.nan
+            mask = self._turned(extent, [self._alpha] if self._alpha else bands, at, masks=not self._alpha)
+            values[np.broadcast_to(mask == 0, values.shape)] = np.nan
         return values
+
+    def _turned(
+        self, extent: tuple[int, int, int, int], bands: list[int], at: Cells | None, masks: bool = False
+    ) -> np.ndarray:
+        """What the file holds in an extent that may cross the antimeridian, as `block` arranges it."""
+        r0, r1, c0, c1 = extent
+        data = self._read(r0, r1, c0, min(c1, self.width), bands, masks)
+        if c1 > self.width:
+            data = np.concatenate([data, self._read(r0, r1, 0, c1 - self.width, bands, masks)], axis=2)
+        if at is not None:
+            return data.reshape(len(bands), -1).take(at[0] * (c1 - c0) + at[1], axis=1).T
+        return np.moveaxis(data, 0, 2)
 
     def _read(self, r0: int, r1: int, c0: int, c1: int, bands: list[int], masks: bool = False) -> np.ndarray:
         import rasterio
@@ -306,8 +316,8 @@ class RasterLayer:
 class Source:
     """Columns to interpolate, computed from some bands of a layer.
 
-    `prepare` turns a block of raw values (rows, cols, bands; NaN for nodata) into the columns to
-    interpolate (rows, cols, columns): classes become fractions, and precipitation its logarithm,
+    `prepare` turns raw values (..., bands; NaN for nodata), cell by cell, into the columns to
+    interpolate (..., columns): classes become fractions, and precipitation its logarithm,
     before the interpolation and not after it.
     """
 
@@ -350,18 +360,24 @@ def _interpolate_part(sources: Sequence[Source], lon: np.ndarray, lat: np.ndarra
     else:
         left, right = np.clip(c0, 0, layer.width - 1), np.clip(c0 + 1, 0, layer.width - 1)
     extent = layer._extent(np.concatenate([top, bottom]), np.concatenate([left, right]))
-    # A cell's columns lie side by side in memory, so that a corner is one contiguous copy per position.
-    tables = [s.prepare(s.layer.block(extent, s.bands)).reshape(-1, s.columns) for s in sources]
-    table = np.concatenate(tables, axis=1, dtype=np.float32)
     width = extent[3] - extent[2]
     left, right = left - extent[2], right - extent[2]
     if layer.is_global:
         left, right = left % layer.width, right % layer.width
-    top, bottom = (top - extent[0]) * width, (bottom - extent[0]) * width
-    return mix(table, (top + left, top + right, bottom + left, bottom + right), down, across)
+    top, bottom = top - extent[0], bottom - extent[0]
+    corners = tuple(row * width + col for row in (top, bottom) for col in (left, right))
+    if SPARSE * 4 * lon.size < (extent[1] - extent[0]) * width:
+        # Few of the cells are needed, as for pixels of a degree: only those are prepared, with the same result.
+        cells, corner = np.unique(np.concatenate(corners), return_inverse=True)
+        corners, at = tuple(np.split(corner.ravel(), 4)), np.divmod(cells, width)
+    else:
+        at = None
+    # A cell's columns lie side by side in memory, so that a corner is one contiguous copy per position.
+    tables = [s.prepare(s.layer.block(extent, s.bands, at=at)).reshape(-1, s.columns) for s in sources]
+    return mix(np.concatenate(tables, axis=1, dtype=np.float32), corners, down, across)
 
 
-def mix(table: np.ndarray, corners: tuple[np.ndarray, ...], down: np.ndarray, across: np.ndarray) -> np.ndarray:
+def mix(table: np.ndarray, corners: Sequence[np.ndarray], down: np.ndarray, across: np.ndarray) -> np.ndarray:
     """Bilinear interpolation between rows of a table.
 
     Parameters

@@ -9,7 +9,7 @@ were where both are the same.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sdm.files.release import data_file
-from sdm.layers.raster import MAX_WINDOW, RasterLayer
+from sdm.layers.raster import MAX_WINDOW, Cells, RasterLayer
 from sdm.request.box import KM_PER_DEGREE
 
 PITCH = 0.25
@@ -87,15 +87,19 @@ class ShiftedLayer(RasterLayer):
         super().__init__(path)
         self.shifts = dict(shifts)
 
-    def block(self, extent: tuple[int, int, int, int], bands, raw: bool = False) -> np.ndarray:
+    def block(
+        self, extent: tuple[int, int, int, int], bands: Sequence[int], raw: bool = False, at: Cells | None = None
+    ) -> np.ndarray:
         """As of `RasterLayer`; raw values are not shifted."""
-        data = super().block(extent, bands, raw)
+        data = super().block(extent, bands, raw, at)
         if not raw:
             r0, r1, c0, c1 = extent
-            columns = np.arange(c0, c1) % self.width
             for k, band in enumerate(bands):
                 if band in self.shifts:
-                    data[..., k] += self.shifts[band][r0:r1][:, columns]
+                    if at is None:
+                        data[..., k] += self.shifts[band][r0:r1][:, np.arange(c0, c1) % self.width]
+                    else:
+                        data[..., k] += self.shifts[band][r0 + at[0], (c0 + at[1]) % self.width]
         return data
 
 

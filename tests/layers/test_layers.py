@@ -186,9 +186,9 @@ def test_value_does_not_depend_on_the_split(noisy, monkeypatch):
     sizes = []
     read = RasterLayer._read
 
-    def watched(self, r0, r1, c0, c1, bands):
+    def watched(self, r0, r1, c0, c1, bands, masks=False):
         sizes.append((r1 - r0) * (c1 - c0))
-        return read(self, r0, r1, c0, c1, bands)
+        return read(self, r0, r1, c0, c1, bands, masks)
 
     monkeypatch.setattr(raster, "MAX_WINDOW", 2000)
     monkeypatch.setattr(RasterLayer, "_read", watched)
@@ -198,13 +198,26 @@ def test_value_does_not_depend_on_the_split(noisy, monkeypatch):
     assert len(sizes) > 10
 
 
+def test_few_places_have_the_values_they_have_among_many(noisy):
+    lon, lat = random_places(3000)
+    whole = noisy.block((0, noisy.height, 0, noisy.width), [1])
+    bilinear, nearest = values_at(noisy, lon, lat), noisy.nearest(lon, lat)
+    assert 3000 * 4 * raster.SPARSE > noisy.height * noisy.width > 30 * 4 * raster.SPARSE
+    for part in np.array_split(np.arange(3000), 100):  # of each window only these cells are decoded
+        assert np.array_equal(values_at(noisy, lon[part], lat[part]), bilinear[part], equal_nan=True)
+        assert np.array_equal(noisy.nearest(lon[part], lat[part]), nearest[part], equal_nan=True)
+    rows, columns = np.array([3, 0, 7]), np.array([5, 11, 0])
+    some = noisy.block((0, noisy.height, 0, noisy.width), [1], at=(rows, columns))
+    assert np.array_equal(some, whole[rows, columns], equal_nan=True)
+
+
 def test_a_few_places_far_apart_are_not_read_through_one_window(noisy, monkeypatch):
     cells = []
     read = RasterLayer._read
 
-    def watched(self, r0, r1, c0, c1, bands):
+    def watched(self, r0, r1, c0, c1, bands, masks=False):
         cells.append((r1 - r0) * (c1 - c0))
-        return read(self, r0, r1, c0, c1, bands)
+        return read(self, r0, r1, c0, c1, bands, masks)
 
     monkeypatch.setattr(raster, "MAX_WINDOW", 2000)
     monkeypatch.setattr(RasterLayer, "_read", watched)
@@ -217,9 +230,9 @@ def test_window_across_the_antimeridian_is_small(noisy, monkeypatch, lon):
     widths = []
     read = RasterLayer._read
 
-    def watched(self, r0, r1, c0, c1, bands):
+    def watched(self, r0, r1, c0, c1, bands, masks=False):
         widths.append(c1 - c0)
-        return read(self, r0, r1, c0, c1, bands)
+        return read(self, r0, r1, c0, c1, bands, masks)
 
     alone = [values_at(noisy, x, 10.0)[0] for x in lon]
     monkeypatch.setattr(RasterLayer, "_read", watched)

@@ -114,16 +114,37 @@ def _bands(
     plan: Plan, frame: Frame, nodes: Nodes, values: np.ndarray, inside: tuple[slice, slice]
 ) -> tuple[np.ndarray, ...]:
     """The bands of each target, for values (S, rows, columns) of a tile that lies `inside` the frame."""
+    shown = np.isfinite(values).any(axis=0)
+    return trust.by_target(plan, _on_lattice(plan, frame, nodes, inside).at(shown), values)
+
+
+def _on_lattice(plan: Plan, frame: Frame, nodes: Nodes, inside: tuple[slice, slice]) -> trust.OnLattice:
+    """The bands of all targets at the nodes of a lattice, for a tile that lies `inside` the frame."""
 
     def exact(pixels: np.ndarray) -> np.ndarray:
         wanted = np.zeros(nodes.wanted.shape, dtype=bool)
         wanted[inside] = pixels
         return frame.bands(plan, wanted)[0][:, inside[0], inside[1]]
 
-    rows, cols = frame.rows[inside[0]], frame.cols[inside[1]]
     at_nodes, known = (nodes.of(a) for a in frame.bands(plan, nodes.wanted))
-    shown = np.isfinite(values).any(axis=0)
-    return trust.by_target(plan, trust.interpolate(at_nodes, known, rows, cols, nodes.stride, shown, exact), values)
+    return trust.OnLattice(at_nodes, known, frame.rows[inside[0]], frame.cols[inside[1]], nodes.stride, exact)
+
+
+def measured_tile(plan: Plan, tile: Tile, needed: np.ndarray) -> trust.OnLattice:
+    """The measured bands of many targets, to be interpolated one target after the other.
+
+    `needed` (rows, columns): the pixels that any of them is mapped at, at least one.
+    """
+    if plan.source is not None:
+        return trust.from_source(plan, plan.source, tile)
+    rows, cols = plan.pixels(tile)
+    frame_rows, frame_cols = enclosing(rows, plan.trust_stride), enclosing(cols, plan.trust_stride)
+    inside = _part(rows, frame_rows), _part(cols, frame_cols)
+    nodes = Nodes((frame_rows, frame_cols), rows, cols, needed, plan.trust_stride)
+    wanted = nodes.wanted.copy()
+    wanted[inside] |= needed
+    frame = Frame(plan, frame_rows, frame_cols, *plan.lonlat(frame_rows, frame_cols), wanted)
+    return _on_lattice(plan, frame, nodes, inside)
 
 
 def _from_source(plan: Plan, source: Source, tile: Tile, banded: bool) -> TileMaps:
@@ -152,7 +173,7 @@ def _from_source(plan: Plan, source: Source, tile: Tile, banded: bool) -> TileMa
         return nothing
     bands = _unmeasured(plan, values.shape)
     if plan.trusted:
-        bands = trust.by_target(plan, trust.from_source(plan, source, tile, shown), values)
+        bands = trust.by_target(plan, trust.from_source(plan, source, tile).at(shown), values)
     agreement = source.agreement(tile)[None] if plan.doubted else values[:0]
     return TileMaps(values, _doubted(plan, values, agreement, bands))
 

@@ -7,11 +7,12 @@ lattice is counted from the anchor and batches have one fixed size, so that any 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from sdm.engine.encode import environment_embeddings
-from sdm.engine.lattice import enclosing, upsample_any
+from sdm.engine.lattice import enclosing, nodes_of, upsample_any
 from sdm.engine.places import Plan, Source
 from sdm.grid import Tile
 
@@ -81,8 +82,45 @@ def by_target(plan: Plan, stacked: np.ndarray, values: np.ndarray) -> tuple[np.n
     return tuple(out)
 
 
-def from_source(plan: Plan, source: Source, tile: Tile, shown: np.ndarray) -> np.ndarray:
-    """Bands of all targets (B, rows, columns) where embeddings lie ready; `shown`: pixels (rows, columns)."""
+class OnLattice(NamedTuple):
+    """The bands of all targets at the nodes around a tile, one after the other, to be interpolated."""
+
+    at_nodes: np.ndarray
+    """(B, n, m) float32."""
+    known: np.ndarray
+    """(n, m) bool."""
+    rows: np.ndarray
+    cols: np.ndarray
+    """Pixels of the tile, counted from the anchor."""
+    stride: int
+    exact: Callable[[np.ndarray], np.ndarray]
+    """Bands (B, rows, columns) at chosen pixels (rows, columns), for those with no known node around them."""
+
+    def at(self, shown: np.ndarray, part: slice = slice(None)) -> np.ndarray:
+        """Some of the bands (B, rows, columns) float32, of the pixels that are shown."""
+        return interpolate(
+            self.at_nodes[part],
+            self.known,
+            self.rows,
+            self.cols,
+            self.stride,
+            shown,
+            lambda pixels: self.exact(pixels)[part],
+        )
+
+    def around(self, needed: np.ndarray) -> OnLattice:
+        """The same with no other nodes than those around some pixels (rows, columns): those of a single map."""
+        return self._replace(known=self.known & nodes_of(needed, self.rows, self.cols, self.stride))
+
+
+def bands_of(plan: Plan, k: int) -> slice:
+    """Which of the bands of all targets are those of the k-th."""
+    first = sum(len(target.measured) for target in plan.targets[:k])
+    return slice(first, first + len(plan.targets[k].measured))
+
+
+def from_source(plan: Plan, source: Source, tile: Tile) -> OnLattice:
+    """The bands of all targets around a tile where embeddings lie ready."""
     k = plan.trust_stride
     rows, cols = plan.pixels(tile)
     around = enclosing(rows, k), enclosing(cols, k)
@@ -118,4 +156,4 @@ def from_source(plan: Plan, source: Source, tile: Tile, shown: np.ndarray) -> np
         out[:, row[chosen] - rows[0], col[chosen] - cols[0]] = bands(chosen)[0]
         return out
 
-    return interpolate(at_nodes, known, rows, cols, k, shown, exact)
+    return OnLattice(at_nodes, known, rows, cols, k, exact)

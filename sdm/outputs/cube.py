@@ -52,6 +52,7 @@ def create(
     metadata: MapMetadata,
     total: MapMetadata,
     further: Sequence[MapMetadata] = (),
+    bands: Sequence[MapMetadata] = (),
 ) -> None:
     """Create an empty store at `path`: no pixel of any species is modelled.
 
@@ -72,6 +73,8 @@ def create(
         Of the variable (y, x), the sum over the species.
     further
         Of other variables (y, x).
+    bands
+        Of other variables (species, y, x).
 
     Raises
     ------
@@ -90,11 +93,12 @@ def create(
         write_month(root, metadata.month)
         for name, (values, long_name) in labels.items():
             _write_label(root, name, values, long_name)
-        attributes = variable_attributes(geobox, metadata, ("species",))
-        attributes["coordinates"] = " ".join(
-            [attributes["coordinates"], *(name for name in labels if name != "species")]
-        )
-        _create_variable(root, metadata.variable, (count, rows, cols), chunks, attributes)
+        for one in (metadata, *bands):
+            attributes = variable_attributes(geobox, one, ("species",))
+            attributes["coordinates"] = " ".join(
+                [attributes["coordinates"], *(name for name in labels if name != "species")]
+            )
+            _create_variable(root, one.variable, (count, rows, cols), chunks, attributes)
         for one in (total, *further):
             _create_variable(root, one.variable, (rows, cols), chunks[1:], variable_attributes(geobox, one))
         zarr.consolidate_metadata(path, zarr_format=2)

@@ -274,13 +274,26 @@ def test_a_batch_of_fits_has_the_same_bits_for_any_tiling(tmp_path, points):
 
     rows = [(name, lon, lat) for name in ("Vipera aspis", "Vipera berus") for lon, lat in zip(*points, strict=True)]
     path = write_csv(tmp_path / "two.csv", rows)
-    cubes = []
+    fast = FAST | {"refits": 2}
+    cubes, bands = [], []
     for tile_size in (16, 128):
-        request = MapRequest.of(records=path, bbox=BBOX, tile_size=tile_size, **FAST)
-        result = write_batch(plan_records(request, ListOptions()), tmp_path / str(tile_size))
-        cubes.append(result.open()["relative_suitability"].compute().values)
+        request = MapRequest.of(records=path, bbox=BBOX, tile_size=tile_size, **fast)
+        result = write_batch(plan_records(request, ListOptions()), tmp_path / str(tile_size), formats=["cog"])
+        data = result.open().compute()
+        cubes.append(data["relative_suitability"].values)
+        bands.append(np.stack([data["uncertainty"].values, data["novelty"].values]))
     np.testing.assert_array_equal(*cubes)
-    single = sdm.map_species(bbox=BBOX, records=path, step=1, **FAST).compute().values
+    np.testing.assert_array_equal(*bands)
+    assert np.array_equal(np.isfinite(bands[0][0]), np.isfinite(cubes[0]))
+    alone = sdm.map_species("Vipera aspis", bbox=BBOX, records=path, bands=True, **fast).compute()
+    both = np.isfinite(alone["novelty"].values) & np.isfinite(bands[0][1, 0])
+    assert both.sum() > 1000
+    for name, band in zip(("uncertainty", "novelty"), bands[0][:, 0], strict=True):
+        assert np.abs(alone[name].values - band)[both].max() < 1e-3
+    with rasterio.open(tmp_path / "16" / "species" / "vipera-aspis.tif") as file:
+        assert file.descriptions[1:] != (None, None) and file.count == 3
+        np.testing.assert_array_equal(file.read(3), bands[0][1, 0])
+    single = sdm.map_species(bbox=BBOX, records=path, step=1, **fast).compute().values
     both = np.isfinite(cubes[0]) & np.isfinite(single)
     assert both.sum() > 1000 and np.abs(cubes[0] - single)[both].max() < 0.15
     assert (tmp_path / "16" / "species" / "vipera-aspis-records.csv").is_file()

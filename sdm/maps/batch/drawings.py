@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sdm.engine.doubt import UNCERTAINTY, Doubt
+from sdm.engine.doubt import Doubt
 from sdm.files import records, workspace
 from sdm.maps import ranges
 from sdm.maps.batch import tiles
@@ -113,9 +113,11 @@ def write_species(k: int, work: Work, suffixes: Sequence[str]) -> None:
     described = describe(work.batch.job, k, work.command)
     description = f"{described.description} {ENCODING} Rounded to 1/8192."
     meta = replace(described, variable=work.metadata.variable, description=description)
-    layer, doubt = cube.Layer(work.store, meta.variable, k), work.plan.targets[k].doubt
-    bands = [] if doubt is None else [_UncertaintyLayer(layer, cube.Layer(work.store, AGREEMENT), doubt)]
-    meta = replace(meta, bands=(UNCERTAINTY,) if bands else ())
+    layer, target = cube.Layer(work.store, meta.variable, k), work.plan.targets[k]
+    bands: list[Source] = [cube.Layer(work.store, band.name, k) for band in target.measured]
+    if target.doubt is not None:
+        bands.insert(0, _UncertaintyLayer(layer, cube.Layer(work.store, AGREEMENT), target.doubt))
+    meta = replace(meta, bands=target.bands)
     for suffix in missing:
         part = work.tmp / f"{stem}.{suffix}"
         if suffix == "tif":

@@ -147,6 +147,24 @@ def agreement_metadata(batch: Batch) -> tuple[MapMetadata, ...]:
     )
 
 
+def bands_metadata(batch: Batch) -> tuple[MapMetadata, ...]:
+    """Metadata of the further bands (species, y, x) of fits to records; none where there are no fits."""
+    plan = batch.job.plan
+    bands = {band.name: band for target in plan.targets for band in target.measured}
+    return tuple(
+        MapMetadata(
+            title=f"{band.name.capitalize()} of {len(plan.targets):,} species",
+            quantity=band.quantity,
+            description=f"{band.quantity}, for each species and pixel. NaN: not modelled, or a kept zero-shot map.",
+            variable=band.name,
+            unit=band.unit,
+            valid_range=band.valid_range,
+            attribution=attribution(plan),
+        )
+        for band in bands.values()
+    )
+
+
 def _tags(batch: Batch, command: str) -> dict[str, str]:
     """Provenance common to all maps of a batch."""
     return common_tags(batch.job, command) | {"species_count": str(len(batch.job.resolutions))}

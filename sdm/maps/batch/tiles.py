@@ -12,7 +12,8 @@ import numpy as np
 
 from sdm.engine.compare import score_embeddings, score_fits
 from sdm.engine.places import Plan, limit_pixels
-from sdm.engine.tile import mappable, stored_tile
+from sdm.engine.tile import mappable, measured_tile, stored_tile
+from sdm.engine.trust import bands_of
 from sdm.files import records, workspace
 from sdm.grid import Tile
 from sdm.maps.batch.plan import Batch
@@ -20,6 +21,7 @@ from sdm.maps.batch.texts import (
     AGREEMENT,
     STORE,
     agreement_metadata,
+    bands_metadata,
     cube_metadata,
     labels,
     richness_metadata,
@@ -84,7 +86,8 @@ class Work:
         grid = self.plan.grid
         part = self.tmp / STORE
         further = agreement_metadata(self.batch)
-        cube.create(part, grid.geobox, grid.tile_size, labels(self.batch), self.metadata, self.richness, further)
+        bands = bands_metadata(self.batch)
+        cube.create(part, grid.geobox, grid.tile_size, labels(self.batch), self.metadata, self.richness, further, bands)
         part.rename(self.store)
 
 
@@ -123,16 +126,46 @@ def map_tile(tile: Tile, work: Work) -> str:
         before = total[habitat.pixels]
         total[habitat.pixels] = np.where(np.isnan(before), 0.0, before) + habitat.total
     highest = -np.inf if np.isnan(total).all() else np.float32(np.nanmax(total))
-    if plan.doubted and agreement is not None and pixels.size:
-        agreed = np.full(tile.shape, np.nan, dtype=np.float32)
-        agreed.reshape(-1)[pixels] = np.rint(agreement * AGREEMENT_STEPS) / np.float32(AGREEMENT_STEPS)
-        chunks.write(AGREEMENT, tile.index, agreed)
+    if pixels.size:
+        _write_agreement(plan, tile, pixels, agreement, chunks)
+        _write_bands(plan, tile, habitats, index, chunks)
     if np.isfinite(highest):
         chunks.write(work.richness.variable, tile.index, total.astype(np.float32).reshape(tile.shape))
     values = statistics.values | pictures.encoded
     values |= {"device": np.array(device.partition(":")[0]), "highest": np.array(highest)}
     records.write_record(records.record_path(work.tiles, tile.index), work.tmp, chunks.files, values)
     return device
+
+
+def _write_agreement(plan: Plan, tile: Tile, pixels: np.ndarray, agreement: np.ndarray | None, chunks: _Chunks) -> None:
+    """Write how well the modalities agree at pixels, where the uncertainty of a species follows from it."""
+    if plan.doubted and agreement is not None:
+        agreed = np.full(tile.shape, np.nan, dtype=np.float32)
+        agreed.reshape(-1)[pixels] = np.rint(agreement * AGREEMENT_STEPS) / np.float32(AGREEMENT_STEPS)
+        chunks.write(AGREEMENT, tile.index, agreed)
+
+
+def _write_bands(plan: Plan, tile: Tile, habitats: Sequence[_Habitat], index: Sequence[int], chunks: _Chunks) -> None:
+    """Write the measured bands of all species, where their maps have values."""
+    if not plan.trusted:
+        return
+    needed = mappable(plan, tile, plan.habitats[0], *plan.lonlat(*plan.pixels(tile)))
+    lattice = measured_tile(plan, tile, np.asarray(needed.any(axis=0)))
+    single = [lattice.around(one) for one in needed]
+    shown = [np.isfinite(habitat.absent) for habitat in habitats]
+    names = {band.name for target in plan.targets for band in target.measured}
+    for first in range(0, len(plan.targets), chunks.count):
+        part = plan.targets[first : first + chunks.count]
+        blocks = {name: np.full((len(part), *tile.shape), np.nan, dtype=np.float32) for name in names}
+        for at, target in enumerate(part):
+            k, here = first + at, shown[index[first + at]]
+            if target.measured and here.any():
+                layers = single[index[k]].at(here, bands_of(plan, k))
+                for band, layer in zip(target.measured, layers, strict=True):
+                    blocks[band.name][at, here] = layer[here]
+        for name, block in blocks.items():
+            if np.isfinite(block).any():
+                chunks.write_group(name, first // chunks.count, block)
 
 
 class _Habitat:
@@ -245,6 +278,11 @@ class _Chunks:
     def write(self, variable: str, index: tuple[int, ...], layer: np.ndarray) -> None:
         """Write a chunk of one layer (rows, columns)."""
         self._put(variable, index, cube.encode_chunk(layer, self.side))
+
+    def write_group(self, variable: str, group: int, layers: np.ndarray) -> None:
+        """Write the chunk of the layers (species, rows, columns) of the group-th `cube.SPECIES` species."""
+        encoded = cube.encode_chunk(cube.round_(layers), (self.count, *self.side))
+        self._put(variable, (group, *self.tile.index), encoded)
 
     def _put(self, variable: str, index: tuple[int, ...], encoded: bytes) -> None:
         self.files.append(cube.write_chunk(self.work.store, variable, index, encoded, self.work.tmp))

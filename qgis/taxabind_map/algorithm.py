@@ -100,7 +100,9 @@ class Algorithm(QgsProcessingAlgorithm):
 
     def add_origin(self):
         """Add the parameter of the range: native, or with introduced populations."""
-        self.addParameter(QgsProcessingParameterEnum("ORIGIN", "Range", list(ORIGINS), defaultValue=0, optional=True))
+        self.addParameter(
+            QgsProcessingParameterEnum("ORIGIN", "Range to map", list(ORIGINS), defaultValue=0, optional=True)
+        )
 
     def season(self, parameters, context):
         """The arguments of the month and of the range."""
@@ -152,7 +154,7 @@ class Algorithm(QgsProcessingAlgorithm):
         self.addParameter(
             QgsProcessingParameterString(
                 "RULE",
-                "Also the range as polygon, by this rule: 0.5, precision=0.9, recall=0.9, area (empty: no range)",
+                "Range as polygon, by rule: 0.5, precision=0.9, recall=0.9, area",
                 optional=True,
             )
         )

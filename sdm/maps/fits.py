@@ -85,7 +85,14 @@ class FittedSpecies:
     def report(self) -> dict[str, Any]:
         """The entry of the fit in the report of a map, as JSON values."""
         info = self.fitted.info.to_dict()
-        return info | ({} if self.records is None else {"records": self.records.audit.counts()})
+        if self.records is None:
+            return info
+        return info | {"records": self.records.audit.counts(), "gbif_taxon_keys": dict(self._taxon_keys)}
+
+    @property
+    def _taxon_keys(self) -> dict[str, int]:
+        """Kept records by the key that GBIF gave their taxon."""
+        return {} if self.records is None else self.records.audit.citations.taxon_keys
 
     def tags(self) -> dict[str, str]:
         """The tags of the fit in the other outputs of a map."""
@@ -96,6 +103,7 @@ class FittedSpecies:
             "fit_presences": str(info.counts.get("presences", 0)),
             "records_citation": "; ".join(info.citations),
             "records_licences": "; ".join(f"{name}: {count}" for name, count in info.licences.items()),
+            "gbif_taxon_key": " ".join(self._taxon_keys),
         }
 
     @property

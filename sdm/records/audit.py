@@ -73,6 +73,8 @@ class Citations:
     """Kept records under each licence."""
     datasets: dict[str, int] = field(default_factory=dict)
     """Kept records of each dataset, by its GBIF key."""
+    taxon_keys: dict[str, int] = field(default_factory=dict)
+    """Kept records of each taxon, by the key that GBIF gave it in the file; {} where it has none."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -81,6 +83,7 @@ class Citations:
             "doi": list(self.doi),
             "licences": dict(self.licences),
             "datasets": dict(self.datasets),
+            "gbif_taxon_keys": dict(self.taxon_keys),
         }
 
 

@@ -233,4 +233,7 @@ def _citations(raw: RawRecords, kept: np.ndarray) -> Citations:
         words = column.dictionary.to_pylist()
         return {word: int(n) for n, word in sorted(zip(times[:-1], words, strict=True), key=lambda i: -i[0]) if n}
 
-    return Citations(raw.citations, raw.doi, tally("licence"), tally("dataset"))
+    keys = {
+        key: count for key, count in tally("taxon_key").items() if key.isascii() and key.isdigit() and len(key) < 16
+    }
+    return Citations(raw.citations, raw.doi, tally("licence"), tally("dataset"), keys)

@@ -52,6 +52,7 @@ ROLES: dict[str, tuple[tuple[str, ...], ...]] = {
     "degree": (("degreeofestablishment",),),
     "licence": (("license", "licence"),),
     "dataset": (("datasetkey",),),
+    "taxon_key": (("specieskey",), ("acceptedtaxonkey", "acceptednameusagekey"), ("taxonkey",)),
     "country": (("countrycode",), ("country", "placecountryname", "countryname")),
 }
 """The names of columns that mean something, best ones first; in lower case, letters and digits only."""

@@ -43,6 +43,7 @@ _FIELDS = (
     "degreeOfEstablishment",
     "license",
     "datasetKey",
+    "speciesKey",
     "countryCode",
 )
 

@@ -17,7 +17,7 @@ from sdm.records.values import few_numbers, numbers, presences, same_name, speci
 MAX_ROWS = 20_000_000
 MAX_NAMES = 1_000_000
 
-_TEXTS = ("country", "licence", "dataset")
+_TEXTS = ("country", "licence", "dataset", "taxon_key")
 _CAPTIVE = pa.array(["managed", "captive", "cultivated", "incaptivity", "planted", "zoo"])
 
 
@@ -34,7 +34,7 @@ class RawRecords:
     """(N,) arrays: row, taxon (index into `names`, -1: none), lon, lat (degrees WGS84, NaN: none), not_number,
     unreadable, present, stated, uncertainty_m, month, year, fossil, captive."""
     given: pa.Table
-    """N rows of text: species, lon, lat, and dictionaries country, licence, dataset."""
+    """N rows of text: species, lon, lat, and dictionaries country, licence, dataset, taxon_key."""
     columns: dict[str, str]
     """Column of the file by role."""
     notes: tuple[str, ...] = ()

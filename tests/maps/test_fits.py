@@ -72,6 +72,16 @@ def test_a_species_that_no_model_knows(mapped, points):
         assert file.tags()["fit_background"] == "random"
 
 
+def test_the_key_of_gbif_reaches_report_tags_and_item(tmp_path, points):
+    rows = [("Vipera aspis", lon, lat, 5224394) for lon, lat in zip(*points, strict=True)]
+    path = write_csv(tmp_path / "a.csv", rows, ("species", "decimalLongitude", "decimalLatitude", "speciesKey"))
+    result = sdm.write_maps(plan(records=path, bbox=BBOX, **FAST), tmp_path, formats="cog,stac")[0]
+    assert result.report["fit"]["gbif_taxon_keys"] == {"5224394": 40}
+    with rasterio.open(result.files["tif"]) as file:
+        assert file.tags()["gbif_taxon_key"] == "5224394"
+    assert json.loads(result.files["stac.json"].read_text())["properties"]["taxabind-map:gbif_taxon_key"] == "5224394"
+
+
 def test_every_record_is_accounted_for(mapped):
     folder, _ = mapped
     with (folder / "vipera-aspis-records.csv").open(newline="") as file:

@@ -58,6 +58,7 @@ def record(i):
         "basisOfRecord": "HUMAN_OBSERVATION",
         "occurrenceStatus": "ABSENT" if i % 100 == 99 else "PRESENT",
         "species": "Ursus arctos",
+        "speciesKey": 2433433,
         "countryCode": "DE",
         "decimalLatitude": 47.8 + (i % 40) / 1000,
         "decimalLongitude": 11.25 + (i // 40) / 1000,

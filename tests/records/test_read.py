@@ -247,6 +247,18 @@ def test_gbif_simple_download(tmp_path):
         assert records.audit.citations.datasets == {"key-0": 2, "key-1": 1}
 
 
+def test_the_key_of_gbif_is_kept_as_the_file_has_it(tmp_path):
+    """That of the species first, then of the accepted taxon; what is no key is left out."""
+    header = "species\ttaxonKey\tacceptedTaxonKey\tspeciesKey\tdecimalLatitude\tdecimalLongitude\n"
+    rows = [f"Ursus arctos\t6163845\t7193927\t{key}\t47\t{11 + i}\n" for i, key in enumerate((2433433, 2433433, "x"))]
+    path = write(tmp_path / "a.csv", header + "".join(rows))
+    assert Records.read(path).audit.citations.taxon_keys == {"2433433": 2}
+    dropped = write(tmp_path / "b.csv", header + rows[0].replace("\t47\t", "\t97\t") + rows[1])
+    assert Records.read(dropped).audit.citations.taxon_keys == {"2433433": 1}
+    without = write(tmp_path / "c.csv", "species,lat,lon\nUrsus arctos,47,11\n")
+    assert Records.read(without).audit.citations.to_dict()["gbif_taxon_keys"] == {}
+
+
 def test_inaturalist_export(tmp_path):
     text = (
         "id,observed_on,quality_grade,license,captive_cultivated,latitude,longitude,positional_accuracy,"

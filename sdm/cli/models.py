@@ -40,6 +40,8 @@ def print_models(asked: bool) -> None:
         options = "; --month" if model.seasonal else ""
         if model.introduced:
             options += f"; --origin all ({len(model.introduced)} species with introduced ranges)"
+        if model.space[0] != model.name:
+            options += f"; shares the encoders of {model.space[0]}: one list, one index"
         print(f"  modalities {', '.join(model.modalities)}{options}; hash {model.digest}; {model.folder}")
     total = megabytes(sum(p.bytes for p in PARTS))
     try:
@@ -103,6 +105,7 @@ def show_command(
         "modalities": list(opened.modalities),
         "calibrated": opened.calibrated,
         "seasonal": opened.seasonal,
+        "encoders": " ".join(opened.space),
         "folder": str(opened.folder),
         "files": opened.files(),
     }

@@ -11,7 +11,7 @@ import numpy as np
 from sdm.engine.inputs import Read, at_month, open_inputs
 from sdm.engine.limits import Limit, Pixels, limits_of
 from sdm.engine.places import Target
-from sdm.engine.targets import named_target, probability
+from sdm.engine.targets import limited, make_target, probability
 from sdm.engine.tile import map_tile
 from sdm.errors import RegionIndexError
 from sdm.grid import Tile
@@ -41,17 +41,18 @@ class PlaceReader:
         self._index, self._model, self._land_mask = index, model, land_mask
         self._layers = _bundled_layers(index, model)
         self._taxa = tuple(model.taxa)
+        scores = [probability(member_of(model, taxon), index.modalities) for taxon in self._taxa]
+        resolutions = [Resolution(taxon.name, taxon, True, "") for taxon in self._taxa]
+        vectors = np.array(model.species_embeddings(self._taxa))
         self.targets = [
-            named_target(model, Resolution(t.name, t, True, ""), index.modalities, month=index.month)
-            for t in self._taxa
+            limited(make_target(model, resolution, vector, score), model, resolution, month=index.month)
+            for resolution, vector, score in zip(resolutions, vectors, scores, strict=True)
         ]
         """Of every species of the model, in order."""
-        self._vectors = {"native": np.stack([target.vector for target in self.targets])}
+        self._vectors = {"native": vectors, "all": vectors.copy()}
         # A value is no more than that of its cosine with all that may be added to it.
         self._most = np.array([0.0 if t.known is None else t.known.offset for t in self.targets], dtype=np.float32)
-        scores = [probability(member_of(model, taxon), index.modalities) for taxon in self._taxa]
         self._scale, self._bias = (np.array([getattr(s, n) for s in scores], np.float32) for n in ("scale", "bias"))
-        self._vectors["all"] = self._vectors["native"].copy()
         for k, taxon in enumerate(self._taxa):
             if taxon.name in model.introduced:
                 self._vectors["all"][k] = model.species_embedding(Resolution(taxon.name, taxon, True, "", (), "all"))

@@ -68,7 +68,7 @@ export function searchBox({ form, input, list, suggest, choose }) {
     if (!found.length) {
       const none = document.createElement("li");
       none.className = "none";
-      none.textContent = "no name like this in the model";
+      none.textContent = "no name like this in the models of this index";
       list.append(none);
     }
     list.hidden = false;

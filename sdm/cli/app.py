@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ EPILOG = (
     "143 terminated."
 )
 DEBUG = "TAXABIND_MAP_DEBUG"
+NARROW = 70
+"""Columns of a terminal below which help has no tables, and progress no times."""
 
 PROGRESS = ("bar", "lines")
 """The ways to report progress."""
@@ -50,6 +53,8 @@ def program(help: str | None = None, *, no_args_is_help: bool = True) -> typer.T
         help=help,
         no_args_is_help=no_args_is_help,
         pretty_exceptions_enable=False,
+        # In the columns of a table, words would be cut on a narrow terminal; plain paragraphs are wrapped.
+        rich_markup_mode="rich" if shutil.get_terminal_size().columns >= NARROW else None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     )
 
@@ -187,20 +192,17 @@ def progress(enabled: bool, style: str = "bar") -> Iterator[Callable[[str, int, 
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    if console.width >= NARROW:  # else all would be cut
+        columns += [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
+    with Progress(*columns, console=console) as bar:
         tasks: dict[str, Any] = {}
 
         def tell(stage: str, done: int, total: int) -> None:

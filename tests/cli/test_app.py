@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -191,3 +192,24 @@ def test_libraries_are_silent():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: unexpected failure: ValueError: ours")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [("taxabind-map",), ("sdm", "list"), ("sdm", "index", "build")])
+def test_help_loses_no_word_on_a_narrow_terminal_without_colours(command):
+    program = Path(sys.executable).with_name(command[0])
+    narrow, wide = (
+        subprocess.run(
+            [program, *command[1:], "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"COLUMNS": columns, "NO_COLOR": "1"},
+        ).stdout
+        for columns in ("40", "400")
+    )
+    assert "…" not in narrow and "\x1b" not in narrow
+    assert max(map(len, narrow.splitlines())) <= 60
+    said = " ".join(narrow.split())
+    for sentence in ("longitude first", "crosses the antimeridian", "masked"):
+        assert (sentence in said) == (sentence in " ".join(wide.split()))
+    assert "antimeridian" in said

@@ -87,6 +87,7 @@ def run_tasks(
 def _on_threads(function: Function, items: Sequence[Any], shared: tuple[Any, ...], threads: int, done: Done) -> None:
     import dask
     from dask.callbacks import Callback
+    from dask.threaded import get
 
     # One object that Dask does not look into: `shared` may hold thousands of arrays.
     call = dask.delayed(partial(_call, function, shared), pure=False, traverse=False)
@@ -98,7 +99,8 @@ def _on_threads(function: Function, items: Sequence[Any], shared: tuple[Any, ...
 
     # Leaving the pool waits for running tasks: after a failure none may write into a folder that is being removed.
     with ThreadPoolExecutor(threads) as pool, Callback(posttask=after):
-        dask.compute(*tasks, scheduler="threads", pool=pool, optimize_graph=False)
+        # The scheduler itself: by its name Dask would first import `distributed`, to look for a client.
+        dask.compute(*tasks, scheduler=get, pool=pool, optimize_graph=False)
 
 
 def _call(function: Function, shared: tuple[Any, ...], item: Any) -> Any:

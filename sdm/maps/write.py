@@ -203,16 +203,17 @@ class _Writer:
 
     def write(self, k: int, review: Future[Review] | None) -> dict[str, Any]:
         """Write the other files of the k-th map, with the review of its fit; returns its report."""
-        from sdm.outputs import sidecar, stac, zarr_store
+        from sdm.outputs import sidecar, stac
         from sdm.outputs.cog import write_cog
+        from sdm.outputs.cube import Layer
         from sdm.outputs.geozarr import write_geozarr
         from sdm.outputs.statistics import summarise, summarise_band
         from sdm.outputs.style import write_qml
         from sdm.outputs.webmap import write_html
 
         stem, meta, geobox = self.job.slugs[k], self.metadata[k], self.job.grid.geobox
-        array = zarr_store.open_map(self.stores[k], meta.variable)
-        bands = [zarr_store.open_map(self.stores[k], band.name) for band in meta.bands]
+        array = Layer(self.stores[k], meta.variable)
+        bands = [Layer(self.stores[k], band.name) for band in meta.bands]
         if "cog" in self.formats:
             summary = write_cog(self.staging.path(f"{stem}.tif"), array, geobox, meta, bands)
             write_qml(self.staging.path(f"{stem}.qml"), meta)
@@ -231,7 +232,7 @@ class _Writer:
             links = {LINKS[kind]: name for kind, name in files.items() if kind in LINKS}
             outline = found.outline if found else None
             path = self.staging.path(f"{stem}.html")
-            write_html(path, array, meta, self.countries, links, bands=bands, outline=outline)
+            write_html(path, array, meta, self.countries, links, geobox=geobox, bands=bands, outline=outline)
         timings = {
             "tiles_s": round(self.encoded - self.started, 3),
             "written_s": round(time.time() - self.encoded, 3),

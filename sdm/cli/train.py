@@ -65,9 +65,9 @@ def train_command(options: TrainOptions) -> None:
     On several GPUs or processes:
     torchrun --nproc-per-node N -- "$(command -v sdm)" train RECIPE --device cuda.
     """
-    from sdm.training.recipe import DatasetRecipe, Recipe
+    from sdm.training.recipe import DatasetRecipe, Recipe, SpeciesRecipe
 
-    recipe = DatasetRecipe.read(options.recipe) or Recipe.read(options.recipe)
+    recipe = DatasetRecipe.read(options.recipe) or SpeciesRecipe.read(options.recipe) or Recipe.read(options.recipe)
     stages = options.stages
     import torch
 
@@ -76,11 +76,15 @@ def train_command(options: TrainOptions) -> None:
     from sdm.training.distributed import joined, rank
     from sdm.training.runs.dataset_run import run_dataset_recipe
     from sdm.training.runs.range_run import run_recipe
+    from sdm.training.species.run import run_species_recipe
 
     if options.threads:
         torch.set_num_threads(options.threads)
     out = options.out or Path("models") / recipe.name
     run = options.run or Path("runs") / recipe.name
+    if isinstance(recipe, SpeciesRecipe):
+        run_species_recipe(recipe, out, run, stages, restart=options.restart)
+        return
     with joined(local_device(parse_device(options.device))) as own, progress(rank() == 0) as tell:
         bar = tell if sys.stderr.isatty() and rank() == 0 else None
         if isinstance(recipe, DatasetRecipe):

@@ -82,7 +82,12 @@ EVALUATION = {
     "min_cells": Interval(1, MAX_COUNT, "[]"),
     "max_places": Interval(1, 10**7, "[]"),
 }
-LIMITS: dict[str, Interval] = {**OPTIMISER, **OBJECTIVE, **BINDING, **SOURCE, **ARCHITECTURE, **EVALUATION}
+FIT = {
+    "fit_steps": Interval(1, MAX_COUNT, "[]"),
+    "species_decay": Interval(0, inf, "[)"),
+    "group_decay": Interval(0, inf, "[)"),
+}
+LIMITS: dict[str, Interval] = {**OPTIMISER, **OBJECTIVE, **BINDING, **SOURCE, **ARCHITECTURE, **EVALUATION, **FIT}
 """By key; a key that several sections have means the same in each."""
 
 

@@ -9,10 +9,12 @@ Boxes are (west, south, east, north), positions (lon, lat), both in degrees. The
 `sdm.grid`, `sdm.names`, `sdm.layers`, `sdm.models`, `sdm.engine`, `sdm.records`, `sdm.outputs`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
 from sdm._version import __version__
+
+# Nothing is imported here that Python has not loaded anyway: a program waits for this before it can mind signals.
+TYPE_CHECKING = False
 
 __all__ = [
     "BBox",
@@ -37,6 +39,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from sdm.analysis.assess import assess
     from sdm.engine.doubt import uncertainty
     from sdm.grid import BBox, Region
@@ -77,5 +81,7 @@ _NAME_THERE = {"Model": "BundledModel"}
 def __getattr__(name: str) -> Any:
     # Looked up on first use: importing the package must not import torch, GDAL and Dask.
     if name in _HOME:
+        from importlib import import_module
+
         return getattr(import_module(_HOME[name]), _NAME_THERE.get(name, name))
     raise AttributeError(f"module 'sdm' has no attribute {name!r}")

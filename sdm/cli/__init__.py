@@ -5,8 +5,9 @@ Each module adds its commands to the programs of `sdm.cli.app` when it is import
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import signal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -31,11 +32,13 @@ def main_sdm() -> None:
 
 
 def _interruptible() -> AbstractContextManager[None]:
-    try:
-        from sdm.cli.interruption import interruptible
-    except KeyboardInterrupt:  # its own import is the only moment before its handler is there
-        raise SystemExit(130) from None
-    return interruptible()
+    """The handling of SIGINT and SIGTERM, which wait until what handles them is imported."""
+    mask = None
+    if hasattr(signal, "pthread_sigmask"):
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    from sdm.cli.interruption import interruptible
+
+    return interruptible(mask)
 
 
 def complete() -> typer.Typer:

@@ -7,6 +7,7 @@ done. What is swallowed elsewhere (a destructor, a callback from C) Python repor
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -43,6 +44,14 @@ class _Signals:
         if self.number:
             self._raise_or_wait(frame)
 
+    def end(self) -> KeyboardInterrupt | SystemExit | None:
+        """Wait no longer; the exception of a signal that still does."""
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+        if not self.number:
+            return None
+        return SystemExit(143) if self.number == signal.SIGTERM else KeyboardInterrupt()
+
     def unraisable(self, found: Any) -> None:
         """Hook for exceptions that Python could not raise."""
         ours = found.exc_type is KeyboardInterrupt or (found.exc_type is SystemExit and self.number)
@@ -68,10 +77,11 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(mask: set[signal.Signals] | None = None) -> Iterator[None]:
     """SIGINT and SIGTERM end the program with 130 and 143 and one sentence, once everything is cleaned up.
 
-    A signal that is ignored, as SIGINT is in the background of a script, stays ignored.
+    A signal that is ignored, as SIGINT is in the background of a script, stays ignored. `mask`: the blocked signals to
+    return to once the handlers are there; None leaves them as they are.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -87,6 +97,9 @@ def interruptible() -> Iterator[None]:
             if before[number] is not signal.SIG_IGN:
                 signal.signal(number, handler)
         sys.unraisablehook = state.unraisable
+        atexit.register(_ignore)  # what comes while Python ends changes nothing any more
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
         code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
@@ -94,14 +107,21 @@ def interruptible() -> Iterator[None]:
             raise
         _leave(stop, code)
     finally:
+        late = state.end()
         sys.unraisablehook = hook
         for number, former in before.items():
             signal.signal(number, former)
+        if late:  # it waited for an import, and the program came to its end first
+            _leave(late, 143 if isinstance(late, SystemExit) else 130)
+
+
+def _ignore() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _leave(stop: BaseException, code: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    _ignore()
     print(f"error: interrupted; {_note(stop)}", file=sys.stderr, flush=True)
     # Memory shared with worker processes is released when it is collected, not by os._exit.
     stop.__traceback__ = stop.__context__ = None

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
+
 BEAR = ("Ursus arctos", "--bbox", "-150", "60", "-149", "61")
 
 
@@ -84,6 +86,35 @@ def test_a_signal_is_never_swallowed(tmp_path, case, name, code):
     )
     assert (done.returncode, done.stderr) == (code, "error: interrupted; no output was written.\n")
     assert not (tmp_path / "o").exists()
+
+
+LATE = """
+import os, signal, sys, time
+number = getattr(signal, sys.argv.pop(1))
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "sdm.cli.map":
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+sys.meta_path.insert(0, Finder())
+import sdm.cli.interruption
+sdm.cli.interruption.AGAIN_S = 1000.0
+from sdm.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_still_waits_at_the_end_is_not_lost(name, code):
+    done = subprocess.run([sys.executable, "-c", LATE, name, "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, "error: interrupted; no output was written.\n")
+
+
+def test_a_program_minds_signals_before_it_imports_anything_large():
+    code = "import sys; before = set(sys.modules); import sdm.cli; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "typing" not in done.stdout.split() and "threading" not in done.stdout.split()
 
 
 ENTRIES = {"taxabind-map": "main", "sdm": "main_sdm"}

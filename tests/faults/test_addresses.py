@@ -137,6 +137,16 @@ def test_formats_with_their_georeference_beside_them(tmp_path, write_raster, lis
     assert not listener.heard()
 
 
+@pytest.mark.parametrize("offset", [0, 512, 2048])
+def test_an_hdf5_file_is_refused(tmp_path, offset):
+    """Its links, external data and virtual datasets read other files, and GDAL follows them."""
+    path = tmp_path / "a.nc"
+    path.write_bytes(bytes(offset) + b"\x89HDF\r\n\x1a\n" + bytes(5000))
+    for read in (RasterLayer, open_sampler):
+        with pytest.raises(LayerError, match=r"HDF5 file.*convert it to GeoTIFF"):
+            read(path)
+
+
 # Vector files --------------------------------------------------------------------------------------
 
 

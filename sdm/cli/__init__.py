@@ -33,7 +33,7 @@ def main_sdm() -> None:
 
 def _interruptible() -> AbstractContextManager[None]:
     """The handling of SIGINT and SIGTERM, which wait until what handles them is imported."""
-    mask = None
+    mask: set[int | signal.Signals] | None = None
     if hasattr(signal, "pthread_sigmask"):
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     from sdm.cli.interruption import interruptible

@@ -77,7 +77,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 @contextmanager
-def interruptible(mask: set[signal.Signals] | None = None) -> Iterator[None]:
+def interruptible(mask: set[int | signal.Signals] | None = None) -> Iterator[None]:
     """SIGINT and SIGTERM end the program with 130 and 143 and one sentence, once everything is cleaned up.
 
     A signal that is ignored, as SIGINT is in the background of a script, stays ignored. `mask`: the blocked signals to

@@ -360,7 +360,7 @@ HEADER = (
     "public_positional_accuracy,geoprivacy,taxon_geoprivacy,coordinates_obscured,positioning_method,positioning_device,"
     "species_guess,scientific_name,common_name,iconic_taxon_name,taxon_id,sound_format"
 )
-SPECIES = ("Lacerta agilis", "Ursus arctos", "Lacerta agilis", "Rana temporaria", "Vulpes vulpes", "Ursus arctos")
+SPECIES = ("Aeshna cyanea", "Ursus arctos", "Aeshna cyanea", "Bombus terrestris", "Vulpes vulpes", "Ursus arctos")
 
 
 def observations(path, count=6, **change):
@@ -413,7 +413,7 @@ def test_taxabench_as_published(bench):
     np.testing.assert_allclose(data.lonlat[2], [-61.25, 35.37])
     assert [c.name for c in data.classes] == sorted(set(SPECIES))
     assert [data.classes[k].name for k in data.labels] == list(SPECIES)
-    assert data.classes[2].text == BEAR and "2 of 4 classes" in data.notes[0]  # a frog and a lizard are not bundled
+    assert data.classes[2].text == BEAR and "2 of 4 classes" in data.notes[0]  # a dragonfly and a bee are not bundled
     assert data.files["audio"][0].name == "86062172.flac" and data.files["audio"][3].name == "86062175.wav"
     assert data.files["satellite"][1].name.startswith("86062173_38.37_")
     values = data.values("environment")
@@ -755,7 +755,7 @@ def test_classify(run, tmp_path, use_model):
     model = use_model(Fake())
     photos = [picture(tmp_path / f"{n}.jpg", i) for i, n in enumerate("ab")]
     sound(tmp_path / "c.wav", 9)
-    names = ["Ursus arctos", "Vulpes vulpes", "Rana temporaria", "Puma concolor", "Lacerta agilis", "Ursus maritimus"]
+    names = ["Ursus arctos", "Vulpes vulpes", "Bombus terrestris", "Puma concolor", "Aeshna cyanea", "Ursus maritimus"]
     (tmp_path / "l.csv").write_text("species\n" + "\n".join(names) + "\n")
     code, out, err = run(
         "classify",

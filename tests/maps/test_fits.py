@@ -35,17 +35,17 @@ def write_csv(path, rows, header=("species", "decimalLongitude", "decimalLatitud
 
 
 @pytest.fixture(scope="module")
-def adders(tmp_path_factory, points):
+def hawkers(tmp_path_factory, points):
     """A file of records of a species that no bundled model knows."""
-    path = tmp_path_factory.mktemp("records") / "adders.csv"
-    return write_csv(path, [("Vipera aspis", lon, lat) for lon, lat in zip(*points, strict=True)])
+    path = tmp_path_factory.mktemp("records") / "hawkers.csv"
+    return write_csv(path, [("Aeshna affinis", lon, lat) for lon, lat in zip(*points, strict=True)])
 
 
 @pytest.fixture(scope="module")
-def mapped(adders, tmp_path_factory):
+def mapped(hawkers, tmp_path_factory):
     """The folder of a map of it, and the result."""
-    folder = tmp_path_factory.mktemp("adders")
-    return folder, sdm.write_maps(plan(records=adders, bbox=BBOX, **FAST), folder)[0]
+    folder = tmp_path_factory.mktemp("hawkers")
+    return folder, sdm.write_maps(plan(records=hawkers, bbox=BBOX, **FAST), folder)[0]
 
 
 def values(path):
@@ -61,19 +61,19 @@ def at(path, lon, lat):
 
 def test_a_species_that_no_model_knows(mapped, points):
     folder, result = mapped
-    assert result.species == "Vipera aspis"
-    here = at(folder / "vipera-aspis.tif", *points)
-    everywhere = values(folder / "vipera-aspis.tif")
+    assert result.species == "Aeshna affinis"
+    here = at(folder / "aeshna-affinis.tif", *points)
+    everywhere = values(folder / "aeshna-affinis.tif")
     assert np.nanmean(here) > np.nanmean(everywhere) + 0.2
     assert result.report["score"]["score"] == "relative_suitability"  # no prevalence is known
     assert result.report["fit"]["counts"]["presences"] > 20
-    with rasterio.open(folder / "vipera-aspis.tif") as file:
+    with rasterio.open(folder / "aeshna-affinis.tif") as file:
         assert "not a probability" in file.tags()["TIFFTAG_IMAGEDESCRIPTION"].lower()
         assert file.tags()["fit_background"] == "random"
 
 
 def test_the_key_of_gbif_reaches_report_tags_and_item(tmp_path, points):
-    rows = [("Vipera aspis", lon, lat, 5224394) for lon, lat in zip(*points, strict=True)]
+    rows = [("Aeshna affinis", lon, lat, 5224394) for lon, lat in zip(*points, strict=True)]
     path = write_csv(tmp_path / "a.csv", rows, ("species", "decimalLongitude", "decimalLatitude", "speciesKey"))
     result = sdm.write_maps(plan(records=path, bbox=BBOX, **FAST), tmp_path, formats="cog,stac")[0]
     assert result.report["fit"]["gbif_taxon_keys"] == {"5224394": 40}
@@ -84,33 +84,33 @@ def test_the_key_of_gbif_reaches_report_tags_and_item(tmp_path, points):
 
 def test_every_record_is_accounted_for(mapped):
     folder, _ = mapped
-    with (folder / "vipera-aspis-records.csv").open(newline="") as file:
+    with (folder / "aeshna-affinis-records.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 40
 
 
 def test_a_fit_is_taken_elsewhere_without_the_records(mapped, tmp_path):
     folder, _ = mapped
-    moved = shutil.copy(folder / "vipera-aspis.fit.safetensors", tmp_path / "elsewhere.fit.safetensors")
+    moved = shutil.copy(folder / "aeshna-affinis.fit.safetensors", tmp_path / "elsewhere.fit.safetensors")
     job = plan(fitted=moved, bbox=BBOX, resolution=0.1)
-    assert job.slugs == ("vipera-aspis",)
+    assert job.slugs == ("aeshna-affinis",)
     sdm.write_maps(job, tmp_path / "out")
-    np.testing.assert_array_equal(values(tmp_path / "out" / "vipera-aspis.tif"), values(folder / "vipera-aspis.tif"))
-    assert not (tmp_path / "out" / "vipera-aspis-records.csv").exists()
+    np.testing.assert_array_equal(values(tmp_path / "out" / "aeshna-affinis.tif"), values(folder / "aeshna-affinis.tif"))
+    assert not (tmp_path / "out" / "aeshna-affinis-records.csv").exists()
 
 
 def test_a_fit_of_another_model_is_refused(mapped, tmp_path, write_model):
     folder, _ = mapped
     other = write_model(tmp_path / "other", [("Ursus arctos", "Mammalia", "Carnivora", "Ursidae", "mammal")])
     with pytest.raises(ModelError, match="the fit was made with model"):
-        plan(fitted=folder / "vipera-aspis.fit.safetensors", bbox=BBOX, resolution=0.1, model=str(other))
+        plan(fitted=folder / "aeshna-affinis.fit.safetensors", bbox=BBOX, resolution=0.1, model=str(other))
 
 
 @pytest.mark.parametrize("tile_size", [16, 64])
 def test_tiles_do_not_change_a_fitted_map(mapped, tmp_path, tile_size):
     folder, _ = mapped
-    job = plan(fitted=folder / "vipera-aspis.fit.safetensors", bbox=BBOX, resolution=0.1, tile_size=tile_size)
+    job = plan(fitted=folder / "aeshna-affinis.fit.safetensors", bbox=BBOX, resolution=0.1, tile_size=tile_size)
     sdm.write_maps(job, tmp_path, formats="cog")
-    np.testing.assert_array_equal(values(tmp_path / "vipera-aspis.tif"), values(folder / "vipera-aspis.tif"))
+    np.testing.assert_array_equal(values(tmp_path / "aeshna-affinis.tif"), values(folder / "aeshna-affinis.tif"))
 
 
 def test_a_known_species_is_corrected_and_stays_a_probability(tmp_path, points):
@@ -124,9 +124,9 @@ def test_a_known_species_is_corrected_and_stays_a_probability(tmp_path, points):
 def test_over_an_index_nothing_is_encoded_again(tmp_path, mapped):
     folder, _ = mapped
     index = sdm.build_index(sdm.plan_index(BBOX, resolution=0.1, encoding="float16"), tmp_path / "alps.zarr")
-    job = plan(fitted=folder / "vipera-aspis.fit.safetensors", index=index)
+    job = plan(fitted=folder / "aeshna-affinis.fit.safetensors", index=index)
     sdm.write_maps(job, tmp_path / "out", formats="cog")
-    got, exact = values(tmp_path / "out" / "vipera-aspis.tif"), values(folder / "vipera-aspis.tif")
+    got, exact = values(tmp_path / "out" / "aeshna-affinis.tif"), values(folder / "aeshna-affinis.tif")
     assert got.shape == exact.shape
     both = np.isfinite(got) & np.isfinite(exact)
     assert both.sum() > 500 and np.abs(got - exact)[both].mean() < 0.02
@@ -163,15 +163,15 @@ def test_the_users_own_covariates_alone(tmp_path, write_raster):
 
 
 def test_several_species_of_one_file(tmp_path, points):
-    rows = [(name, lon, lat) for name in ("Vipera aspis", "Vipera berus") for lon, lat in zip(*points, strict=True)]
+    rows = [(name, lon, lat) for name in ("Aeshna affinis", "Aeshna juncea") for lon, lat in zip(*points, strict=True)]
     path = write_csv(tmp_path / "two.csv", rows)
     job = plan(records=path, bbox=BBOX, **FAST)
-    assert job.slugs == ("vipera-aspis", "vipera-berus")
+    assert job.slugs == ("aeshna-affinis", "aeshna-juncea")
     # The records of each are the target group of the other.
     assert {one.fitted.info.background for one in job.fits} <= {"mixed", "group", "random"}
     assert isinstance(job.fits[0].case.group, Positions)
-    (only,) = plan("vipera berus", BBOX, records=path, **FAST).slugs
-    assert only == "vipera-berus"
+    (only,) = plan("aeshna juncea", BBOX, records=path, **FAST).slugs
+    assert only == "aeshna-juncea"
 
 
 @pytest.mark.parametrize(
@@ -190,36 +190,36 @@ def test_bad_requests_are_one_sentence(options, error, says):
 
 
 def test_a_name_that_the_file_lacks(tmp_path):
-    path = write_csv(tmp_path / "two.csv", [("Vipera aspis", 7, 46), ("Vipera berus", 8, 46)])
+    path = write_csv(tmp_path / "two.csv", [("Aeshna affinis", 7, 46), ("Aeshna juncea", 8, 46)])
     with pytest.raises(RecordsError, match=r"holds no records of 'Ursus arctos'; it holds 2 species"):
         plan("Ursus arctos", BBOX, records=path)
 
 
 def test_without_a_usable_record(tmp_path):
-    path = write_csv(tmp_path / "sea.csv", [("Vipera aspis", 0, 0), ("Vipera aspis", "", "")])
-    with pytest.raises(RecordsError, match=r"no usable presence among the records of 'Vipera aspis'.*2 rows, 0 kept"):
+    path = write_csv(tmp_path / "sea.csv", [("Aeshna affinis", 0, 0), ("Aeshna affinis", "", "")])
+    with pytest.raises(RecordsError, match=r"no usable presence among the records of 'Aeshna affinis'.*2 rows, 0 kept"):
         plan(records=path, bbox=BBOX)
 
 
 def test_the_fit_file_is_small_and_holds_no_code(mapped):
     folder, _ = mapped
-    path = folder / "vipera-aspis.fit.safetensors"
+    path = folder / "aeshna-affinis.fit.safetensors"
     assert path.stat().st_size < 2_000_000 and b"pickle" not in path.read_bytes()
-    assert Fitted.open(path).info.species == "Vipera aspis"
+    assert Fitted.open(path).info.species == "Aeshna affinis"
 
 
-def test_command(run, adders, tmp_path):
+def test_command(run, hawkers, tmp_path):
     options = ("--bbox", *BBOX, "--resolution", 0.2, "--background-places", 200, "--refits", 0, "--no-evaluate")
-    code, out, err = run("--records", adders, *options, "--out", tmp_path / "o", "--format", "cog")
+    code, out, err = run("--records", hawkers, *options, "--out", tmp_path / "o", "--format", "cog")
     assert code == 0, err
     assert "40 rows, 40 kept" in err and "Fitted to" in err
-    assert "vipera-aspis-records.csv" in out
-    report = json.loads((tmp_path / "o" / "vipera-aspis.json").read_text())
-    assert report["request"]["records"] == str(adders)
+    assert "aeshna-affinis-records.csv" in out
+    report = json.loads((tmp_path / "o" / "aeshna-affinis.json").read_text())
+    assert report["request"]["records"] == str(hawkers)
 
 
-def test_a_saved_fit_keeps_its_modalities_and_month(tmp_path, adders):
-    job = plan(records=adders, bbox=BBOX, modalities="location,environment", **FAST)
+def test_a_saved_fit_keeps_its_modalities_and_month(tmp_path, hawkers):
+    job = plan(records=hawkers, bbox=BBOX, modalities="location,environment", **FAST)
     path = job.fits[0].fitted.save(tmp_path / "a.fit.safetensors")
     again = plan(fitted=path, bbox=BBOX, resolution=0.1)
     assert again.plan.modalities == ("location", "environment")
@@ -246,17 +246,17 @@ def test_rasters_of_a_saved_fit_may_come_in_any_order_but_all_of_them(tmp_path, 
         plan(fitted=fit_file, environment=[a], bbox=box, resolution=0.05)
 
 
-def test_an_index_decides_how_a_fit_describes_places(tmp_path, adders):
+def test_an_index_decides_how_a_fit_describes_places(tmp_path, hawkers):
     index = sdm.build_index(
         sdm.plan_index(BBOX, resolution=0.2, modalities="location,environment"), tmp_path / "two.zarr"
     )
-    job = plan(records=adders, index=index, background_places=200, refits=0, evaluate=False)
+    job = plan(records=hawkers, index=index, background_places=200, refits=0, evaluate=False)
     assert job.fits[0].fitted.info.modalities == ("location", "environment")
 
 
-def test_records_of_another_species_are_not_relabelled(adders):
+def test_records_of_another_species_are_not_relabelled(hawkers):
     with pytest.raises(RecordsError, match="holds no records of 'Ursus arctos'"):
-        plan("Ursus arctos", BBOX, records=adders)
+        plan("Ursus arctos", BBOX, records=hawkers)
 
 
 def test_names_of_one_species_are_one_map(tmp_path, points):
@@ -270,10 +270,10 @@ def test_names_of_one_species_are_one_map(tmp_path, points):
 
 def test_the_rest_of_the_file_is_the_group_of_a_species_asked_for_by_name(tmp_path, points):
     lon, lat = points
-    rows = [("Vipera aspis", x, y) for x, y in zip(lon, lat, strict=True)]
-    rows += [("Vipera berus", x + 0.5, y + 0.3) for x, y in zip(lon, lat, strict=True)]
+    rows = [("Aeshna affinis", x, y) for x, y in zip(lon, lat, strict=True)]
+    rows += [("Aeshna juncea", x + 0.5, y + 0.3) for x, y in zip(lon, lat, strict=True)]
     path = write_csv(tmp_path / "two.csv", rows)
-    group = plan("Vipera aspis", BBOX, records=path, **FAST).fits[0].case.group
+    group = plan("Aeshna affinis", BBOX, records=path, **FAST).fits[0].case.group
     assert len(group) == 40 and not np.isin(lon, group.lon).any()
 
 
@@ -282,7 +282,7 @@ def test_a_batch_of_fits_has_the_same_bits_for_any_tiling(tmp_path, points):
     from sdm.maps.batch.run import write_batch
     from sdm.request import ListOptions, MapRequest
 
-    rows = [(name, lon, lat) for name in ("Vipera aspis", "Vipera berus") for lon, lat in zip(*points, strict=True)]
+    rows = [(name, lon, lat) for name in ("Aeshna affinis", "Aeshna juncea") for lon, lat in zip(*points, strict=True)]
     path = write_csv(tmp_path / "two.csv", rows)
     fast = FAST | {"refits": 2}
     cubes, bands = [], []
@@ -295,35 +295,35 @@ def test_a_batch_of_fits_has_the_same_bits_for_any_tiling(tmp_path, points):
     np.testing.assert_array_equal(*cubes)
     np.testing.assert_array_equal(*bands)
     assert np.array_equal(np.isfinite(bands[0][0]), np.isfinite(cubes[0]))
-    alone = sdm.map_species("Vipera aspis", bbox=BBOX, records=path, bands=True, **fast).compute()
+    alone = sdm.map_species("Aeshna affinis", bbox=BBOX, records=path, bands=True, **fast).compute()
     both = np.isfinite(alone["novelty"].values) & np.isfinite(bands[0][1, 0])
     assert both.sum() > 1000
     for name, band in zip(("uncertainty", "novelty"), bands[0][:, 0], strict=True):
         assert np.abs(alone[name].values - band)[both].max() < 1e-3
-    with rasterio.open(tmp_path / "16" / "species" / "vipera-aspis.tif") as file:
+    with rasterio.open(tmp_path / "16" / "species" / "aeshna-affinis.tif") as file:
         assert file.descriptions[1:] != (None, None) and file.count == 3
         np.testing.assert_array_equal(file.read(3), bands[0][1, 0])
     single = sdm.map_species(bbox=BBOX, records=path, step=1, **fast).compute().values
     both = np.isfinite(cubes[0]) & np.isfinite(single)
     assert both.sum() > 1000 and np.abs(cubes[0] - single)[both].max() < 0.15
-    assert (tmp_path / "16" / "species" / "vipera-aspis-records.csv").is_file()
+    assert (tmp_path / "16" / "species" / "aeshna-affinis-records.csv").is_file()
 
 
 def test_a_saved_fit_is_not_another_species(mapped):
     folder, _ = mapped
-    with pytest.raises(RecordsError, match="the fit is of 'Vipera aspis', not of 'Ursus arctos'"):
-        plan("Ursus arctos", BBOX, fitted=folder / "vipera-aspis.fit.safetensors", resolution=0.1)
-    assert plan("vipera aspis", BBOX, fitted=folder / "vipera-aspis.fit.safetensors", resolution=0.1).slugs
+    with pytest.raises(RecordsError, match="the fit is of 'Aeshna affinis', not of 'Ursus arctos'"):
+        plan("Ursus arctos", BBOX, fitted=folder / "aeshna-affinis.fit.safetensors", resolution=0.1)
+    assert plan("aeshna affinis", BBOX, fitted=folder / "aeshna-affinis.fit.safetensors", resolution=0.1).slugs
 
 
-def test_records_outside_the_map_are_said_so(adders):
-    far = plan(records=adders, bbox=(20.0, 50.0, 24.0, 53.0), **FAST)
+def test_records_outside_the_map_are_said_so(hawkers):
+    far = plan(records=hawkers, bbox=(20.0, 50.0, 24.0, 53.0), **FAST)
     assert any("None of the 40 presences lies in the box" in note for note in far.notes[0])
-    assert not any("lies in the box" in note for note in plan(records=adders, bbox=BBOX, **FAST).notes[0])
+    assert not any("lies in the box" in note for note in plan(records=hawkers, bbox=BBOX, **FAST).notes[0])
 
 
 def test_a_finished_batch_of_records_is_known_without_a_fit(run, tmp_path, points, monkeypatch):
-    rows = [(name, lon, lat) for name in ("Vipera aspis", "Vipera berus") for lon, lat in zip(*points, strict=True)]
+    rows = [(name, lon, lat) for name in ("Aeshna affinis", "Aeshna juncea") for lon, lat in zip(*points, strict=True)]
     path = write_csv(tmp_path / "two.csv", rows)
     fast = ("--resolution", 0.2, "--background-places", 200, "--refits", 0, "--reach-km", 300)
     command = ("--records", path, "--bbox", *BBOX, *fast, "--out", tmp_path / "o")
@@ -331,12 +331,12 @@ def test_a_finished_batch_of_records_is_known_without_a_fit(run, tmp_path, point
     assert code == 0, err
     folder = tmp_path / "o" / "species"
     for ending in ("-report.html", "-report.json", "-odmap.csv", "-records.csv", ".fit.safetensors"):
-        assert (folder / f"vipera-berus{ending}").is_file()
-    page = (folder / "vipera-berus-report.html").read_text()
-    assert "Vipera berus" in page and "<image" in page  # with its map
+        assert (folder / f"aeshna-juncea{ending}").is_file()
+    page = (folder / "aeshna-juncea-report.html").read_text()
+    assert "Aeshna juncea" in page and "<image" in page  # with its map
     with (tmp_path / "o" / "summary.csv").open(newline="") as file:
-        assert "species/vipera-aspis-report.html" in next(csv.DictReader(file))["files"]
-    assert "species/vipera-aspis-report.html" in (tmp_path / "o" / "index.html").read_text()
+        assert "species/aeshna-affinis-report.html" in next(csv.DictReader(file))["files"]
+    assert "species/aeshna-affinis-report.html" in (tmp_path / "o" / "index.html").read_text()
     report = json.loads((tmp_path / "o" / "batch.json").read_text())
     assert report["fits"][1]["cross_validation"][0]["auc"] is not None
 
@@ -354,7 +354,7 @@ def test_a_finished_batch_of_records_is_known_without_a_fit(run, tmp_path, point
 
 
 def test_an_interrupted_batch_of_records_keeps_its_fits(run, tmp_path, points, monkeypatch):
-    rows = [(name, lon, lat) for name in ("Vipera aspis", "Vipera berus") for lon, lat in zip(*points, strict=True)]
+    rows = [(name, lon, lat) for name in ("Aeshna affinis", "Aeshna juncea") for lon, lat in zip(*points, strict=True)]
     path = write_csv(tmp_path / "two.csv", rows)
     fast = ("--resolution", 0.2, "--background-places", 200, "--refits", 2, "--reach-km", 300, "--no-evaluate")
     command = ("--records", path, "--bbox", *BBOX, *fast)
@@ -380,17 +380,17 @@ def test_an_interrupted_batch_of_records_keeps_its_fits(run, tmp_path, points, m
     assert code == 0, err
     assert not (tmp_path / "o" / "batch.partial").exists()
     assert run(*command, "--out", tmp_path / "whole")[0] == 0
-    for name in ("vipera-aspis.fit.safetensors", "vipera-berus.fit.safetensors"):
+    for name in ("aeshna-affinis.fit.safetensors", "aeshna-juncea.fit.safetensors"):
         kept, whole = (Fitted.open(tmp_path / out / "species" / name) for out in ("o", "whole"))
         assert kept.info == whole.info
-    records = [(tmp_path / out / "species" / "vipera-berus-records.csv").read_bytes() for out in ("o", "whole")]
+    records = [(tmp_path / out / "species" / "aeshna-juncea-records.csv").read_bytes() for out in ("o", "whole")]
     assert records[0] == records[1]
     kept, whole = (rasterio.open(tmp_path / out / "richness.tif").read(1) for out in ("o", "whole"))
     assert np.array_equal(kept, whole, equal_nan=True)
 
 
 def test_a_batch_of_fits_that_fails_leaves_nothing(run, tmp_path):
-    path = write_csv(tmp_path / "two.csv", [("Vipera aspis", 0.0, 0.0), ("Vipera berus", 0.0, 0.0)])
+    path = write_csv(tmp_path / "two.csv", [("Aeshna affinis", 0.0, 0.0), ("Aeshna juncea", 0.0, 0.0)])
     code, _, err = run("--records", path, "--bbox", *BBOX, "--resolution", 0.2, "--out", tmp_path / "o")
     assert code != 0 and "no species of the records can be fitted" in err
     assert not (tmp_path / "o" / "batch.partial").exists()
@@ -408,8 +408,8 @@ def test_places_of_several_species_are_read_once(tmp_path, points, monkeypatch):
 
     monkeypatch.setattr(ModelFeatures, "_read", counted)
     lon, lat = points
-    rows = [("Vipera aspis", x, y) for x, y in zip(lon, lat, strict=True)]
-    rows += [("Vipera berus", x + 0.1, y) for x, y in zip(lon, lat, strict=True)]
+    rows = [("Aeshna affinis", x, y) for x, y in zip(lon, lat, strict=True)]
+    rows += [("Aeshna juncea", x + 0.1, y) for x, y in zip(lon, lat, strict=True)]
     plan(records=write_csv(tmp_path / "two.csv", rows), bbox=BBOX, **FAST | {"background_places": 1000})
     assert asked[0] > 1000 and sum(asked[1:]) < 0.4 * asked[0]
 
@@ -418,7 +418,7 @@ def test_a_fit_maps_itself(points, tmp_path):
     from sdm.request import FitOptions
 
     fitted = sdm.fit(
-        sdm.Records.from_points(*points, species="Vipera aspis"),
+        sdm.Records.from_points(*points, species="Aeshna affinis"),
         options=FitOptions(background_places=200, refits=2, reach_km=300.0),
     )
     box = (7.0, 46.0, 8.0, 47.0)

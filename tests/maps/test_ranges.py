@@ -40,22 +40,22 @@ def geodesic_km2(shape):
 
 
 @pytest.fixture(scope="module")
-def adders(tmp_path_factory):
+def hawkers(tmp_path_factory):
     """A file of records of a species that no bundled model knows."""
     rng = np.random.default_rng(4)
-    path = tmp_path_factory.mktemp("records") / "adders.csv"
+    path = tmp_path_factory.mktemp("records") / "hawkers.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("species", "decimalLongitude", "decimalLatitude"))
-        writer.writerows(("Vipera aspis", *place) for place in rng.uniform((7.0, 45.9), (9.0, 46.8), (40, 2)))
+        writer.writerows(("Aeshna affinis", *place) for place in rng.uniform((7.0, 45.9), (9.0, 46.8), (40, 2)))
     return path
 
 
 @pytest.fixture(scope="module")
-def fitted(adders, tmp_path_factory):
+def fitted(hawkers, tmp_path_factory):
     """The folder of a map of it with a range, and the result."""
-    folder = tmp_path_factory.mktemp("adders")
-    return folder, sdm.write_maps(plan(records=adders, bbox=ALPS, **FAST, refits=5), folder, range="p10")[0]
+    folder = tmp_path_factory.mktemp("hawkers")
+    return folder, sdm.write_maps(plan(records=hawkers, bbox=ALPS, **FAST, refits=5), folder, range="p10")[0]
 
 
 def test_a_range_beside_each_of_several_maps(tmp_path):
@@ -121,18 +121,18 @@ def test_a_fit_has_low_and_high_from_its_uncertainty(fitted):
     folder, result = fitted
     told = result.report["range"]
     assert told["rule"] == "p10" and told["expected_precision"] is None
-    with rasterio.open(folder / "vipera-aspis.tif") as file:
+    with rasterio.open(folder / "aeshna-affinis.tif") as file:
         values, deviation = (a.astype(float) for a in file.read([1, 2]))
         assert file.descriptions[1] == "uncertainty"
     score = np.log(-np.log1p(-np.minimum(values, 0.9999999)))
     least = np.log(-np.log1p(-told["threshold"]))
-    area = PixelArea(plan(fitted=folder / "vipera-aspis.fit.safetensors", bbox=ALPS, resolution=0.1).grid.geobox)
+    area = PixelArea(plan(fitted=folder / "aeshna-affinis.fit.safetensors", bbox=ALPS, resolution=0.1).grid.geobox)
     area = area.block(slice(0, 30), slice(0, 40)) / 1e6
     for side, by in (("low", -1.645), ("high", 1.645)):
         inside = score + by * deviation >= least
         assert told[side]["area_km2"] == pytest.approx((inside * area).sum(), rel=1e-3)
     assert told["low"]["area_km2"] < told["area_km2"] < told["high"]["area_km2"]
-    found = layers(folder / "vipera-aspis-range.gpkg")
+    found = layers(folder / "aeshna-affinis-range.gpkg")
     for side in SIDES:
         assert geodesic_km2(found[side].geometry[0]) == pytest.approx(found[side].area_km2[0], rel=1e-4)
     assert found["range"].expected_recall.isna().all()
@@ -140,14 +140,14 @@ def test_a_fit_has_low_and_high_from_its_uncertainty(fitted):
 
 def test_a_saved_fit_keeps_its_thresholds(fitted, tmp_path):
     folder, first = fitted
-    job = plan(fitted=folder / "vipera-aspis.fit.safetensors", bbox=ALPS, resolution=0.1)
+    job = plan(fitted=folder / "aeshna-affinis.fit.safetensors", bbox=ALPS, resolution=0.1)
     (result,) = sdm.write_maps(job, tmp_path / "again", range="p10", formats="cog")
     assert result.report["range"]["threshold"] == first.report["range"]["threshold"]
-    np.testing.assert_array_equal(read(result.files["range.tif"])[0], read(folder / "vipera-aspis-range.tif")[0])
+    np.testing.assert_array_equal(read(result.files["range.tif"])[0], read(folder / "aeshna-affinis-range.tif")[0])
     thresholds = job.fits[0].fitted.info.thresholds
     assert thresholds["mtp"] <= thresholds["p10"] <= max(thresholds.values())
     (bare,) = sdm.write_maps(
-        plan(fitted=folder / "vipera-aspis.fit.safetensors", bbox=ALPS, resolution=0.1, trust=False),
+        plan(fitted=folder / "aeshna-affinis.fit.safetensors", bbox=ALPS, resolution=0.1, trust=False),
         tmp_path / "bare",
         range="max-tss",
         formats="cog",
@@ -188,7 +188,7 @@ def test_rules_without_a_meaning_are_refused_before_anything_is_computed(tmp_pat
 
 
 def test_relative_suitability_has_no_expected_area(fitted, tmp_path):
-    job = plan(fitted=fitted[0] / "vipera-aspis.fit.safetensors", bbox=ALPS, resolution=0.1)
+    job = plan(fitted=fitted[0] / "aeshna-affinis.fit.safetensors", bbox=ALPS, resolution=0.1)
     with pytest.raises(RequestError, match=r"holds relative suitability.*mtp, p10, equal, max-tss"):
         sdm.write_maps(job, tmp_path / "out", range="precision=0.9")
 
@@ -258,7 +258,7 @@ def test_ranges_of_a_file_of_records(tmp_path):
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("species", "lon", "lat"))
-        for name, west in (("Vipera aspis", 6.5), ("Lacerta nowhere", 8.5)):
+        for name, west in (("Aeshna affinis", 6.5), ("Lacerta nowhere", 8.5)):
             writer.writerows((name, *p) for p in rng.uniform((west, 46.0), (west + 1, 47.0), (15, 2)))
     from sdm.maps.batch.records import plan_records
     from sdm.request import ListOptions, MapRequest
@@ -266,7 +266,7 @@ def test_ranges_of_a_file_of_records(tmp_path):
     request = MapRequest.of(records=path, bbox=ALPS, **FAST)
     result = write_batch(plan_records(request, ListOptions()), tmp_path / "out", range="p10")
     assert all(float(row["range_area_km2"]) > 100 for row in result.summary)
-    assert set(layers(tmp_path / "out" / "species" / "vipera-aspis-range.gpkg")) == {"range"}
+    assert set(layers(tmp_path / "out" / "species" / "aeshna-affinis-range.gpkg")) == {"range"}
 
 
 def test_map_batch_passes_the_rule_on(tmp_path):

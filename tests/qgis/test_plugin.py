@@ -167,7 +167,7 @@ def test_a_box_over_the_antimeridian_and_a_region(qgis, tmp_path):
 @pytest.mark.qgis
 def test_a_list_records_and_their_areas(qgis, tmp_path):
     names = tmp_path / "list.csv"
-    names.write_text("species\nPuma concolor\nUrsus americanus\nVipera berus\n")
+    names.write_text("species\nPuma concolor\nUrsus americanus\nAeshna juncea\n")
     area = ("--EXTENT=-120,-118,35,37 [EPSG:4326]", "--RESOLUTION=0.1")
     code, out, err = qgis("run", "taxabindmap:maplist", f"--LIST={names}", *area, f"--FOLDER={tmp_path / 'list'}")
     assert code == 0, out + err

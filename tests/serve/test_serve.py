@@ -451,11 +451,11 @@ def tile_of(lon, lat, zoom):
 
 
 @pytest.mark.parametrize("held", ["all", "a sample"])
-def test_tiles_for_other_programs(index, explorer, monkeypatch, held):
+def test_tiles_for_other_programs(index, monkeypatch, held):
     """Colours where the map has values, and nothing else; at every zoom, from the overview and from the index."""
     if held == "a sample":
         monkeypatch.setattr(state, "HELD_PIXELS", index.grid.pixels // 20)
-        explorer = Explorer(index)
+    explorer = Explorer(index)  # its server closes it
     query = np.asarray(index.query(explorer.job("Ursus arctos").resolutions[0]))
     checked = 0
     with running(explorer) as server:
@@ -478,10 +478,10 @@ def test_tiles_for_other_programs(index, explorer, monkeypatch, held):
     assert checked > 5
 
 
-def test_tiles_of_other_pages_are_for_users_who_allow_them(explorer, server):
+def test_tiles_of_other_pages_are_for_users_who_allow_them(index, server):
     target, foreign = "/tiles/Ursus%20arctos/5/5/11.png", {"Sec-Fetch-Site": "cross-site"}
     assert request(server, target, headers=foreign)[0] == 403
-    with running(explorer, open_tiles=True) as opened:
+    with running(Explorer(index), open_tiles=True) as opened:
         status, headers, _ = request(opened, target, headers=foreign | {"Origin": "https://maps.example"})
         assert (status, headers["Access-Control-Allow-Origin"]) == (200, "*")
         assert headers["Cross-Origin-Resource-Policy"] == "cross-origin"

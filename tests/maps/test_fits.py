@@ -94,7 +94,8 @@ def test_a_fit_is_taken_elsewhere_without_the_records(mapped, tmp_path):
     job = plan(fitted=moved, bbox=BBOX, resolution=0.1)
     assert job.slugs == ("aeshna-affinis",)
     sdm.write_maps(job, tmp_path / "out")
-    np.testing.assert_array_equal(values(tmp_path / "out" / "aeshna-affinis.tif"), values(folder / "aeshna-affinis.tif"))
+    again = values(tmp_path / "out" / "aeshna-affinis.tif")
+    np.testing.assert_array_equal(again, values(folder / "aeshna-affinis.tif"))
     assert not (tmp_path / "out" / "aeshna-affinis-records.csv").exists()
 
 

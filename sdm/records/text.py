@@ -55,8 +55,13 @@ def detect_layout(stream: TextStream) -> Layout:
     head = stream.peek(MAX_HEADER).decode("utf-8", "replace")
     text = head.lstrip("\r\n")
     first = re.split(r"[\r\n]", text, maxsplit=1)[0]
-    if not first.strip() or (len(first) == len(text) and len(head) >= MAX_HEADER // 4):
-        raise RecordsError(f"{stream.source} has no line of column names.")
+    if len(first) == len(text) and len(head) >= MAX_HEADER // 4:
+        raise RecordsError(
+            f"{stream.source} begins with a line of more than {len(head):,} characters, which are no names of columns; "
+            "give a table whose first line names its columns."
+        )
+    if not first.strip():
+        raise RecordsError(f"{stream.source} has no line of column names; add one.")
     bare = _outside_quotes(first)
     delimiter = max(_DELIMITERS, key=bare.count)
     if delimiter not in bare:

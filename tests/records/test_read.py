@@ -636,7 +636,7 @@ def test_an_archive_in_an_archive(tmp_path):
     ("content", "message"),
     [
         (b"species,lon,lat\nUrsus\0 arctos,1,2\n", "null bytes"),
-        (b"a," * 2_000_000 + b"lon,lat\n1,2\n", "no line of column names"),
+        (b"a," * 2_000_000 + b"lon,lat\n1,2\n", "begins with a line of more than"),
         (b"a," * 200_000 + b"lon,lat\n", "columns, more than 10,000"),
         (b"species,lon,lat\n" + b"x" * (20 << 20) + b",1,2\n", "a row is longer than 2 MiB"),
         (b'species,lon,lat\n"' + b"x,1,2\n" * 3_000_000, "quotation mark is never closed"),

@@ -9,6 +9,7 @@ Prints a Markdown table; `--json FILE` keeps every single time. What each column
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -57,7 +58,8 @@ def tiles(job, workers: int) -> dict:
     from sdm.outputs import zarr_store
 
     with tempfile.TemporaryDirectory() as folder, local_cluster(workers) as client:
-        store, side, metadata = Path(folder) / "map.zarr", job.grid.tile_size, describe(job, 0)
+        store, side = Path(folder) / "map.zarr", job.grid.tile_size
+        metadata = dataclasses.replace(describe(job, 0), bands=job.plan.targets[0].bands)
         zarr_store.create(store, job.grid.geobox, (side, side), metadata)
         client.run(warm_up, job.plan)
         before, start = sum(client.run(time.process_time).values()), time.perf_counter()

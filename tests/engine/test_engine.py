@@ -10,6 +10,7 @@ import rasterio
 import shapely
 
 import sdm
+from sdm.engine import encode
 from sdm.engine.graph import to_dask
 from sdm.engine.points import score_places
 from sdm.engine.setup import check_layers
@@ -23,6 +24,7 @@ from sdm.layers.satellite import Satellite
 from sdm.models.bundled import BundledModel
 from sdm.models.config import all_subsets
 from sdm.models.encoders.bundled import BundledEncoders
+from sdm.request import Sampling
 
 ROCKIES = (-112, 38, -108, 41)  # 60 x 80 pixels at 0.05
 MODEL = "mammals-trees"
@@ -436,3 +438,18 @@ def test_the_map_shows_the_facts_of_the_points():
     kansas = probabilities("Ursus arctos", bbox=(-99, 38, -98, 39))[0]
     assert np.nanmedian(denali) > 0.5
     assert np.nanmax(kansas) < 0.2
+
+
+def test_places_read_belt_by_belt_keep_their_order(monkeypatch):
+    model, rng = BundledModel.open(MODEL), np.random.default_rng(3)
+    lon, lat = rng.uniform(-180, 180, 700), rng.uniform(-55, 80, 700)
+    lon[5] = np.nan
+    as_they_come = encode.describe_positions(model, Sampling(), lon, lat)
+    read = []
+    monkeypatch.setattr(encode, "SAMPLED_AT_ONCE", 100)
+    batches = encode.embed_batches
+    monkeypatch.setattr(encode, "embed_batches", lambda *a: read.append(a[5]) or batches(*a))
+    for one, other in zip(as_they_come, encode.describe_positions(model, Sampling(), lon, lat), strict=True):
+        assert one[np.isfinite(lon)].tobytes() == other[np.isfinite(lon)].tobytes()
+    assert (np.diff(np.floor(read[0] / encode.BELT)) >= 0).all()
+    assert not as_they_come[2][5]

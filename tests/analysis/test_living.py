@@ -57,7 +57,8 @@ def test_months_and_models():
     )
     assert "Apus apus" in june - january
     both = living_at(13.4, 52.5, 0.5, month=6)
-    assert {one.model for one in both.species} == {"birds", "mammals-trees"} and "whole year" in both.notes[0]
+    assert {one.model for one in both.species} == {"birds", "mammals-trees", "life"}
+    assert len(both.notes) == 1 and "whole year" in both.notes[0]
     with pytest.raises(RequestError, match="omit the month June"):
         living_at(13.4, 52.5, models=["mammals-trees"], month=6)
     with pytest.raises(BoxError, match="longitude first"):

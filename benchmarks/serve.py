@@ -99,10 +99,10 @@ def measure(port: int, pid: int, clients: int, count: int) -> None:
 
 def species(info: dict, count: int, seed: int = 0) -> list[str]:
     """Distinct species of the model, at random, that the index can show."""
-    from sdm.models.bundled import BundledModel
+    from sdm.models.registry import open_model
     from sdm.names.habitat import mask_for
 
-    taxa = [t for t in BundledModel.open(info["model"]["name"]).taxa if info["mask"] == "none" or mask_for(t) != "sea"]
+    taxa = [t for t in open_model(info["model"]["name"]).taxa if info["mask"] == "none" or mask_for(t) != "sea"]
     return [taxa[k].name for k in np.random.default_rng(seed).permutation(len(taxa))[: count + 1]]
 
 

@@ -264,10 +264,9 @@ def test_a_list_of_mixed_groups_is_mapped_in_one_pass(tmp_path, monkeypatch):
     assert len(encoded) == batch.job.grid.tile_count  # once each
     data = result.open()
     assert list(data.model.values) == ["mammals-trees", "life", "life"]
-    for name in (BEAR, ADDER, FROG):
-        alone = write_batch(plan_batch([name], **BOX), tmp_path / name, threads=1).open()
-        np.testing.assert_array_equal(data.probability.sel(species=name), alone.probability[0])
-        assert "model" not in alone.coords
+    alone = write_batch(plan_batch([ADDER], **BOX), tmp_path / "alone", threads=1).open()
+    np.testing.assert_array_equal(data.probability.sel(species=ADDER), alone.probability[0])
+    assert "model" not in alone.coords
     report = result.report
     assert report["model"]["name"] == "mammals-trees+life"
     assert [m["name"] for m in report["model"]["members"]] == ["mammals-trees", "life"]

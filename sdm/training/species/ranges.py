@@ -18,6 +18,8 @@ from sdm.training.runs.known_ranges import AREA, DROP, MOST, SHOWN, weight
 
 __all__ = ["DROP", "SpeciesRange", "fit_known_range", "weight"]
 
+NEARLY = 3.0
+"""Logits below the least in a range down to which places are compared with it."""
 LEAST = -7.0
 """Logit below which a place counts as absent."""
 
@@ -43,7 +45,7 @@ def fit_known_range(
         known = replace(known, boxes=part.boxes, drop=DROP * share)
         moved = logit + _shift(known, lonlat)
         wanted = AREA * float((area * lives).sum())
-        some = moved >= float(np.quantile(moved[inside], 0.02))  # sorting all places would take most of the time
+        some = moved >= float(moved[inside].min()) - NEARLY  # sorting all places would take most of the time
         if area[some].sum() < wanted:
             some[:] = True
         offset = float(np.clip(offset_to_area(moved[some], area[some], wanted), -MOST, MOST))

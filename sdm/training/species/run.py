@@ -241,7 +241,8 @@ def _fit_ranges(task: _Task, out: Path, calibration: Calibrations) -> dict[str, 
         after: dict[str, RangeScore] = {}
         for k, name in enumerate(group.species):
             if k % AT_ONCE == 0:
-                logits = scale * (vectors[k : k + AT_ONCE] @ places.T) + bias
+                logits = (scale * vectors[k : k + AT_ONCE]) @ places.T
+                logits += bias
             share = np.zeros(len(places), np.float32)
             some = slice(*columns.indptr[k : k + 2])
             share[columns.indices[some]] = columns.data[some] / 255

@@ -147,14 +147,16 @@ def batches(
         }
 
     try:
-        for batch in _open_csv(stream, layout, {labels[i]: kind for i, kind in types.items()}, uneven):
-            if batch.num_rows:
-                row = _row_numbers(start, batch.num_rows, np.array(uneven.skipped, np.int64))
-                start = int(row[-1]) + 1
-                uneven.skipped = [number for number in uneven.skipped if number >= start]
-                yield by_role(row, {i: batch.column(labels[i]) for i in types})
-            if uneven.padded:
-                yield by_role(*uneven.take_padded(types))
+        # Closed here: a thread of Arrow's that still held the stream while Python ends would abort the process.
+        with _open_csv(stream, layout, {labels[i]: kind for i, kind in types.items()}, uneven) as pieces:
+            for batch in pieces:
+                if batch.num_rows:
+                    row = _row_numbers(start, batch.num_rows, np.array(uneven.skipped, np.int64))
+                    start = int(row[-1]) + 1
+                    uneven.skipped = [number for number in uneven.skipped if number >= start]
+                    yield by_role(row, {i: batch.column(labels[i]) for i in types})
+                if uneven.padded:
+                    yield by_role(*uneven.take_padded(types))
         if uneven.padded:
             yield by_role(*uneven.take_padded(types))
     except pa.ArrowException as error:

@@ -1,5 +1,6 @@
 """Models that share their encoders of places: what they may be, what is refused, and several of them as one."""
 
+import itertools
 import json
 import pickle
 
@@ -98,12 +99,14 @@ def test_places_are_those_of_the_other_model_and_species_its_own(root):
 
 def test_the_digest_of_encoders_is_of_them_alone(root, tmp_path):
     config = json.loads((root / "mammals-trees" / "config.json").read_text())
-    path = tmp_path / "model.safetensors"
+    folders = map(str, itertools.count())
     weights = load_file(root / "mammals-trees" / "model.safetensors")
 
     def digest(change=None, **described):
-        save_file(weights | (change or {}), path)
-        return encoders_digest(tmp_path, config | described)
+        folder = tmp_path / next(folders)  # a file is not read again before its time has changed
+        folder.mkdir()
+        save_file(weights | (change or {}), folder / "model.safetensors")
+        return encoders_digest(folder, config | described)
 
     before = digest()
     assert before == BundledModel.open("mammals-trees").space[1]

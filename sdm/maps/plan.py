@@ -459,7 +459,7 @@ def _atlas_notes(plan: Plan, resolution: Resolution, target: Target) -> list[str
         return []
     notes = []
     if target.known is not None:
-        part = "Parts of its range lie far apart from the rest: there" if known.outposts else "Its range is small:"
+        part = "In some parts of its range" if known.in_parts else "Its range is small:"
         notes.append(
             f"{part} the map combines the model with the range in the model's atlas (--atlas none: the model alone)."
         )

@@ -3,19 +3,21 @@
 Species with small ranges are too few in the training data for their vectors alone: their probabilities stay low even
 where they live, and those of their relatives' places are as high. The table adds to the logit of such a species a
 number of its own, fitted when the model was trained, less a number that grows with the distance to the range as the
-atlas has it. It fades out with the size of the range, so the maps of widespread species are not affected.
+atlas has it. It fades out with the size of the range. To a larger range it adds only in and next to those parts in
+which the model is too low: small parts apart from the rest, and places amid the range.
 
 The file is `known_ranges.safetensors` of a model folder, with these tensors over S species and K boxes:
 
 * `species` (S,) int32: row of the species' token in `vocabulary.txt`;
 * `first` (S + 1,) int32: the boxes of species s are `boxes[first[s]:first[s + 1]]`;
 * `boxes` (K, 4) float32: (west, south, east, north) of parts of the range, degrees;
+* `lift` (K,) float32: see `KnownRange`; all 0 where it is left out;
 * `offset`, `drop`, `reach`, `highest`, `alone` (S,) float32: see `KnownRange`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +31,7 @@ LIMIT = 1000.0
 """Of offsets and drops, in logits: beyond it no probability differs from 0 or 1."""
 MAX_BYTES = 64_000_000
 VECTORS = ("offset", "drop", "reach", "highest", "alone")
-TENSORS = {"species": np.int32, "first": np.int32, "boxes": np.float32} | dict.fromkeys(VECTORS, np.float32)
+TENSORS = {"species": np.int32, "first": np.int32} | dict.fromkeys(("boxes", "lift", *VECTORS), np.float32)
 
 
 @dataclass(frozen=True)
@@ -48,58 +50,81 @@ class KnownRange:
     """Largest probability in the range, from all modalities."""
     alone: float
     """The same without what this adds."""
+    lifts: np.ndarray | None = None
+    """(K,) float32, 0 or more: added in each box, and to `reach` km from it the less the greater the distance."""
 
     @property
     def adds(self) -> bool:
         """Whether it adds anything."""
-        return self.offset != 0.0 or self.drop != 0.0
+        return self.offset != 0.0 or self.drop != 0.0 or self.in_parts
 
     @property
-    def outposts(self) -> bool:
-        """Whether it only adds around parts that lie apart from the rest of a larger range."""
-        return self.drop != 0.0 and self.offset == self.drop
+    def in_parts(self) -> bool:
+        """Whether it adds in some parts of a larger range only."""
+        return self.lifts is not None and bool((self.lifts > 0.0).any())
 
     def times(self, factor: float) -> KnownRange:
         """The same in another unit of what is added."""
-        return replace(self, offset=self.offset * factor, drop=self.drop * factor)
+        lifts = None if self.lifts is None else self.lifts * np.float32(factor)
+        return replace(self, offset=self.offset * factor, drop=self.drop * factor, lifts=lifts)
 
     def shift(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
         """What is added at positions (N,), (N,) in degrees: (N,) float32.
 
         Each is computed by itself, so it does not depend on the others.
         """
-        if self.drop == 0.0:
-            return np.full(lon.size, self.offset, dtype=np.float32)
-        share = self._distance(lon, lat) / self.reach
-        return (self.offset - self.drop * np.minimum(share, 1.0)).astype(np.float32)
+        out = np.full(lon.size, self.offset)
+        if self.drop != 0.0:
+            share = self._distance(lon, lat) / self.reach
+            out -= self.drop * np.minimum(share, 1.0)
+        if self.in_parts:
+            out += self._lift(lon, lat)
+        return out.astype(np.float32)
 
     def most(self, lon: np.ndarray, lat: np.ndarray) -> float:
         """No less than any `shift` at positions (N,), (N,), found from the box that holds them."""
-        if self.drop == 0.0 or not np.isfinite(lat).any():
-            return self.offset
+        highest = float(self.lifts.max(initial=0.0)) if self.lifts is not None else 0.0
+        if (self.drop == 0.0 and highest == 0.0) or not np.isfinite(lat).any():
+            return self.offset + highest
         south, north = np.nanmin(lat), np.nanmax(lat)
         gap = np.maximum(np.maximum(self.boxes[:, 1] - north, south - self.boxes[:, 3]), 0.0)
         share = KM_PER_DEGREE * float(gap.min(initial=180.0)) / self.reach
+        if self.lifts is not None:
+            highest = float((self.lifts * np.maximum(1.0 - KM_PER_DEGREE * gap / self.reach, 0.0)).max(initial=0.0))
         # A billionth more than any rounding.
-        return self.offset - self.drop * min(share, 1.0) + 1e-6 * (abs(self.offset) + self.drop)
+        more = 1e-6 * (abs(self.offset) + self.drop + highest)
+        return self.offset - self.drop * min(share, 1.0) + highest + more
 
     def _distance(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
         """Distance (N,) km of positions to the range, 0 inside; some number above `reach` where it is more."""
-        far = 2.0 * self.reach
-        out = np.full(lon.size, far)
+        out = np.full(lon.size, 2.0 * self.reach)
+        for _, distance in self._distances(lon, lat):
+            np.fmin(out, distance, out=out)
+        return out
+
+    def _lift(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """What the nearest boxes add at positions (N,): the most that one of them adds."""
+        assert self.lifts is not None
+        out = np.zeros(lon.size)
+        for k, distance in self._distances(lon, lat):
+            np.fmax(out, float(self.lifts[k]) * np.maximum(1.0 - distance / self.reach, 0.0), out=out)
+        return out
+
+    def _distances(self, lon: np.ndarray, lat: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Each box, by number, on whose latitudes some position is, with the distances (N,) km to it."""
         margin = self.reach / KM_PER_DEGREE
         finite = np.isfinite(lat)
         if not finite.any():
-            return out
+            return
         south, north = lat[finite].min() - margin, lat[finite].max() + margin
         across = np.cos(np.radians(lat))
-        for west, low, east, high in self.boxes[(self.boxes[:, 3] >= south) & (self.boxes[:, 1] <= north)].tolist():
+        for k in np.flatnonzero((self.boxes[:, 3] >= south) & (self.boxes[:, 1] <= north)):
+            west, low, east, high = self.boxes[k].tolist()
             # The shorter way around the globe to the middle of the box, less half of its width.
             dx = np.abs(np.mod(lon - 0.5 * (west + east) + 180.0, 360.0) - 180.0) - 0.5 * (east - west)
             dy = np.maximum(np.maximum(low - lat, lat - high), 0.0)
             dx = np.maximum(dx, 0.0) * across
-            np.fmin(out, KM_PER_DEGREE * np.sqrt(dx * dx + dy * dy), out=out)
-        return out
+            yield int(k), KM_PER_DEGREE * np.sqrt(dx * dx + dy * dy)
 
 
 def read_known_ranges(folder: Path, vocabulary: list[str]) -> Mapping[str, KnownRange]:
@@ -118,11 +143,12 @@ def read_known_ranges(folder: Path, vocabulary: list[str]) -> Mapping[str, Known
         or any(t[name].shape != t["species"].shape for name in VECTORS)
         or boxes.ndim != 2
         or boxes.shape[1] != 4
+        or t["lift"].shape != boxes.shape[:1]
     ):
         raise ModelError(f"{path} holds tensors of shapes that do not fit together.")
     if first[0] != 0 or first[-1] != len(boxes) or (np.diff(first) < 0).any():
         raise ModelError(f"{path} holds numbers of boxes that do not fit their boxes.")
-    if not all(np.isfinite(t[name]).all() for name in (*VECTORS, "boxes")):
+    if not all(np.isfinite(t[name]).all() for name in (*VECTORS, "boxes", "lift")):
         raise ModelError(f"{path} holds a number that is not finite.")
     west, south, east, north = boxes.T
     if (
@@ -132,13 +158,15 @@ def read_known_ranges(folder: Path, vocabulary: list[str]) -> Mapping[str, Known
         or (np.abs(boxes[:, 1::2]) > 90).any()
     ):
         raise ModelError(f"{path} holds a box that is none: west, south, east, north in degrees.")
+    if (t["lift"] < 0).any() or (t["lift"] > LIMIT).any():
+        raise ModelError(f"{path} holds a lift of more than {LIMIT:g}, or below 0.")
     if (np.abs(t["offset"]) > LIMIT).any() or (t["drop"] < 0).any() or (t["drop"] > LIMIT).any():
         raise ModelError(f"{path} holds an offset or drop of more than {LIMIT:g}, or a drop below 0.")
     if (t["reach"] <= 0).any():
         raise ModelError(f"{path} holds a reach that is not positive.")
     return {
         _species(path, vocabulary, int(row)): KnownRange(
-            boxes[first[k] : first[k + 1]], *(float(t[name][k]) for name in VECTORS)
+            boxes[first[k] : first[k + 1]], *(float(t[name][k]) for name in VECTORS), t["lift"][first[k] : first[k + 1]]
         )
         for k, row in enumerate(t["species"])
     }
@@ -155,6 +183,8 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
+    if "lift" not in tensors and "boxes" in tensors:
+        tensors["lift"] = np.zeros(len(tensors["boxes"]), np.float32)
     for name, kind in TENSORS.items():
         if name not in tensors or tensors[name].dtype != kind:
             raise ModelError(f"{path} has no tensor {name!r} of type {np.dtype(kind).name}.")
@@ -181,6 +211,11 @@ def pack_known_ranges(ranges: Mapping[str, KnownRange], vocabulary: list[str]) -
         "species": np.array([row[f"species:{name}"] for name in names], dtype=np.int32),
         "first": np.cumsum([0, *(len(b) for b in boxes)]).astype(np.int32),
         "boxes": np.concatenate([np.empty((0, 4), np.float32), *boxes]),
+        "lift": np.concatenate([np.empty(0, np.float32), *(_lifts(ranges[name]) for name in names)]),
     }
     tensors |= {v: np.array([getattr(ranges[name], v) for name in names], dtype=np.float32) for v in VECTORS}
     return save(tensors)
+
+
+def _lifts(known: KnownRange) -> np.ndarray:
+    return np.zeros(len(known.boxes), np.float32) if known.lifts is None else known.lifts.astype(np.float32)

@@ -26,6 +26,21 @@ def test_shift_falls_with_the_distance_to_the_nearest_box():
     assert KnownRange(BOXES[:0], 1.5, 0.0, 100.0, 0.9, 0.1).shift(lon, lat).tolist() == [1.5] * 6
 
 
+def test_lifts_are_each_of_their_own_box():
+    lifts = np.array([3.0, 1.0], np.float32)
+    lion = KnownRange(BOXES, 0.0, 0.0, 100.0, 0.9, 0.1, lifts)
+    lon = np.array([-3.5, -179.5, -3.5, 60.0])
+    lat = np.array([38.5, 10.5, 39.45, 0.0])
+    shift = lion.shift(lon, lat)
+    assert lion.adds and lion.in_parts and shift.dtype == np.float32
+    assert shift[:2].tolist() == [3.0, 1.0] and shift[3] == 0.0
+    assert shift[2] == pytest.approx(3.0 * (1 - 0.45 * 1.11195), abs=1e-3)
+    assert lion.most(lon, lat) >= 3.0 and lion.most(lon[3:], np.array([60.0])) == pytest.approx(0.0, abs=1e-3)
+    assert lion.most(lon[2:3], lat[2:3]) >= shift[2]
+    assert lion.times(0.5).shift(lon, lat) == pytest.approx(0.5 * shift)
+    assert not KnownRange(BOXES, 0.0, 0.0, 100.0, 0.9, 0.1, 0 * lifts).adds
+
+
 def test_each_place_is_computed_by_itself():
     rng = np.random.default_rng(3)
     lon, lat = rng.uniform(-180, 180, 999), rng.uniform(-90, 90, 999)
@@ -47,6 +62,12 @@ def test_file_round_trip(tmp_path):
     read = read_known_ranges(tmp_path, VOCABULARY)
     assert set(read) == {"Ursus arctos", "Lynx pardinus"}
     assert np.array_equal(read["Lynx pardinus"].boxes, BOXES) and read["Lynx pardinus"].adds
+    parts = KnownRange(BOXES, 0.0, 0.0, 100.0, 0.9, 0.1, np.array([2, 0.5], np.float32))
+    (tmp_path / FILE).write_bytes(pack_known_ranges({"Ursus arctos": parts}, VOCABULARY))
+    assert read_known_ranges(tmp_path, VOCABULARY)["Ursus arctos"].lifts.tolist() == [2.0, 0.5]
+    old = {name: tensor for name, tensor in load((tmp_path / FILE).read_bytes()).items() if name != "lift"}
+    (tmp_path / FILE).write_bytes(save(old))
+    assert not read_known_ranges(tmp_path, VOCABULARY)["Ursus arctos"].in_parts
     assert read["Lynx pardinus"].highest == pytest.approx(0.9) and not read["Ursus arctos"].adds
 
 
@@ -56,6 +77,9 @@ def test_file_round_trip(tmp_path):
         ("offset", np.array([np.nan], np.float32), "not finite"),
         ("offset", np.array([1e9], np.float32), "more than"),
         ("drop", np.array([-1], np.float32), "below 0"),
+        ("lift", np.array([0, -1], np.float32), "below 0"),
+        ("lift", np.array([0], np.float32), "shapes"),
+        ("lift", np.array([0, np.inf], np.float32), "not finite"),
         ("reach", np.array([0], np.float32), "not positive"),
         ("first", np.array([0, 9], np.int32), "fit their boxes"),
         ("first", np.array([0], np.int32), "shapes"),

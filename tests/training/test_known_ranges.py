@@ -9,7 +9,7 @@ import pytest
 import shapely
 
 from sdm.models.bundled import BundledModel
-from sdm.training.data.range_parts import cell_boxes, outposts, polygon_boxes
+from sdm.training.data.range_parts import RangeParts, cell_boxes, inner_cells, outposts, polygon_boxes
 from sdm.training.data.ranges import RangePolygons, RangeRaster
 from sdm.training.measures.edges import edge_calibration, place_shares, touched_shares
 from sdm.training.measures.range_area import by_size, offset_to_area, range_score, size_class
@@ -37,6 +37,28 @@ def test_outposts_are_the_small_parts_apart():
     raster = RangeRaster(["Ursus arctos"], np.zeros((240, 1), np.uint8), (12, 20), (1, 0, 0, 0, -1, 0), "")
     parts = outposts(raster, np.flatnonzero(present))
     assert sorted(map(len, parts)) == [1, 2] and all(present.ravel()[p].all() for p in parts)
+
+
+def test_inner_cells_lie_between_four_others():
+    present = np.zeros((12, 20), bool)
+    present[0:4, 0:4] = present[8:11, 10:13] = True
+    present[8, 10] = False
+    raster = RangeRaster(["Ursus arctos"], np.zeros((240, 1), np.uint8), (12, 20), (1, 0, 0, 0, -1, 0), "")
+    assert inner_cells(raster, np.flatnonzero(present)).tolist() == [21, 22, 41, 42, 9 * 20 + 11]
+
+
+def test_parts_of_a_large_range_that_the_model_misses_are_lifted(world):
+    """A blank outpost and a blank cell amid the range reach one half; an edge and a cell that is shown stay."""
+    outpost, inner = np.array([3]), np.array([6 * world.shape[1] + 15, 6 * world.shape[1] + 20])
+    part = RangeParts(400.0, np.empty((0, 4), np.float32), 200.0, (outpost,), inner)
+    cells = np.repeat([3, *inner, 7 * world.shape[1] + 15], 5)
+    logit = np.repeat([-3.0, -1.0, 2.0, -4.0], 5).astype(np.float32)
+    known = known_ranges._lifted(part, world, logit, cells)
+    lon, lat = world.positions(np.array([3, *inner, 0]), np.full(4, 0.5), np.full(4, 0.5))
+    assert known.in_parts and known.shift(lon, lat).tolist() == [3.5, 1.5, 0.0, 0.0]
+    assert known.most(lon, lat) >= 3.5
+    shown = known_ranges._lifted(part, world, np.abs(logit), cells)
+    assert not shown.adds
 
 
 def test_boxes_of_polygons_touch_them():
@@ -120,7 +142,8 @@ def test_a_recipe_with_a_small_range_makes_a_table(tmp_path, tiny, world, monkey
     known = model.known_range(taxon)
     assert known.adds and known.highest >= 0.5 and known.drop == known_ranges.DROP
     assert model.known_range(replace(taxon, rank="genus")) is None
-    assert not model.known_range(model.taxa.by_name["ursus arctos"]).adds
+    bear = model.known_range(model.taxa.by_name["ursus arctos"])
+    assert bear.offset == bear.drop == 0.0 and bear.highest >= bear.alone
     before = (out / "known_ranges.safetensors").read_bytes()
     run_recipe(recipe, out, tmp_path / "run", ("ranges",))
     assert (out / "known_ranges.safetensors").read_bytes() == before

@@ -35,7 +35,9 @@ class RangeParts(NamedTuple):
     reach: float
     """km."""
     outposts: tuple[np.ndarray, ...] = ()
-    """Of a larger range: the boxes of each part of a few cells that lies apart from the others."""
+    """Of a larger range: the cells (N,) of each part of a few cells that lies apart from the others."""
+    inner: np.ndarray = np.empty(0, dtype=np.int64)
+    """Of a larger range: its cells (N,) whose neighbours in the row and the column all belong to it."""
 
 
 def range_parts(source: Source, kept: np.ndarray | None = None) -> Iterator[tuple[str, RangeParts]]:
@@ -48,8 +50,11 @@ def range_parts(source: Source, kept: np.ndarray | None = None) -> Iterator[tupl
         for name, cells in _cells(source.raster, kept):
             small = 0 < cells.size < FADED
             boxes = cell_boxes(source.raster, cells) if small else _NONE
-            apart = () if small else tuple(cell_boxes(source.raster, c) for c in outposts(source.raster, cells))
-            yield name, RangeParts(float(cells.size), boxes, reach, apart)
+            if small:
+                yield name, RangeParts(float(cells.size), boxes, reach)
+            else:
+                apart = tuple(outposts(source.raster, cells))
+                yield name, RangeParts(float(cells.size), boxes, reach, apart, inner_cells(source.raster, cells))
     elif isinstance(source, Polygons):
         polygons = source.polygons
         area = geopandas.GeoSeries(polygons.geometry, crs=4326).to_crs(6933).area.to_numpy() / 1e6
@@ -77,6 +82,15 @@ def outposts(raster: RangeRaster, cells: np.ndarray) -> list[np.ndarray]:
     part = label(present.reshape(raster.shape), np.ones((3, 3)))[0].ravel()[cells]
     count = np.bincount(part)
     return [cells[part == k] for k in np.flatnonzero((count > 0) & (count <= OUTPOST))]
+
+
+def inner_cells(raster: RangeRaster, cells: np.ndarray) -> np.ndarray:
+    """The cells of a range, cells (N,), whose neighbours in the row and the column all belong to it."""
+    from scipy.ndimage import binary_erosion
+
+    present = np.zeros(raster.shape[0] * raster.shape[1], dtype=bool)
+    present[cells] = True
+    return np.flatnonzero(binary_erosion(present.reshape(raster.shape)).ravel())
 
 
 def cell_boxes(raster: RangeRaster, cells: np.ndarray) -> np.ndarray:

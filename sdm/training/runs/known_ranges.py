@@ -3,8 +3,10 @@
 The vectors of species with small ranges are learned from few places, so their probabilities are too low where they
 live. For ranges of up to `WHOLE` cells the logit gets an offset, less a drop with the distance to the range; the offset
 is such that the area at 0.5 is `AREA` times that of the range. Both fade out towards `FADED` cells. A larger range gets
-the same only around its outposts, parts of a few cells apart from the others, and only those that reach 0.5 nowhere.
-The calibration of a model is that of its first source; the species of polygons get an offset whatever their size.
+a lift only in its outposts, parts of a few cells apart from the others, and in its inner cells, those between four
+others of it, where half of the places or more are below 0.5: as much as half of them need. Its other cells are at its
+edge, where the atlas is coarser than the model. The calibration of a model is that of its first source; the species of
+polygons get an offset whatever their size.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sdm.engine.encode import embed_positions
 from sdm.files.paths import replace_file
@@ -30,7 +33,8 @@ from sdm.request import Sampling
 from sdm.request.box import KM_PER_DEGREE
 from sdm.request.choices import MASKS
 from sdm.training.data.labels import PackedLabels, Places
-from sdm.training.data.range_parts import FADED, RangeParts, range_parts
+from sdm.training.data.range_parts import FADED, RangeParts, cell_boxes, range_parts
+from sdm.training.data.ranges import RangeRaster
 from sdm.training.data.source import Source
 from sdm.training.data.sources import Polygons, Ranges, open_sources
 from sdm.training.measures.range_area import (
@@ -55,6 +59,8 @@ SHOWN = 0.2
 """Logit that some place in each small range has at least: a little above 0.5."""
 MOST = 12.0
 """Logits: largest offset."""
+STEP = 0.5
+"""Logits between the lifts of parts of larger ranges."""
 FINE, COARSE, SEA = 0.15, 0.5, 2.0
 """Degrees between the places in small ranges, on other land and at sea."""
 FINEST = 0.02
@@ -105,7 +111,7 @@ def fit_known_ranges(recipe: Recipe, folder: Path, log: Log) -> dict[str, Any]:
         k: {name: part for name, part in range_parts(source) if name.lower() in species and part.size > 0}
         for k, source in enumerate(sources)
     }
-    if not any(part.boxes.size or part.outposts for of in parts.values() for part in of.values()):
+    if not any(part.boxes.size or part.outposts or part.inner.size for of in parts.values() for part in of.values()):
         return {}
     world = make_world(model, {name: part for of in parts.values() for name, part in of.items()})
     log(f"known ranges: {world.lon.size} places of the world")
@@ -157,6 +163,8 @@ def _fit_source(
             else:
                 inside = block.table.column(block.rows[there], some[k])
             known = _fit(part, logit, inside, area, (lon, lat), isinstance(source, Polygons))
+            if isinstance(source, Ranges) and (part.outposts or part.inner.size):
+                known = _lifted(part, source.raster, logit, block.rows[there])
             before[taxon.name] = range_score(logit, inside, area)
             moved = logit + known.shift(lon, lat) if known.adds else logit
             after[taxon.name] = range_score(moved, inside, area)
@@ -226,17 +234,26 @@ def _fit(
         # Whatever lies outside: the best place of the range is shown.
         offset = max(offset * (1.0 if exact else share), SHOWN - float(moved[inside].max()))
         return replace(known, offset=offset)
-    missing, lacking = [], []
-    for boxes in part.outposts:
-        here = in_boxes(boxes, *lonlat)
-        if here.any() and logit[here].max() < 0.0:
-            missing.append(boxes)
-            lacking.append(-float(np.median(logit[here])))
-    if not missing:
-        return nothing
-    more = min(float(np.median(lacking)), MOST)
-    # As much is lost again at the reach: elsewhere nothing changes.
-    return replace(nothing, boxes=np.concatenate(missing), offset=more, drop=more, reach=0.5 * part.reach)
+    return nothing
+
+
+def _lifted(part: RangeParts, raster: RangeRaster, logit: np.ndarray, cells: np.ndarray) -> KnownRange:
+    """What a species of a larger range gets, from logits (N,) at places and the cells (N,) that these lie in."""
+    number = np.full(raster.shape[0] * raster.shape[1], -1)
+    number[part.inner] = np.arange(part.inner.size)
+    for k, apart in enumerate(part.outposts):
+        number[apart] = part.inner.size + k
+    there = number[cells] >= 0
+    medians = pd.Series(logit[there]).groupby(number[cells[there]]).median()
+    lacking = medians[medians < 0.0]
+    # In steps, so that neighbours share a box.
+    steps = np.ceil((SHOWN - lacking) / STEP).astype(int)
+    boxes, lifts = [np.empty((0, 4), np.float32)], [np.empty(0, np.float32)]
+    for step, some in steps.groupby(steps):
+        own = cell_boxes(raster, np.flatnonzero(np.isin(number, some.index)))
+        boxes.append(own)
+        lifts.append(np.full(len(own), min(step * STEP, MOST), np.float32))
+    return KnownRange(np.concatenate(boxes), 0.0, 0.0, 0.5 * part.reach, 0.0, 0.0, np.concatenate(lifts))
 
 
 def in_boxes(boxes: np.ndarray, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ ATLAS_ADDS = {
     ("Talpa romana", 43),
     ("Puma concolor", 32),
 }
-"""Species that do not live on an island that the atlas' cells of another reach into: Ireland, Sicily, Tierra del Fuego."""
+"""Species that do not live on an island which cells of the atlas reach into: Ireland, Sicily, Tierra del Fuego."""
 CONTINENT = 5e6
 """Square kilometres."""
 EARTH_KM = 6371.0

@@ -164,12 +164,13 @@ def read_known_ranges(folder: Path, vocabulary: list[str]) -> Mapping[str, Known
         raise ModelError(f"{path} holds an offset or drop of more than {LIMIT:g}, or a drop below 0.")
     if (t["reach"] <= 0).any():
         raise ModelError(f"{path} holds a reach that is not positive.")
-    return {
-        _species(path, vocabulary, int(row)): KnownRange(
-            boxes[first[k] : first[k + 1]], *(float(t[name][k]) for name in VECTORS), t["lift"][first[k] : first[k + 1]]
-        )
-        for k, row in enumerate(t["species"])
-    }
+    known: dict[str, KnownRange] = {}
+    for k, row in enumerate(t["species"]):
+        own = slice(first[k], first[k + 1])
+        offset, drop, reach, highest, alone = (float(t[name][k]) for name in VECTORS)
+        name = _species(path, vocabulary, int(row))
+        known[name] = KnownRange(boxes[own], offset, drop, reach, highest, alone, t["lift"][own])
+    return known
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdm.errors import LayerError
+from sdm.layers.hdf5 import is_hdf5, refuse_references
 from sdm.layers.sidecars import WITH_SIDECARS, looks_beside, needs_sidecars, refuse_naming_sidecars
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 ALONE = ["GTiff", "COG", "netCDF", "HFA", "AAIGrid", "JP2OpenJPEG"]
 DRIVERS = [*ALONE, *WITH_SIDECARS]
 """Accepted formats. VRT is excluded on purpose: a VRT can name any file or address."""
-
-_HDF5 = b"\x89HDF\r\n\x1a\n"
-
 
 MAX_BLOCK_BYTES = 256 << 20
 """Bytes of one block of a file, which GDAL decodes as a whole."""
@@ -507,11 +505,8 @@ def open_raster(path: str | Path, what: str = "layer") -> DatasetReader:
                 f"{name} is a VRT, which can point at any file or address; give the raster itself "
                 "(gdal_translate makes one)."
             )
-        if any(_HDF5 in beginning for beginning in _beginnings(path)):
-            raise LayerError(
-                f"{name} is an HDF5 file (netCDF-4), whose links can point at any other file; convert it to GeoTIFF "
-                "(gdal_translate does it)."
-            )
+        if is_hdf5(path):
+            refuse_references(path, name)
         beside = needs_sidecars(path, start)
         if beside or looks_beside(start):
             refuse_naming_sidecars(path, name)
@@ -524,16 +519,6 @@ def open_raster(path: str | Path, what: str = "layer") -> DatasetReader:
         ) from error
     _refuse_large_blocks(dataset, name)
     return dataset
-
-
-def _beginnings(path: Path) -> Iterator[bytes]:
-    """The 8 bytes of a file at each place where an HDF5 file may begin: 0, 512, 1024, 2048, ..."""
-    size, at = path.stat().st_size, 0
-    with path.open("rb") as file:
-        while at < size:
-            file.seek(at)
-            yield file.read(8)
-            at = 2 * at or 512
 
 
 def _refuse_large_blocks(dataset: DatasetReader, name: str) -> None:

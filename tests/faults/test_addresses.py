@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import geopandas
+import h5py
 import numpy as np
 import pytest
 import rasterio
@@ -137,13 +138,60 @@ def test_formats_with_their_georeference_beside_them(tmp_path, write_raster, lis
     assert not listener.heard()
 
 
+def netcdf4(path, values, reference="", target=None):
+    """A netCDF-4 file of one variable on a grid of 0.1 degree, as h5py writes it, with a reference to another file."""
+    lon, lat = -120 + 0.1 * (np.arange(64) + 0.5), 50 - 0.1 * (np.arange(64) + 0.5)
+    with h5py.File(path, "w") as file:
+        scales = [file.create_dataset(name, data=axis) for name, axis in (("lat", lat), ("lon", lon))]
+        for scale, unit in zip(scales, ("degrees_north", "degrees_east"), strict=True):
+            scale.make_scale(scale.name[1:])
+            scale.attrs["units"] = np.bytes_(unit)
+        if reference == "external storage":
+            data = file.create_dataset("bio1", values.shape, "f4", external=[(str(target), 0, values.nbytes)])
+        elif reference == "a virtual dataset":
+            layout = h5py.VirtualLayout(values.shape, "f4")
+            layout[:] = h5py.VirtualSource(str(target), "data", values.shape)
+            data = file.create_virtual_dataset("bio1", layout)
+        else:
+            data = file.create_dataset("bio1", data=values.astype("f4"))
+        crs = {"grid_mapping_name": np.bytes_("latitude_longitude")}
+        crs |= {"semi_major_axis": 6378137.0, "inverse_flattening": 298.257223563}
+        file.create_dataset("crs", data=0).attrs.update(crs)
+        data.attrs["grid_mapping"] = np.bytes_("crs")
+        for axis, scale in enumerate(scales):
+            data.dims[axis].attach_scale(scale)
+        if reference == "an external link":
+            file.create_group("deep")["inside"] = h5py.ExternalLink(str(target), "/data")
+        if reference == "a group in two places":
+            file.create_group("deep")["root"] = file["/"]
+    return path
+
+
+def test_an_honest_netcdf4_file_is_read(tmp_path):
+    path = netcdf4(tmp_path / "a.nc", np.arange(4096.0).reshape(64, 64))
+    assert RasterLayer(path).nearest(np.array([-119.95]), np.array([49.85]))[0] == 64
+
+
+@pytest.mark.parametrize(
+    "reference", ["an external link", "external storage", "a virtual dataset", "a group in two places"]
+)
+def test_an_hdf5_file_that_refers_to_another_is_refused(tmp_path, reference):
+    """GDAL would follow it: to the other file, or in circles until the memory is full."""
+    target = tmp_path / "secret"
+    with h5py.File(target, "w") as file:
+        file["data"] = np.full((64, 64), 42, "f4")
+    path = netcdf4(tmp_path / "a.nc", np.ones((64, 64), "f4"), reference, target)
+    for read in (RasterLayer, open_sampler):
+        with pytest.raises(LayerError, match=f"with {reference}, which .* convert it to GeoTIFF"):
+            read(path)
+
+
 @pytest.mark.parametrize("offset", [0, 512, 2048])
-def test_an_hdf5_file_is_refused(tmp_path, offset):
-    """Its links, external data and virtual datasets read other files, and GDAL follows them."""
+def test_a_damaged_hdf5_file_is_refused(tmp_path, offset):
     path = tmp_path / "a.nc"
     path.write_bytes(bytes(offset) + b"\x89HDF\r\n\x1a\n" + bytes(5000))
     for read in (RasterLayer, open_sampler):
-        with pytest.raises(LayerError, match=r"HDF5 file.*convert it to GeoTIFF"):
+        with pytest.raises(LayerError, match="cannot be read as HDF5"):
             read(path)
 
 

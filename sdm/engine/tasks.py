@@ -148,10 +148,10 @@ def _on_cluster(
                     completed.update(futures)
                 if not flying:
                     break
-                for result in _results(client, _next_batch(client, completed, worker_wait), flying):
+                for result in _results(client, _next_batch(client, completed, worker_wait), flying, worker_wait):
                     done(result)
         except (KeyboardInterrupt, SystemExit):
-            if client.cluster is not None and client.cluster.name == OURS:
+            if client.cluster is not None and _is_ours(client):
                 client.cluster.close()  # whoever interrupts does not want to wait for tasks that are running
             raise
         finally:
@@ -160,7 +160,7 @@ def _on_cluster(
 
 def _next_batch(client: Client, completed: as_completed, worker_wait: float) -> list[Any]:
     """Futures that are done; waits for the first. Raises ClusterError where there is no worker for too long."""
-    ours = client.cluster is not None and client.cluster.name == OURS
+    ours = _is_ours(client)
     limit = WITHOUT_WORKERS_S if ours else worker_wait
     looked = since = time.monotonic()
     told = False
@@ -173,12 +173,7 @@ def _next_batch(client: Client, completed: as_completed, worker_wait: float) -> 
         if _has_workers(client):
             since, told = now, False
         elif now - since > limit:
-            if ours:
-                raise ClusterError("all worker processes have ended and cannot be started again; give fewer workers.")
-            raise ClusterError(
-                f"the cluster has had no worker for {limit:.0f} s; start workers and run the command again, or wait "
-                "longer with --worker-wait SECONDS."
-            )
+            raise _without_workers(client, limit)
         elif now - since > WARN_S and not told and not ours:
             text = f"the cluster has no worker; waiting {limit:.0f} s for one (--worker-wait)."
             warnings.warn(text, ClusterWarning, stacklevel=5)
@@ -194,7 +189,7 @@ def _has_workers(client: Client) -> bool:
         return True
 
 
-def _results(client: Client, futures: list[Any], flying: dict[Any, Any]) -> list[Any]:
+def _results(client: Client, futures: list[Any], flying: dict[Any, Any], worker_wait: float) -> list[Any]:
     """Results of finished futures, taken out of `flying`; raises what the first failed one raised."""
     from distributed import KilledWorker
 
@@ -216,9 +211,40 @@ def _results(client: Client, futures: list[Any], flying: dict[Any, Any]) -> list
                 ) from error
             raise error
     try:
-        return client.gather(futures)
+        return _gathered(client, futures, worker_wait)
     except (OSError, CancelledError):  # of the connection: what tasks raised was raised above
         raise _lost(client, "some tasks") from None
+
+
+def _gathered(client: Client, futures: list[Any], worker_wait: float) -> list[Any]:
+    """Results of finished futures. Raises ClusterError where the workers that had them are gone for too long.
+
+    `Client.gather` would wait for ever: the tasks count as waiting again, and nobody computes them.
+    """
+    limit = WITHOUT_WORKERS_S if _is_ours(client) else worker_wait
+    while True:
+        try:
+            results: list[Any] = client.sync(client._gather, futures, callback_timeout=limit)
+        except TimeoutError:
+            if client.status != "running":
+                raise
+            if not _has_workers(client):
+                raise _without_workers(client, limit) from None
+        else:
+            return results
+
+
+def _is_ours(client: Client) -> bool:
+    return client.cluster is not None and client.cluster.name == OURS
+
+
+def _without_workers(client: Client, limit: float) -> ClusterError:
+    if _is_ours(client):
+        return ClusterError("all worker processes have ended and cannot be started again; give fewer workers.")
+    return ClusterError(
+        f"the cluster has had no worker for {limit:.0f} s; start workers and run the command again, or wait "
+        "longer with --worker-wait SECONDS."
+    )
 
 
 def _is_missing(error: BaseException) -> bool:

@@ -458,7 +458,7 @@ def _atlas_notes(plan: Plan, resolution: Resolution, target: Target) -> list[str
     if known is None or target.score.name != "probability" or target.fit is not None:
         return []
     notes = []
-    if target.known is not None:
+    if target.known is not None and target.known.reaches(plan.grid.bbox):
         part = "In some parts of its range" if known.in_parts else "Its range is small:"
         notes.append(
             f"{part} the map combines the model with the range in the model's atlas (--atlas none: the model alone)."

@@ -63,6 +63,21 @@ class KnownRange:
         """Whether it adds in some parts of a larger range only."""
         return self.lifts is not None and bool((self.lifts > 0.0).any())
 
+    def reaches(self, bbox: tuple[float, float, float, float]) -> bool:
+        """Whether it may add something in a box (west, south, east, north) in degrees; west > east: across 180."""
+        if not self.in_parts:
+            return self.adds
+        west, south, east, north = bbox
+        margin = self.reach / KM_PER_DEGREE
+        width = (east - west) % 360.0 or 360.0
+        low, high = self.boxes[:, 1] - margin, self.boxes[:, 3] + margin
+        # Near a pole a degree of longitude is short: any is near there.
+        wide = margin / np.maximum(np.cos(np.radians(np.clip(np.maximum(np.abs(low), np.abs(high)), 0, 89.9))), 0.01)
+        first, last = self.boxes[:, 0] - wide, self.boxes[:, 2] + wide
+        across = np.minimum(last - first, 360.0)
+        beside = ((first - west) % 360.0 <= width) | ((west - first) % 360.0 <= across)
+        return bool((beside & (high >= south) & (low <= north)).any())
+
     def times(self, factor: float) -> KnownRange:
         """The same in another unit of what is added."""
         lifts = None if self.lifts is None else self.lifts * np.float32(factor)

@@ -286,17 +286,17 @@ def test_names_become_seven_ranks(tmp_path):
         "kingdom,phylum,class,order,family,genus,species\n"
         "Animalia,Chordata,Reptilia,Squamata,Lacertidae,Lacerta,Lacerta agilis\n"
         "Animalia,Chordata,Reptilia,Squamata,Lacertidae,Lacerta,viridis\n"
-        "Animalia,Chordata,Reptilia,,Lacertidae,Lacerta,bilineata\n"
+        "Animalia,Chordata,Reptilia,,Lacertidae,Lacerta,nusquama\n"
     )
     taxonomy = Taxonomy.read(tmp_path / "birds.csv", bundled)
     (tmp_path / "list.txt").write_text(
-        "# mine\nUrsus arctos\n\ngrizzly\nlacerta  agilis\nLacerta viridis\nLacerta bilineata\nUrsus arctos\n"
+        "# mine\nUrsus arctos\n\ngrizzly\nlacerta  agilis\nLacerta viridis\nLacerta nusquama\nUrsus arctos\n"
     )
     found = {c.name: c for c in read_candidates(tmp_path / "list.txt", taxonomy)}
     assert found["Ursus arctos"].text == found["grizzly"].text == BEAR
     assert found["lacerta agilis"].text == LIZARD
     assert found["Lacerta viridis"].text == LIZARD.replace("agilis", "viridis")
-    assert (found["Lacerta bilineata"].text, found["Lacerta bilineata"].complete) == ("Lacerta bilineata", False)
+    assert (found["Lacerta nusquama"].text, found["Lacerta nusquama"].complete) == ("Lacerta nusquama", False)
     assert len(found) == 5
 
 

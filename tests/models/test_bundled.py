@@ -413,7 +413,7 @@ def test_relatives_lie_closer_than_strangers():
 
 def test_bundled_models_are_listed():
     models = list_models()
-    assert [m.name for m in models] == ["mammals-trees", "birds"]  # the usual one first
+    assert [m.name for m in models] == ["mammals-trees", "birds", "life"]  # the usual one first
     for model in models:
         assert model.folder.name == model.name
         assert BundledModel.open(model.name).digest == model.digest

@@ -39,6 +39,11 @@ def test_lifts_are_each_of_their_own_box():
     assert lion.most(lon[2:3], lat[2:3]) >= shift[2]
     assert lion.times(0.5).shift(lon, lat) == pytest.approx(0.5 * shift)
     assert not KnownRange(BOXES, 0.0, 0.0, 100.0, 0.9, 0.1, 0 * lifts).adds
+    assert lion.reaches((-10, 30, 10, 45)) and lion.reaches((170, 0, -170, 20)) and lion.reaches((-2.5, 38, 0, 39))
+    assert lion.reaches((-180, -90, 180, 90)) and lion.reaches((-180, 0, -175, 20))
+    for elsewhere in ((20, 30, 40, 45), (-10, 50, 10, 60), (0, 0, 170, 20)):
+        assert not lion.reaches(elsewhere)
+    assert LYNX.reaches((20, 30, 40, 45))  # its drop is everywhere
 
 
 def test_each_place_is_computed_by_itself():

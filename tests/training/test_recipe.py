@@ -8,6 +8,7 @@ import pytest
 from sdm.errors import RequestError
 from sdm.training.recipe import Recipe, limits, sections
 from sdm.training.recipe.sources import SOURCE_KINDS
+from sdm.training.recipe.species_recipe import AreasSettings, FitSettings, GridSettings, HeldOutSettings
 
 MORE = "[[data.source]]\n{}\n[architecture]"
 
@@ -80,7 +81,7 @@ def test_every_number_of_a_recipe_has_limits():
     """A key that is new in a section is not forgotten, and a limit of no key is no limit."""
     kinds = [*SOURCE_KINDS.values(), *sections.ENCODER_SIZES.values(), sections.Architecture]
     kinds += [sections.ObjectiveSettings, sections.OptimiserSettings, sections.EvaluationSettings]
-    kinds += [sections.BindingSettings]
+    kinds += [sections.BindingSettings, AreasSettings, FitSettings, GridSettings, HeldOutSettings]
     numbers = {f.name for k in kinds for f in fields(k) if re.search(r"\b(int|float)\b", str(f.type))}
     assert numbers - {"start_bias", "around_km", "pool"} == set(limits.LIMITS)
     assert limits.violated_limit("held_out", 0.2) == "" and limits.violated_limit("start_bias", -6.0) == ""

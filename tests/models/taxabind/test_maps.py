@@ -164,7 +164,7 @@ def test_names_become_taxonomic_strings(folder, query, text):
 
 def test_a_name_without_a_lineage_is_refused(folder):
     with pytest.raises(SpeciesNameError, match="full lineage"):
-        open_model(folder).resolve("Lacerta agilis")
+        open_model(folder).resolve("Aeshna cyanea")
 
 
 def test_parts_that_are_missing(folder, copy_of, photo, tmp_path):

@@ -175,8 +175,7 @@ def _next_batch(client: Client, completed: as_completed, worker_wait: float) -> 
         elif now - since > limit:
             raise _without_workers(client, limit)
         elif now - since > WARN_S and not told and not ours:
-            text = f"the cluster has no worker; waiting {limit:.0f} s for one (--worker-wait)."
-            warnings.warn(text, ClusterWarning, stacklevel=5)
+            _warn_of_waiting(limit)
             told = True
     return completed.next_batch(block=False)
 
@@ -221,17 +220,31 @@ def _gathered(client: Client, futures: list[Any], worker_wait: float) -> list[An
 
     `Client.gather` would wait for ever: the tasks count as waiting again, and nobody computes them.
     """
-    limit = WITHOUT_WORKERS_S if _is_ours(client) else worker_wait
+    ours = _is_ours(client)
+    limit = WITHOUT_WORKERS_S if ours else worker_wait
+    since, patience, told = time.monotonic(), min(WARN_S, limit), False
     while True:
         try:
-            results: list[Any] = client.sync(client._gather, futures, callback_timeout=limit)
+            results: list[Any] = client.sync(client._gather, futures, callback_timeout=patience)
         except TimeoutError:
             if client.status != "running":
                 raise
-            if not _has_workers(client):
+            waited = time.monotonic() - since
+            if _has_workers(client):  # much to fetch
+                since, patience = time.monotonic(), 2.0 * patience
+            elif waited >= limit:
                 raise _without_workers(client, limit) from None
+            else:
+                if not told and not ours:
+                    _warn_of_waiting(limit)
+                told, patience = True, max(limit - waited, 0.1)
         else:
             return results
+
+
+def _warn_of_waiting(limit: float) -> None:
+    text = f"the cluster has no worker; waiting {limit:.0f} s for one (--worker-wait)."
+    warnings.warn(text, ClusterWarning, stacklevel=6)
 
 
 def _is_ours(client: Client) -> bool:

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sdm.errors import ModelError
 from sdm.files import release
 from sdm.files.paths import folder as resource_folder
+from sdm.files.paths import replace_file
 from sdm.models.config import FORMAT, KNOWN_RANGES, check_config
 from sdm.models.protocol import Check
 from sdm.models.shared import DESCRIBED, encoders_digest, named_encoders
@@ -32,6 +35,13 @@ def bundled_folders() -> dict[str, Path]:
     """Folders of the bundled models by name: the default one first, the others sorted."""
     folders = sorted(resource_folder("models").iterdir(), key=lambda p: (p.name != DEFAULT, p.name))
     return {p.name: p for p in folders if (p / "config.json").is_file()}
+
+
+def write_folder(path: Path, config: Mapping[str, Any], weights: bytes, vocabulary: Sequence[str]) -> None:
+    """Write `model.safetensors`, `vocabulary.txt` and, last, `config.json` into a model folder, each in one step."""
+    replace_file(path / "model.safetensors", weights)
+    replace_file(path / "vocabulary.txt", ("\n".join(vocabulary) + "\n").encode())
+    replace_file(path / "config.json", (json.dumps(config, indent=1) + "\n").encode())
 
 
 def find_folder(name: str | Path) -> Path:

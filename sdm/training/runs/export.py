@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 from safetensors.torch import save
 
 from sdm._version import __version__
-from sdm.files.paths import replace_file
 from sdm.models.config import FORMAT
+from sdm.models.folder import write_folder
 from sdm.request.choices import MODALITIES
 from sdm.training.data.training_set import TrainingSet
 from sdm.training.recipe.range_recipe import Recipe
@@ -42,6 +41,4 @@ def export_model(
         **({"coverage": coverage.encode()} if coverage is not None else {}),
         **architecture_config(recipe, data),
     }
-    replace_file(out / "model.safetensors", save(state))
-    replace_file(out / "vocabulary.txt", ("\n".join(data.vocabulary) + "\n").encode())
-    replace_file(out / "config.json", (json.dumps(config, indent=1) + "\n").encode())
+    write_folder(out, config, save(state), data.vocabulary)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from sdm._version import __version__
-from sdm.files.paths import replace_file
 from sdm.models.bundled import BundledModel
 from sdm.models.config import FORMAT
-from sdm.models.known_ranges import KnownRange, pack_known_ranges
+from sdm.models.folder import write_folder
 from sdm.models.shared import encoders_digest
 from sdm.training.recipe.species_recipe import SpeciesRecipe
 
@@ -50,9 +48,7 @@ def write_model(
         "calibration": {key: {"scale": s, "bias": b} for key, (s, b) in calibration.items()},
         **({"ranges": recipe.ranges} if recipe.ranges else {}),
     }
-    replace_file(out / "model.safetensors", save({WEIGHT: weight, SCALE: scale}))
-    replace_file(out / "vocabulary.txt", ("\n".join(vocabulary) + "\n").encode())
-    replace_file(out / "config.json", (json.dumps(config, indent=1) + "\n").encode())
+    write_folder(out, config, save({WEIGHT: weight, SCALE: scale}), vocabulary)
 
 
 def read_table(folder: Path) -> tuple[np.ndarray, list[str]]:
@@ -62,8 +58,3 @@ def read_table(folder: Path) -> tuple[np.ndarray, list[str]]:
     tensors = load_file(folder / "model.safetensors")
     vocabulary = [t for t in (folder / "vocabulary.txt").read_text(encoding="utf-8").split("\n") if t]
     return tensors[WEIGHT].astype(np.float32) * tensors[SCALE][:, None], vocabulary
-
-
-def write_ranges(path: Path, known: Mapping[str, KnownRange], vocabulary: list[str]) -> None:
-    """Write the table of known ranges."""
-    replace_file(path, pack_known_ranges(known, vocabulary))

@@ -21,13 +21,14 @@ from sdm.files.atomic import check_folder
 from sdm.files.paths import replace_file
 from sdm.models.bundled import BundledModel
 from sdm.models.config import KNOWN_RANGES, all_subsets, calibration_key
+from sdm.models.known_ranges import pack_known_ranges
 from sdm.names import TaxonTable
 from sdm.request.choices import MODALITIES
 from sdm.training.data.splits import in_blocks
 from sdm.training.measures.range_area import RangeScore, by_size
 from sdm.training.recipe.species_recipe import SpeciesRecipe
 from sdm.training.runs.folder import Log, describe_run, logger, make_folder, read_metrics, write_json
-from sdm.training.species.export import read_table, write_model, write_ranges
+from sdm.training.species.export import read_table, write_model
 from sdm.training.species.fit import Labels, Lineages, fit_vectors
 from sdm.training.species.groups import AreaGroup, GridGroup, open_groups
 from sdm.training.species.held_areas import held_out_areas, taught_by_lists
@@ -254,7 +255,7 @@ def _fit_ranges(task: _Task, out: Path, calibration: Calibrations) -> dict[str, 
         for how, classes in metrics[group.name].items():
             for label, measures in classes.items():
                 task.log(f"ranges {group.name}, {how}, {label}: {_text(measures)}")
-    write_ranges(out / KNOWN_RANGES, known, vocabulary)
+    replace_file(out / KNOWN_RANGES, pack_known_ranges(known, vocabulary))
     return metrics
 
 

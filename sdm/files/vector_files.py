@@ -7,12 +7,12 @@ recognised, and by a name with which one driver alone takes it.
 
 from __future__ import annotations
 
-import mmap
 import re
 import sqlite3
 from pathlib import Path
 
 from sdm.errors import LayerError, SdmError, quoted
+from sdm.files.json_text import refuse_json
 
 GEOPACKAGE, GEOJSON, TOPOJSON, SHAPEFILE, FLATGEOBUF, KML, PARQUET, ZIP = (
     "GPKG",
@@ -29,22 +29,6 @@ SHAPEFILE_PARTS = (".dbf", ".shx", ".prj", ".cpg")
 _STEPS = 2_000_000
 """Steps of SQLite's machine that its schema may take."""
 _LONGEST_SQL = 1 << 20
-
-# A member of any object whose name is "crs", in any spelling that a tolerant parser accepts, and its value's beginning.
-_GAP = rb"(?:\s|/\*.{0,4096}?\*/|//[^\n]{0,4096}\n)*+"
-_CRS = re.compile(
-    rb"['\"](?:c|\\u00[46]3)(?:r|\\u00[57]2)(?:s|\\u00[57]3)(?:\\u0000[^'\"]{0,999})?['\"]"
-    + _GAP
-    + rb":"
-    + _GAP
-    + rb"\{",
-    re.IGNORECASE | re.DOTALL,
-)
-_TYPE = rb'"type"\s*+:\s*+"(?:name|EPSG)"'
-_PROPERTIES = rb'"properties"\s*+:\s*+\{\s*+"(?:name|code)"\s*+:\s*+(?:"[\w:/.#-]{1,200}"|\d{1,9})\s*+\}'
-_NAMED_CRS = re.compile(
-    rb"\s*+(?:" + _TYPE + rb"\s*+,\s*+" + _PROPERTIES + rb"|" + _PROPERTIES + rb"\s*+,\s*+" + _TYPE + rb")\s*+\}"
-)
 
 
 def vector_format(path: Path, head: bytes) -> str | None:
@@ -76,7 +60,7 @@ def gdal_name(path: Path, kind: str, source: str, error: type[SdmError] = LayerE
             "(.shp, .shx, .dbf, .prj)."
         )
     if kind in (GEOJSON, TOPOJSON):
-        _refuse_links(path, source, error)
+        refuse_json(path, source, error)
         # JSON may also be an algorithm that GDAL would run; with this prefix only one driver takes the file.
         return f"{kind}:{path}"
     return str(path)
@@ -113,14 +97,3 @@ def _refuse_queries(path: Path, source: str, error: type[SdmError]) -> None:
         raise error(f"{source} cannot be read as vector data ({problem}).") from None
     finally:
         connection.close()
-
-
-def _refuse_links(path: Path, source: str, error: type[SdmError]) -> None:
-    """Raise `error` for a GeoJSON file whose CRS is anything but a plain name: GDAL would fetch it."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for match in _CRS.finditer(content):
-            if not _NAMED_CRS.match(content, match.end()):
-                raise error(
-                    f"{source} states its CRS in another form than a name, such as a link; save it again as GeoJSON in "
-                    "longitude and latitude, without the member crs."
-                )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdm.errors import LayerError, quoted
+from sdm.files.xml import MAX_BYTES, RefusedXML, parse_small
 
 WITH_SIDECARS = ["EHdr", "ENVI", "PNG", "JPEG", "WEBP"]
 """GDAL's names of the formats that have their georeference, or their layout, in a file beside them."""
@@ -29,7 +30,6 @@ _PLAIN = {"SRS", "GeoTransform", "Metadata", "PAMRasterBand", "GCPList"}
 """Elements of .aux.xml that hold values only."""
 _DOMAINS = {None, "", "IMAGE_STRUCTURE", "COLOR_PROFILE", "ENVI", "EXIF", "xml:XMP"}
 """Kinds of metadata that GDAL only passes on."""
-_MAX_XML = 16 << 20
 
 
 def needs_sidecars(path: Path, start: bytes) -> bool:
@@ -59,14 +59,11 @@ def refuse_naming_sidecars(path: Path, name: str) -> None:
 
 
 def _is_plain(path: Path) -> bool:
-    import defusedxml
-    import defusedxml.ElementTree
-
     try:
-        if path.stat().st_size > _MAX_XML:
+        if path.stat().st_size > MAX_BYTES:
             return False
-        root = defusedxml.ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
-    except (defusedxml.DefusedXmlException, SyntaxError, ValueError, LookupError, OSError):
+        root = parse_small(path.read_bytes())
+    except (RefusedXML, OSError):
         return False
     domains = {element.get("domain") for element in root.iter("Metadata")}
     return root.tag == "PAMDataset" and {e.tag for e in root} <= _PLAIN and domains <= _DOMAINS

@@ -37,7 +37,7 @@ COLUMNS = (
 )
 """Names of the column with the names, first wins; compared without case, spaces, dots and underscores."""
 STDIN = "-"
-MAX_BYTES = 256 << 20
+MAX_BYTES = 64 << 20
 MAX_ROWS = 1_000_000
 MAX_NAMES = 20_000
 _DELIMITERS = ",;\t|"

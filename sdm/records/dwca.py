@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sdm.errors import RecordsError, quoted
+from sdm.files.xml import BrokenXML, RefusedXML, parse_small
 from sdm.records.columns import find_columns, key
 from sdm.records.guard import Archive, as_lines
 from sdm.records.raw import MAX_ROWS, Collector, RawRecords
@@ -55,20 +56,14 @@ def read_dwca(archive: Archive, meta: str, options: ReadOptions, species: str | 
 
 
 def _described(archive: Archive, meta: str) -> Any:
-    import defusedxml
-    import defusedxml.ElementTree
     from dwca.descriptors import ArchiveDescriptor
 
     content = archive.small(meta).decode("utf-8")
     try:
         # The library parses it with a parser that resolves entities.
-        defusedxml.ElementTree.fromstring(content.encode(), forbid_dtd=True)
-    except defusedxml.DefusedXmlException:
-        raise RecordsError(
-            f"{meta} in {archive.source} declares entities or a document type; it is not read."
-        ) from None
-    except Exception as error:  # the parser's own, and those of wrong encodings
-        raise RecordsError(f"{meta} in {archive.source} is not valid XML ({error}).") from None
+        parse_small(content.encode())
+    except RefusedXML as error:
+        raise RecordsError(f"{meta} in {archive.source} {error}; it is not read.") from None
     try:
         return ArchiveDescriptor(re.sub(r"^\s*<\?xml[^>]*\?>", "", content))
     except Exception as error:  # the library raises whatever a missing tag leads to
@@ -178,17 +173,13 @@ def read_citations(archive: Archive, folder: str, metadata: str | None) -> tuple
 
 
 def _metadata(archive: Archive, name: str) -> tuple[list[str], list[str]]:
-    import defusedxml
-    import defusedxml.ElementTree
-
+    content = archive.small(name)
     try:
-        root = defusedxml.ElementTree.fromstring(archive.small(name), forbid_dtd=True)
-    except defusedxml.DefusedXmlException:
-        raise RecordsError(
-            f"{name} in {archive.source} declares entities or a document type; it is not read."
-        ) from None
-    except Exception:  # a broken description of the data is no reason not to read them
+        root = parse_small(content)
+    except BrokenXML:  # a broken description of the data is no reason not to read them
         return [], []
+    except RefusedXML as error:
+        raise RecordsError(f"{name} in {archive.source} {error}; it is not read.") from None
     lines, doi = [], []
     for element in root.iter():
         tag = str(element.tag).rpartition("}")[2]

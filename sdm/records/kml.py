@@ -53,7 +53,7 @@ def _place(mark: Element, source: str) -> tuple[float, float]:
         if tag(element) in ("LineString", "Polygon", "Track", "Model"):
             raise RecordsError(f"{source} holds geometries of the kind {tag(element)}; records are points.")
         if tag(element) == "coordinates":
-            parts = (element.text or "").strip().split(",")
+            parts = (element.text or "").strip().split(",", 2)
             try:
                 return float(parts[0]), float(parts[1])
             except (ValueError, IndexError):

@@ -14,7 +14,7 @@ from sdm.errors import RecordsError, quoted
 from sdm.records.columns import key
 from sdm.records.values import few_numbers, numbers, presences, same_name, species_name, texts, years_and_months
 
-MAX_ROWS = 20_000_000
+MAX_ROWS = 6_000_000
 MAX_NAMES = 1_000_000
 
 _TEXTS = ("country", "licence", "dataset", "taxon_key")

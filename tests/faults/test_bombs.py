@@ -17,6 +17,7 @@ from sdm.errors import LayerError, RequestError
 from sdm.files.toml import read_toml
 from sdm.grid import Region
 from sdm.layers.raster import RasterLayer
+from sdm.records.read import read_raw
 
 SECONDS, MEGABYTES = 10, 1000
 
@@ -145,6 +146,87 @@ def test_json_of_many_values(tmp_path, measure, piece):
         file.write(b'{"type":"FeatureCollection","features":[{"type":"Feature","x":[')
         file.write(piece * (31 * (1 << 20) // len(piece)))
     check(measure, region(tmp_path / "a.geojson"), "LayerError")
+
+
+def records(path):
+    return f"from sdm.records.read import read_raw; read_raw({str(path)!r})"
+
+
+RING = b'"geometry":{"type":"Polygon","coordinates":[[' + b"[1,2]," * 2_000_000 + b"[1,2]]]}}"
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b'{"type":"Feature","properties":{},',
+        b'{"type":"FeatureCollection","type":"Feature","properties":{},',
+        b'{"type":"FeatureCollection","features":[],"a\\"":1,"type":"Feature","properties":{},',
+        b'{"type":"FeatureCollection","features":[{"b":"]}"}],"typ\\u0065":"Feature","properties":{},',
+    ],
+    ids=["plain", "twice", "last", "escaped"],
+)
+def test_json_that_is_read_as_a_whole(tmp_path, measure, begin):
+    (tmp_path / "a.geojson").write_bytes(begin + RING)
+    cost = check(measure, records(tmp_path / "a.geojson"), "no plain collection")
+    assert cost.megabytes < 400
+
+
+def test_a_large_collection_is_read(tmp_path):
+    """With what looks like the end of it, or its type, inside features and strings."""
+    feature = (
+        b'{"type":"Feature","geometry":{"type":"Point","coordinates":[7.25,46.5]},"properties":{"species":"Vipera"'
+        b',"type":"Feature","a\\"b":"\\\\","c":"]}{\\"type\\":"}}'
+    )
+    name = b'"name":"x","crs":{"type":"name","properties":{"name":"urn:ogc:def:crs:OGC:1.3:CRS84"}},'
+    path = tmp_path / "a.geojson"
+    path.write_bytes(
+        b'{"type":"FeatureCollection",'
+        + name
+        + b'"features":['
+        + b",".join([feature] * 60_000)
+        + b'],"bbox":[7,46,8,47]}'
+    )
+    assert path.stat().st_size > 8 << 20
+    raw = read_raw(path)
+    assert len(raw) == 60_000
+    assert (raw.rows["lon"] == 7.25).all()
+
+
+@pytest.mark.parametrize("kind", ["one feature", "many features", "few of each"])
+def test_json_of_many_properties(tmp_path, measure, kind):
+    point = '{"type":"Feature","geometry":{"type":"Point","coordinates":[7,46]},"properties":{%s}}'
+    match kind:
+        case "one feature":
+            features = [point % ",".join(f'"p{i}":1' for i in range(1_000_000))]
+        case "many features":
+            features = [point % f'"p{i}":1' for i in range(90_000)]
+        case _:
+            features = [point % f'"p{i % 900}":1' for i in range(90_000)]
+    path = tmp_path / "a.geojson"
+    path.write_text('{"type":"FeatureCollection","features":[' + ",".join(features) + "]}")
+    check(measure, region(path), "different properties")
+
+
+@pytest.mark.parametrize("name", ["meta.xml", "eml.xml"])
+def test_deep_xml_in_an_archive(tmp_path, measure, name):
+    terms = "http://rs.tdwg.org/dwc/terms"
+    meta = (
+        f'<archive xmlns="http://rs.tdwg.org/dwc/text/" metadata="eml.xml"><core encoding="UTF-8"'
+        f' rowType="{terms}/Occurrence" fieldsTerminatedBy=","><files><location>a.csv</location></files><id index="0"/>'
+        f'<field index="1" term="{terms}/decimalLongitude"/><field index="2" term="{terms}/decimalLatitude"/>'
+        "</core></archive>"
+    )
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        files = {"a.csv": "1,7,46\n", "meta.xml": meta} | {name: "<a>" * 1_300_000}
+        for member, text in files.items():
+            archive.writestr(member, text)
+    check(measure, records(tmp_path / "a.zip"), "200 deep")
+
+
+def test_a_placemark_of_many_places(tmp_path, measure):
+    kml = '<kml xmlns="http://www.opengis.net/kml/2.2"><Placemark><Point><coordinates>{}</coordinates></Point></Placemark></kml>'
+    (tmp_path / "a.kml").write_text(kml.format("7,46 " * 8_000_000))
+    assert check(measure, records(tmp_path / "a.kml"), "coordinates").megabytes < 500
 
 
 def test_views_and_counts_of_a_geopackage(tmp_path, measure):

@@ -32,8 +32,14 @@ REGIONS = {
     "Siberia": ((90.0, 55.0, 102.0, 61.0), 0.05),
     "Alps, fine": ((9.0, 45.5, 13.0, 47.5), 0.02),
     "Cascades, fine": ((-123.0, 46.0, -119.0, 48.0), 0.02),
+    "Patagonia": ((-74.0, -50.0, -66.0, -44.0), 0.05),
+    "New Zealand": ((166.0, -47.0, 174.0, -41.0), 0.05),
+    "Caucasus": ((40.0, 41.0, 48.0, 44.5), 0.05),
+    "Congo": ((15.0, -4.0, 25.0, 4.0), 0.05),
+    "Kazakhstan": ((60.0, 44.0, 72.0, 52.0), 0.1),
+    "Ethiopia, fine": ((37.0, 7.0, 40.0, 9.0), 0.01),
 }
-"""Mountains and coasts, where the environment changes fastest, and one plain. Box, resolution."""
+"""Mountains and coasts, where the environment changes fastest, and a few plains. Box, resolution."""
 
 SPECIES = 60
 
@@ -62,15 +68,17 @@ def report(model, region: str, pitches: list[str]) -> None:
     """Print the rows of one region."""
     bbox, resolution = REGIONS[region]
     plan = plan_region(model, bbox, resolution)
+    every_pixel = dataclasses.replace(plan, sampling=dataclasses.replace(plan.sampling, step=1))
+    exact = whole(every_pixel)
     started = time.process_time()
-    exact = whole(dataclasses.replace(plan, sampling=dataclasses.replace(plan.sampling, step=1)))
+    whole(dataclasses.replace(every_pixel, targets=plan.targets[:1]))
     exact_s = time.process_time() - started
     present = np.nanmax(exact, axis=(1, 2)) > 0.5
     for text in pitches:
         coarse = with_pitches(plan, [float(p) for p in text.split(",")])
         started = time.process_time()
-        error = np.abs(whole(coarse)[present] - exact[present])
-        seconds = time.process_time() - started
+        error = np.abs(single_maps(coarse, present) - exact[present])
+        seconds = (time.process_time() - started) / len(error)
         per_species = np.nanquantile(error, 0.999, axis=(1, 2))
         cells = [
             region,
@@ -143,6 +151,12 @@ def with_pitches(plan, pitches: list[float]):
     for modality, pitch in zip(MODALITIES, pitches, strict=True):
         config[modality]["pitch"] = pitch
     return dataclasses.replace(plan, model=dataclasses.replace(plan.model, config=config))
+
+
+def single_maps(plan, chosen: np.ndarray) -> np.ndarray:
+    """The maps of the chosen targets (S,) of a plan, each made by itself: (chosen, rows, columns)."""
+    targets = (plan.targets[k] for k in np.flatnonzero(chosen))
+    return np.concatenate([whole(dataclasses.replace(plan, targets=(target,))) for target in targets])
 
 
 def whole(plan) -> np.ndarray:

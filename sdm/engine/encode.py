@@ -125,8 +125,12 @@ def embed_batches(
     lon: np.ndarray,
     lat: np.ndarray,
     month: int,
+    unencoded: Sequence[str] = (),
 ) -> Iterator[Batch]:
-    """Sums of the unit embeddings of some modalities (or none) at places (N,), (N,) degrees, batch by batch."""
+    """Sums of the unit embeddings of some modalities (or none) at places (N,), (N,) degrees, batch by batch.
+
+    `unencoded`: which of them are read only.
+    """
     import torch
 
     encoders = model.load(device)
@@ -149,7 +153,8 @@ def embed_batches(
             total = torch.zeros((batch, model.dim), device=encoders.device)
             parts = {modality: content[start : start + batch] for modality, content in values.items()}
             for modality, content in parts.items():
-                total += encoders.encode(modality, content)
+                if modality not in unencoded:
+                    total += encoders.encode(modality, content)
             yield Batch(slice(first + start, first + stop), total, known[start:stop], parts)
 
 

@@ -12,6 +12,7 @@ from sdm.engine.inputs import Read
 from sdm.engine.lattice import Blend
 from sdm.engine.places import Places, Plan
 from sdm.engine.trust import measure
+from sdm.models.protocol import SlopedEncoders
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,19 @@ class Sum(NamedTuple):
     """(N,) bool."""
     environment: np.ndarray
     """(batch, D) what was read of it, rows beyond N are padding; empty where it was not."""
+
+
+class Sloped(NamedTuple):
+    """N places of a rectangle (n, m) with what is measured there, and its slopes."""
+
+    raw: np.ndarray
+    """As `Frame.raw` returns it: (S, n, m), one layer more where the agreement is asked for."""
+    known: np.ndarray
+    """(n, m) bool."""
+    values: np.ndarray
+    """(N, F) float32: the columns of the environment that the slopes are along."""
+    slopes: np.ndarray
+    """(S, N, F) float32: derivatives of the cosines."""
 
 
 class Frame:
@@ -84,6 +98,40 @@ class Frame:
         self._add_known_ranges(plan, raw, np.flatnonzero(wanted))
         return raw.reshape(-1, *wanted.shape), known.reshape(wanted.shape)
 
+    def slopes(self, plan: Plan, wanted: np.ndarray, columns: np.ndarray) -> Sloped:
+        """The cosines of the targets at the wanted places (n, m), and their slopes along some columns (F,) of values.
+
+        Without what is known of the ranges.
+        """
+        import torch
+
+        from sdm.models.score import similarity
+
+        count, number = len(plan.targets), int(wanted.sum())
+        raw = np.zeros((count + plan.doubted, wanted.size), dtype=np.float32)
+        known = np.zeros(wanted.size, dtype=bool)
+        values = np.empty((number, columns.size), dtype=np.float32)
+        slopes = np.empty((count, number, columns.size), dtype=np.float32)
+        row = np.cumsum(wanted.ravel()) - 1
+        encoders = plan.model.load(plan.here)
+        assert isinstance(encoders, SlopedEncoders)
+        vectors = torch.from_numpy(plan.species).to(plan.here)
+        for places, rest, ok, environment in self._sums(wanted, unencoded=("environment",)):
+            size, at = places.size, row[places]
+            with torch.inference_mode(False), torch.enable_grad():
+                x, unit = encoders.encode_with_slopes(environment)
+                total = unit + rest
+                cosines = similarity(total, vectors)
+                for k in range(count):
+                    (slope,) = torch.autograd.grad(cosines[:, k].sum(), x, retain_graph=k + 1 < count)
+                    slopes[k, at] = slope[:size].cpu().numpy()[:, columns]
+            raw[:count, places] = cosines.detach()[:size].T.cpu().numpy()
+            if plan.doubted:
+                raw[count, places] = self._agreement(total.detach())[:size]
+            known[places] = ok
+            values[at] = environment[:size, columns]
+        return Sloped(raw.reshape(-1, *wanted.shape), known.reshape(wanted.shape), values, slopes)
+
     def _add_known_ranges(self, plan: Plan, raw: np.ndarray, places: np.ndarray) -> None:
         """Add to the cosines (S, n * m) of places, flat indices, what is known of the targets' ranges."""
         if any(target.known is not None for target in plan.targets):
@@ -129,8 +177,13 @@ class Frame:
 
         return torch.linalg.vector_norm(total, dim=-1).cpu().numpy() / np.float32(len(self.plan.modalities))
 
-    def _sums(self, wanted: np.ndarray, environment: Read | None = None) -> Iterator[Sum]:
-        """The wanted places, batch by batch; with `environment`, what is read of it where it is not encoded."""
+    def _sums(
+        self, wanted: np.ndarray, environment: Read | None = None, unencoded: tuple[str, ...] = ()
+    ) -> Iterator[Sum]:
+        """The wanted places, batch by batch; with `environment`, what is read of it where it is not encoded.
+
+        `unencoded`: modalities that are read and left out of the sum.
+        """
         import torch
 
         todo = np.flatnonzero(wanted)
@@ -138,7 +191,7 @@ class Frame:
         near = np.logical_and.reduce([blend.known for blend in self.blends]) if self.blends else None
         p = self.plan
         with torch.inference_mode(), one_thread(p.here):
-            for batch in embed_batches(p.model, p.inputs, p.here, self.encoded, lon, lat, p.month):
+            for batch in embed_batches(p.model, p.inputs, p.here, self.encoded, lon, lat, p.month, unencoded):
                 places, total, known = todo[batch.part], batch.total, batch.known
                 for blend in self.blends:
                     total += blend.at(places, len(total))

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,15 @@ def _no_check(lon: np.ndarray, lat: np.ndarray) -> None:
     """A bundled layer is of use everywhere."""
 
 
+class Detail(NamedTuple):
+    """The part of a layer's values that varies between places an encoder's pitch apart."""
+
+    columns: np.ndarray
+    """(F,) which of the values (N, D) it has, ascending."""
+    read: Read
+    """These alone: (N, F) float32."""
+
+
 @dataclass(frozen=True)
 class OpenLayer:
     """One layer, open in this process."""
@@ -54,6 +64,8 @@ class OpenLayer:
     """16 hex digits of its content; "" for a bundled layer, whose files are hashed in `layer_fingerprints`."""
     sentence: str = ""
     """Note for the user of the map."""
+    detail: Detail | None = None
+    """What can be read without the rest; None: nothing."""
     attribution: str = ""
     """Its source, where that is not one of the bundled layers' (`sdm.layers.ATTRIBUTION`)."""
 
@@ -106,7 +118,7 @@ def open_inputs(
                 _cache.pop(next(iter(_cache)))
             specs = model.layers
             # In one order, so that of two sources that cannot be opened the same one is always reported.
-            opened = {m: _open(specs[m], environment, satellite, clamp) for m in sorted(modalities)}
+            opened = {m: _open(specs[m], environment, satellite, clamp, model.pitch(m)) for m in sorted(modalities)}
             _cache[key] = Inputs({m: opened[m] for m in modalities})
         return _cache[key]
 
@@ -173,8 +185,8 @@ def at_month(model: Model, lonlat: np.ndarray, month: int = 0) -> np.ndarray:
     return np.column_stack([lonlat, np.full(len(lonlat), float(month))]) if model.seasonal else lonlat
 
 
-def _open(spec: LayerSpec, environment: Sequence[str], satellite: str | None, clamp: bool) -> OpenLayer:
-    """The layer that a model declares, with the user's sources. Raises LayerError."""
+def _open(spec: LayerSpec, environment: Sequence[str], satellite: str | None, clamp: bool, pitch: float) -> OpenLayer:
+    """The layer that a model declares and encodes every `pitch` degrees, with the user's sources. Raises LayerError."""
     match spec:
         case Position():
             return OpenLayer(_position)
@@ -182,7 +194,7 @@ def _open(spec: LayerSpec, environment: Sequence[str], satellite: str | None, cl
             stack = RasterStack(paths, categorical, bands)
             return OpenLayer(stack.sample, stack.check, lambda: of_files(stack.files))
         case StandardisedVariables():
-            return _open_variables(spec, environment, clamp)
+            return _open_variables(spec, environment, clamp, pitch)
         case MosaicCrops():
             return _open_mosaic(spec, satellite)
         case WorldClimChannels():
@@ -195,7 +207,7 @@ def _position(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return np.stack([lon, lat], axis=1), np.ones(lon.size, dtype=bool)
 
 
-def _open_variables(spec: StandardisedVariables, rasters: Sequence[str], clamp: bool) -> OpenLayer:
+def _open_variables(spec: StandardisedVariables, rasters: Sequence[str], clamp: bool, pitch: float) -> OpenLayer:
     """Bundled variables, the user's rasters in place of some."""
     layer = Environment(environment_inputs(spec.variables), rasters)
     limits = trained_range(spec) if clamp and rasters else None
@@ -209,7 +221,13 @@ def _open_variables(spec: StandardisedVariables, rasters: Sequence[str], clamp: 
             np.clip(values, *limits, out=values)
         return values, known
 
-    return OpenLayer(read, layer.check if rasters else _no_check, sentence=_on_surroundings(layer))
+    def read_detail(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values = layer.sample_finer(pitch, lon, lat)
+        return values, np.isfinite(values).all(axis=1)
+
+    if rasters:
+        return OpenLayer(read, layer.check, sentence=_on_surroundings(layer))
+    return OpenLayer(read, detail=Detail(layer.finer(pitch), read_detail))
 
 
 @lru_cache(maxsize=4)
@@ -274,4 +292,4 @@ def _open_imagery(spec: ImageryCrops, source: str | None) -> OpenLayer:
             "give --satellite a raster, a folder of rasters, or the address of a tile server, or omit the modality."
         )
     layer = open_imagery(source, pitch=spec.pixel, size=spec.size)
-    return OpenLayer(layer.read, layer.check, layer.fingerprint, layer.describe(), layer.attribution)
+    return OpenLayer(layer.read, layer.check, layer.fingerprint, layer.describe(), attribution=layer.attribution)

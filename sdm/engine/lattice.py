@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 SETTLED = 0.02
-"""A cell of the lattice is interpolated where the values within it differ by less than this, even if the
-cosine went past those of its four corners by the margin of what the map measures (`sdm.engine.suitability`)."""
+"""Without slopes, a cell of the lattice is interpolated where the values within it differ by less than this, even if
+the cosine went past those of its four corners by the margin of what the map measures (`sdm.engine.suitability`)."""
 
 
 class Blend:
@@ -151,7 +151,8 @@ def unsettled_pixels(
     """Pixels (S, rows, columns) that must be encoded: the cell around them is not known to be flat.
 
     `cosines` (S, n, m) on the k-lattice, `known` (n, m). Decided per species, so that a map does
-    not depend on what else is mapped with it. Nodes themselves are exact already.
+    not depend on what else is mapped with it. Nodes themselves are exact already. For where the slopes of
+    the cosine are not known (`sdm.engine.slopes`).
     """
     n, m = known.shape
     corners = [np.s_[..., d : n - 1 + d, a : m - 1 + a] for d in (0, 1) for a in (0, 1)]

@@ -5,8 +5,10 @@ How a tile becomes pixels (`score_tile`):
 1. Location and imagery vary slowly: they are encoded on a coarse lattice of every k-th pixel, k from
    the model's pitch for the modality, and their embeddings are interpolated (`sdm.engine.lattice.Blend`).
 2. The environment can change within a pixel. It is encoded on a lattice too, summed with the others
-   and compared with the species (`sdm.engine.frame`); but only where the four nodes around a cell agree, far
-   from the threshold, is the cosine interpolated. All other cells are encoded pixel by pixel.
+   and compared with the species (`sdm.engine.frame`). Between nodes the cosine follows from those of the four nodes
+   and their slopes along what is read at the pixel (`sdm.engine.slopes`); where these do not agree, it is encoded.
+   Of fits, of many species at once and of other models' encoders no slopes are known: there the cosine is interpolated
+   only where the four nodes agree, far from the threshold (`sdm.engine.lattice.unsettled_pixels`).
    Further bands (`map_tile`) of fits are interpolated on a lattice of their own (`sdm.engine.trust`); that of a
    named species follows from its value and the agreement of the modalities (`sdm.engine.doubt`).
 3. Pixels off the mask, the region, the layers or the model's domain become NaN: not modelled.
@@ -24,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdm.engine import trust
+from sdm.engine import slopes, trust
 from sdm.engine.frame import Frame
 from sdm.engine.lattice import Nodes, enclosing, unsettled_pixels, upsample
 from sdm.engine.places import Extent, Places, Plan, Source
@@ -193,14 +195,19 @@ def _interpolated(
     `nodes`: of the lattice, within the frame. `keep` (S, rows, columns): the pixels that may be shown.
     `inside`: the tile within the frame.
     """
-    k = nodes.stride
-    rows, cols = frame.rows[inside[0]], frame.cols[inside[1]]
-    at_nodes, nodes_known = (nodes.of(a) for a in frame.raw(plan, nodes.wanted))
-    smooth, known = upsample(at_nodes, nodes_known, rows, cols, k)
-    count = len(keep)
-    if plan.sampling.step is not None:
-        return smooth[:count], known, smooth[count:]
-    unsettled = unsettled_pixels(plan, at_nodes[:count], nodes_known, rows, cols, k)  # (S, rows, columns)
+    count, step = len(keep), plan.sampling.step
+    detail = None if step is not None else slopes.detail_of(plan, nodes.stride)
+    if detail is not None:
+        settled = slopes.estimate(plan, frame, nodes, keep, inside, detail)
+        smooth, known = np.concatenate([settled.cosines, settled.agreement]), settled.known
+        unsettled = settled.unsettled
+    else:
+        rows, cols = frame.rows[inside[0]], frame.cols[inside[1]]
+        at_nodes, nodes_known = (nodes.of(a) for a in frame.raw(plan, nodes.wanted))
+        smooth, known = upsample(at_nodes, nodes_known, rows, cols, nodes.stride)
+        if step is not None:
+            return smooth[:count], known, smooth[count:]
+        unsettled = unsettled_pixels(plan, at_nodes[:count], nodes_known, rows, cols, nodes.stride)
     again = np.zeros(nodes.wanted.shape, dtype=bool)
     again[inside] = (unsettled & keep).any(axis=0)
     exact, exact_known = (a[..., inside[0], inside[1]] for a in frame.raw(plan, again))

@@ -108,9 +108,22 @@ class Environment:
         """
         out = np.empty((lon.size, len(self.inputs)), dtype=np.float32)
         for group in self._groups:
-            sources = [Source(part.layer, part.bands, part.prepare(standardise), len(part.columns)) for part in group]
-            out[:, _as_slice([k for part in group for k in part.columns])] = interpolate(sources, lon, lat)
+            out[:, _as_slice(_columns(group))] = _read(group, lon, lat, standardise)
         return out
+
+    def finer(self, degrees: float) -> np.ndarray:
+        """Positions of the inputs whose layers have cells smaller than this, ascending."""
+        groups = (group for group in self._groups if group[0].layer.dx < degrees)
+        return np.sort(np.array([k for group in groups for k in _columns(group)], dtype=np.intp))
+
+    def sample_finer(self, degrees: float, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """The inputs of `finer` alone, standardised, in their order: (N, F) float32. Coarser layers are not read."""
+        groups = [group for group in self._groups if group[0].layer.dx < degrees]
+        order = np.argsort([k for group in groups for k in _columns(group)])
+        if not groups:
+            return np.empty((lon.size, 0), dtype=np.float32)
+        read = np.concatenate([_read(group, lon, lat, True) for group in groups], axis=1)
+        return read if np.array_equal(order, np.arange(order.size)) else read[:, order]
 
     def check(self, lon: np.ndarray, lat: np.ndarray) -> None:
         """Raise LayerError when the user's rasters miss the places (N,), (N,) degrees or have other units."""
@@ -144,6 +157,17 @@ class _Part:
         if len(self.bands) == 1 and all(i.transform == "class" for i, _ in self.inputs):
             return partial(_look_up, np.stack([f(_CODES) for f, _ in functions], axis=1).astype(np.float32))
         return lambda block: np.stack([f(block[..., k]) for f, k in functions], axis=-1)
+
+
+def _columns(group: list[_Part]) -> list[int]:
+    """Positions of the inputs of a group in the environment vector."""
+    return [k for part in group for k in part.columns]
+
+
+def _read(group: list[_Part], lon: np.ndarray, lat: np.ndarray, standardise: bool) -> np.ndarray:
+    """The inputs of a group at places (N,), (N,) degrees, as `_columns` orders them: (N, columns) float32."""
+    sources = [Source(part.layer, part.bands, part.prepare(standardise), len(part.columns)) for part in group]
+    return interpolate(sources, lon, lat)
 
 
 _CODES = np.array([*range(256), -1.0, np.nan], dtype=np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,15 @@ class Encoders(Protocol):
 
     def encode(self, modality: str, values: Any) -> torch.Tensor:
         """Values of one modality -> (N, dim) unit vectors, float32 on the device."""
+        ...
+
+
+@runtime_checkable
+class SlopedEncoders(Encoders, Protocol):
+    """Encoders that tell how the vector of a place varies with its environment."""
+
+    def encode_with_slopes(self, values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Environment values (N, inputs) on the device and their unit vectors (N, dim), joined for `torch.autograd`."""
         ...
 
 

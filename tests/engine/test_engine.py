@@ -217,7 +217,13 @@ def test_off_the_globe_is_not_modelled():
 def test_nothing_is_encoded_before_it_is_asked_for(monkeypatch):
     encoded, read = [], []
     encode, read_layer = BundledEncoders.encode, RasterLayer._read
+    with_slopes = BundledEncoders.encode_with_slopes
     monkeypatch.setattr(BundledEncoders, "encode", lambda self, m, v: encoded.append(m) or encode(self, m, v))
+    monkeypatch.setattr(
+        BundledEncoders,
+        "encode_with_slopes",
+        lambda self, v: encoded.append("environment") or with_slopes(self, v),
+    )
     monkeypatch.setattr(RasterLayer, "_read", lambda self, *a: read.append(self.path) or read_layer(self, *a))
     array = sdm.map_species("Puma concolor", bbox=ROCKIES, resolution=0.05, tile_size=16)
     assert array.chunks == ((16, 16, 16, 12), (16,) * 5)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from sdm.engine import slopes
 from sdm.engine.inputs import open_inputs
 from sdm.engine.places import Plan, Target
 from sdm.engine.suitability import Probability
@@ -111,6 +112,29 @@ def test_cells_are_encoded_again_where_the_lattice_does_not_settle_them(model):
     exact = whole_map(dataclasses.replace(plan, model=dataclasses.replace(model, config=config)), 512)
     assert np.array_equal(np.isnan(coarse), np.isnan(exact))
     assert np.nanquantile(np.abs(coarse - exact), 0.999) < 0.01
+
+
+def test_slopes_spare_most_of_the_encodings(model, monkeypatch):
+    plan = plan_of(model, "degrees")
+    bear = model.species_embedding(model.resolve("Ursus arctos"))
+    alone = dataclasses.replace(plan, targets=(dataclasses.replace(plan.targets[0], vector=bear),))
+    assert alone.lattice == 4
+    encoders, counted = model.load("cpu"), dict.fromkeys(MODALITIES, 0)
+    plain = encoders.encode
+
+    def counting(modality, values):
+        counted[modality] += len(values)
+        return plain(modality, values)
+
+    monkeypatch.setattr(encoders, "encode", counting)
+    by_slopes = whole_map(alone, 4096)[0]
+    spared, counted["environment"] = counted["environment"], 0
+    monkeypatch.setattr(slopes, "AGREED", -1.0)  # nothing agrees
+    exact = whole_map(alone, 4096)[0]
+    assert 0 < spared < 0.4 * counted["environment"]  # in coastal mountains
+    difference = np.abs(by_slopes - exact)
+    assert 0.0 < np.nanmean(difference) < 0.002
+    assert np.nanquantile(difference, 0.999) < 0.05
 
 
 def test_torch_threads_change_nothing_and_are_left_as_they_were(model):

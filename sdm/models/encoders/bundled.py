@@ -31,13 +31,15 @@ class BundledEncoders:
             vocabulary = (folder / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
         except (OSError, ValueError) as error:
             raise ModelError(f"model {name!r}: vocabulary.txt cannot be read: {error}") from error
-        # Without memory until the weights have been seen to fit: sizes in a config cost nothing.
-        with torch.device("meta"):
-            modules = build(config, vocabulary)
-        if base is not None:
-            modules = nn.ModuleDict({"text": modules["text"]})
-        load_weights(modules, folder / "model.safetensors", name)
-        modules.eval().requires_grad_(False).to(self.device)
+        # Whoever loads them first may be in inference mode, whose tensors have no slopes.
+        with torch.inference_mode(False), torch.no_grad():
+            # Without memory until the weights have been seen to fit: sizes in a config cost nothing.
+            with torch.device("meta"):
+                modules = build(config, vocabulary)
+            if base is not None:
+                modules = nn.ModuleDict({"text": modules["text"]})
+            load_weights(modules, folder / "model.safetensors", name)
+            modules.eval().requires_grad_(False).to(self.device)
         self.text = modules["text"]
         self.location, self.satellite, self.environment = (
             modules[m] if base is None else getattr(base, m) for m in MODALITIES
@@ -58,6 +60,15 @@ class BundledEncoders:
         with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16, enabled=cuda):
             y = getattr(self, modality)(x)
         return normalise(y.float())
+
+    def encode_with_slopes(self, values: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Environment values (N, inputs) on the device and their unit vectors (N, dim), joined for `torch.autograd`."""
+        cuda = self.device.type == "cuda"
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.from_numpy(values).to(self.device).requires_grad_()
+            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=cuda):
+                y = self.environment(x)
+            return x, normalise(y.float())
 
     def encode_lineage(self, lineage: tuple[str, ...]) -> np.ndarray:
         """Unit vector (dim,) float32 of a taxonomic lineage, kingdom first. Raises KeyError if no rank is known."""

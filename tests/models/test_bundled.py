@@ -1,5 +1,6 @@
 """Model folders: strict loading, digests, modalities, embeddings, scores."""
 
+import copy
 import json
 import math
 import pickle
@@ -518,3 +519,28 @@ def test_satellite_statistics_change_slowly():
     spread = (here - here.mean(0)).square().mean().sqrt()
     pixels = (image[:, :16, :16].float() - image[:, 1:, 1:].float()).square().mean().sqrt() / image.float().std()
     assert step / spread < 0.5 < 1.0 < pixels
+
+
+def test_packed_layers_are_the_plain_ones():
+    """Products and slopes of a tower as oneDNN computes them, for batches of any length."""
+    from sdm.models.encoders.environment import EnvironmentEncoder
+    from sdm.models.encoders.packed import PackedLinear, available, pack
+
+    if not available():
+        pytest.skip("linear layers are not packed on this processor")
+    torch.manual_seed(0)
+    plain = EnvironmentEncoder(32, 20, 48, 2).eval().requires_grad_(False)
+    packed = copy.deepcopy(plain)
+    pack(packed, 64)
+    assert sum(isinstance(layer, PackedLinear) for layer in packed.modules()) == 6
+    for rows in (1, 7, 64, 100):
+        values = torch.randn(rows, 20)
+        results = []
+        for tower in (plain, packed):
+            x = values.clone().requires_grad_()
+            y = tower(x)
+            results.append((y.detach(), torch.autograd.grad((y * y).sum(), x)[0]))
+        for ours, expected in zip(results[1], results[0], strict=True):
+            torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+        with torch.inference_mode():
+            torch.testing.assert_close(packed(values), results[0][0], atol=1e-5, rtol=1e-5)

@@ -12,10 +12,14 @@ from torch import nn
 from sdm.errors import ModelError
 from sdm.models.encoders.environment import EnvironmentEncoder
 from sdm.models.encoders.location import LocationEncoder
+from sdm.models.encoders.packed import pack
 from sdm.models.encoders.satellite import SatelliteEncoder
 from sdm.models.encoders.text import TaxonTower
 from sdm.models.score import normalise
 from sdm.request.choices import MODALITIES
+
+ROWS_AT_ONCE = 512
+"""Usual length of a batch on a CPU."""
 
 
 class BundledEncoders:
@@ -40,6 +44,8 @@ class BundledEncoders:
                 modules = nn.ModuleDict({"text": modules["text"]})
             load_weights(modules, folder / "model.safetensors", name)
             modules.eval().requires_grad_(False).to(self.device)
+            if self.device.type == "cpu":
+                pack(modules, ROWS_AT_ONCE)
         self.text = modules["text"]
         self.location, self.satellite, self.environment = (
             modules[m] if base is None else getattr(base, m) for m in MODALITIES

@@ -6,6 +6,7 @@ comes with torch, does. On other processors, and where torch has no oneDNN, laye
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,9 +16,15 @@ from torch import Tensor, nn
 class PackedLinear(nn.Linear):
     """`nn.Linear` with weights laid out for oneDNN, on a CPU and without gradients of the weights."""
 
+    rows: int
+    """Usual length of a batch."""
     packed: Tensor
-    packed_back: Tensor
-    """The transposed weights, for slopes along the inputs."""
+
+    @cached_property
+    def packed_back(self) -> Tensor:
+        """The transposed weights, for slopes along the inputs."""
+        with torch.inference_mode(False):
+            return _packed(self.weight.detach().T.contiguous(), self.rows)
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, in) -> (B, out)."""
@@ -44,6 +51,11 @@ def product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
+def _packed(weight: Tensor, rows: int) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return packed
+
+
 def available() -> bool:
     """Whether this processor and this torch gain by it."""
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
@@ -62,6 +74,4 @@ def pack(module: nn.Module, rows: int) -> None:
         if type(layer) is nn.Linear:
             layer.__class__ = PackedLinear
             assert isinstance(layer, PackedLinear)
-            weight = layer.weight.detach()
-            layer.packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-            layer.packed_back = torch.ops.mkldnn._reorder_linear_weight(weight.T.contiguous(), rows)
+            layer.rows, layer.packed = rows, _packed(layer.weight.detach(), rows)

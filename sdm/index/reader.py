@@ -23,6 +23,7 @@ from sdm.models.joint import members_of, narrowed, spaces
 from sdm.models.origin import of_origin
 from sdm.models.protocol import Model
 from sdm.models.registry import list_models, open_model
+from sdm.models.shared import EARLIER
 from sdm.names import Resolution
 from sdm.request import Area, BBox, Query, Sampling
 from sdm.request.choices import parse_device
@@ -31,8 +32,6 @@ from sdm.request.months import month_name
 if TYPE_CHECKING:
     import xarray as xr
 
-_ENCODERS = dict.fromkeys(("8c71826faddec1f2", "9bc26097f54f820a", "598a888d2720d993"), "6dffb57f7e02d494")
-"""The encoders of the versions 3 and 4 of mammals-trees, by what indexes of that time state: the whole model."""
 Species = str | Resolution | np.ndarray
 """A name, a resolved name, or a vector (dim,) of the model's space."""
 _FREE = ("clamp", "bbox", "region", "layer", "where", "tile_size", "max_pixels", "satellite", "environment")
@@ -52,9 +51,14 @@ class Index(StoredPixels):
 
     @property
     def encoders(self) -> str:
-        """16 hexadecimal digits that stand for those encoders; of an earlier version, for the model they came from."""
+        """16 hexadecimal digits that stand for those encoders; of an unknown version, for the model they came from."""
+        return EARLIER.get(self.encoders_then, self.encoders_then)
+
+    @property
+    def encoders_then(self) -> str:
+        """The digits that stood for them when the index was made."""
         made = self.identity["model"]
-        return made["encoders"] if "encoders" in made else _ENCODERS.get(made["digest"], made["digest"])
+        return str(made["encoders"] if "encoders" in made else made["digest"])
 
     @property
     def month(self) -> int:

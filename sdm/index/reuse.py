@@ -33,7 +33,7 @@ class Overlap:
 def check_reusable(index: Index, job: IndexJob) -> None:
     """Raise RegionIndexError unless the pixels of an index are those that a job would compute."""
     new, old = _pixel_identity(job.identity), _pixel_identity(index.identity)
-    new["model"], old["model"] = job.places.model.space[1], index.encoders
+    new["model"], old["model"] = job.places.model.space[1], index.encoders_then
     if new["each"] is False:
         del new["each"], old["each"]
     if differing := differences(old, new):

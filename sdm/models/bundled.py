@@ -15,7 +15,7 @@ from sdm.models.config import calibration_key
 from sdm.models.folder import bundled_folders, encoders_folder, find_folder, read_folder
 from sdm.models.layerspec import LayerSpec, MosaicCrops, Position, StandardisedVariables, Variable
 from sdm.models.protocol import Check
-from sdm.models.shared import DESCRIBED, encoders_digest
+from sdm.models.shared import DESCRIBED, EARLIER, encoders_digest
 from sdm.names.origin import introduced_among, with_introduced
 from sdm.request.choices import MODALITIES
 
@@ -97,7 +97,8 @@ class BundledModel:
     def space(self) -> tuple[str, str]:
         """The model whose encoders of places it uses, and 16 hexadecimal digits that stand for them."""
         if "encoders" in self.config:
-            return self.config["encoders"]["model"], self.config["encoders"]["digest"]
+            name, digest = self.config["encoders"]["model"], self.config["encoders"]["digest"]
+            return name, EARLIER.get(digest, digest)
         return self.name, encoders_digest(self.folder, self.config)
 
     @property

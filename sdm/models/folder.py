@@ -21,7 +21,7 @@ from sdm.files.paths import folder as resource_folder
 from sdm.files.paths import replace_file
 from sdm.models.config import FORMAT, KNOWN_RANGES, check_config
 from sdm.models.protocol import Check
-from sdm.models.shared import DESCRIBED, encoders_digest, named_encoders
+from sdm.models.shared import DESCRIBED, EARLIER, encoders_digest, named_encoders
 
 DEFAULT = "mammals-trees"
 """The bundled model for requests without a species, such as an index."""
@@ -111,7 +111,7 @@ def encoders_folder(path: Path, config: dict) -> Path:
         if "encoders" in other:
             raise ModelError(f"model {str(path)!r} shares the encoders of {name!r}, which has none of its own.")
         found = encoders_digest(folder, other)
-        if found == digest:
+        if EARLIER.get(found, found) == digest:
             return folder
     if found:
         raise ModelError(

@@ -18,6 +18,13 @@ from sdm.errors import ModelError
 
 DESCRIBED = ("dim", "location", "satellite", "environment")
 """Entries of `config.json` that describe the encoders."""
+EARLIER = dict.fromkeys(
+    ("8c71826faddec1f2", "9bc26097f54f820a", "598a888d2720d993", "6dffb57f7e02d494"), "71e606b195f50c65"
+) | {"424bc6791e83c209": "f600e0eaf2b36ea7"}
+"""The present encoders of mammals-trees and of birds, by what stood for them in earlier versions.
+
+Their weights are the same. They were encoded at other places of a map, with other values between; and the versions 3 and 4
+of mammals-trees were named by the whole model."""
 _MAX_HEADER = 1 << 20
 _OF_SPECIES = "text."
 """Begins the names of the weights that belong to the species."""
@@ -65,7 +72,7 @@ def _digest(path: str, size: int, changed: int, described: str) -> str:
 
 
 def named_encoders(path: Path, config: Mapping[str, Any]) -> tuple[str, str]:
-    """The (model, digest) whose encoders a config shares. Raises ModelError for an entry that is none."""
+    """The (model, present digest) whose encoders a config shares. Raises ModelError for an entry that is none."""
     entry = config["encoders"]
     model, digest = (entry.get(key) for key in ("model", "digest")) if isinstance(entry, dict) else (None, None)
     if (
@@ -82,4 +89,4 @@ def named_encoders(path: Path, config: Mapping[str, Any]) -> tuple[str, str]:
         raise ModelError(
             f"model {str(path)!r}: config.json shares the encoders of {model!r}, so it must not have {own[0]!r}."
         )
-    return model, digest
+    return model, EARLIER.get(digest, digest)

@@ -31,7 +31,7 @@ class LocationSize:
     features: int = 128
     width: int = 512
     depth: int = 3
-    pitch: float = 0.25
+    pitch: float = 0.5
     """Degrees between the lattice points at which a map encodes; values between them are interpolated."""
     season: bool = False
 
@@ -44,7 +44,7 @@ class SatelliteSize:
     pixel: float = 1 / 15
     width: int = 128
     depth: int = 2
-    pitch: float = 0.25
+    pitch: float = 0.2
 
 
 @dataclass(frozen=True)

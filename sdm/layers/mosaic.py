@@ -23,7 +23,7 @@ from sdm.errors import LayerError
 from sdm.files import fingerprint
 from sdm.layers.crop import Patch, cells_per_pixel
 from sdm.layers.fetch import CONNECT_SECONDS, READ_SECONDS, USER_AGENT, Fetcher, Unusable, redacted
-from sdm.layers.raster import CACHE_MB, open_raster
+from sdm.layers.raster import CACHE, open_raster
 from sdm.layers.stac import Scene
 
 if TYPE_CHECKING:
@@ -537,7 +537,7 @@ def _environment(remote: bool) -> rasterio.Env:
     """GDAL's settings for reading a local or remote file."""
     import rasterio
 
-    limit = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE_MB}
+    limit = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE}
     return rasterio.Env(**limit, **(HTTP if remote else {}))
 
 

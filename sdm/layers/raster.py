@@ -38,9 +38,10 @@ MAX_BLOCK_BYTES = 256 << 20
 MAX_WINDOW = 6_000_000
 """Cells of one window, bands counted; sampling a larger extent is split so that memory stays bounded."""
 
-CACHE_MB = 64
-"""GDAL's cache of decoded blocks: enough for a row of tiles. GDAL's default is 5 % of the machine's memory, which a
-large map would fill. In effect if this process has read nothing yet; the variable GDAL_CACHEMAX has precedence."""
+CACHE = 64 << 20
+"""Bytes of GDAL's cache of decoded blocks (rasterio takes bytes, GDAL itself megabytes): enough for a row of tiles.
+GDAL's default is 5 % of the machine's memory, which a large map would fill. GDAL_CACHEMAX in the environment counts
+instead."""
 
 _HUGE = 1e19
 SPARSE = 2
@@ -288,7 +289,7 @@ class RasterLayer:
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
-        settings = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE_MB}
+        settings = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE}
         try:
             with rasterio.Env(**settings):
                 read = self._dataset().read_masks if masks else self._dataset().read

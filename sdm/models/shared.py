@@ -23,8 +23,8 @@ EARLIER = dict.fromkeys(
 ) | {"424bc6791e83c209": "f600e0eaf2b36ea7"}
 """The present encoders of mammals-trees and of birds, by what stood for them in earlier versions.
 
-Their weights are the same. They were encoded at other places of a map, with other values between; and the versions 3 and 4
-of mammals-trees were named by the whole model."""
+Their weights are the same, but places were encoded at other distances and interpolated between. The versions 3 and 4 of
+mammals-trees were named by the whole model."""
 _MAX_HEADER = 1 << 20
 _OF_SPECIES = "text."
 """Begins the names of the weights that belong to the species."""

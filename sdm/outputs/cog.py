@@ -30,7 +30,7 @@ BLOCK = 512
 
 _RESERVED = re.compile(r"AREA_OR_POINT|TIFFTAG_.*|STATISTICS_.*|OVR_.*", re.IGNORECASE)
 _MAX_PIXELS = 1 << 20  # in one block: 4 MB
-_CACHE_MB = 64  # GDAL's block cache while writing; its default is 5 % of the machine's memory
+_CACHE = 64 << 20  # bytes of GDAL's block cache while writing; its default is 5 % of the machine's memory
 
 _COG_OPTIONS = {
     "COMPRESS": "DEFLATE",
@@ -96,7 +96,7 @@ def write_cog(
     unique = uuid.uuid4().hex[:8]
     staged, finished = (path.with_name(f".{path.name}.{unique}.{part}.tif") for part in ("plain", "cog"))
     try:
-        with disk_errors(path), rasterio.Env(GDAL_CACHEMAX=_CACHE_MB, GDAL_PAM_ENABLED="NO"):
+        with disk_errors(path), rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_PAM_ENABLED="NO"):
             summary, checks = _write_plain(staged, layers, geobox, metadata)
             copy(staged, finished, driver="COG", **_COG_OPTIONS)
             staged.unlink()

@@ -361,7 +361,7 @@ def test_an_index_of_other_encoders_is_refused(land, tmp_path):
     (other / "config.json").write_text(json.dumps(config))
     # Another calibration, or other species, of the same encoders are welcome.
     assert float(index.query("Puma concolor", model=other).max()) > float(index.query("Puma concolor").max())
-    config["location"]["pitch"] = 0.5
+    config["location"]["pitch"] = 0.25
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(RegionIndexError, match=r"with the encoders of model 'mammals-trees'.*not with"):
         plan("Puma concolor", index=land, model=other)

@@ -241,6 +241,22 @@ def test_window_across_the_antimeridian_is_small(noisy, monkeypatch, lon):
     assert sum(widths) <= (8 if len(lon) == 2 else 180)
 
 
+def test_a_block_is_decoded_once(tmp_path):
+    """Blocks that were read come from memory, not from the file again."""
+    values = np.random.default_rng(0).integers(0, 1000, (2, 256, 256), dtype=np.int16)
+    path = tmp_path / "blocks.tif"
+    options = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
+    grid = {"crs": "EPSG:4326", "transform": Affine(0.1, 0, 0, 0, -0.1, 20)}
+    with rasterio.open(path, "w", "GTiff", 256, 256, 2, dtype="int16", **grid, **options) as target:
+        target.write(values)
+    layer = RasterLayer(path)
+    lon, lat = np.meshgrid(np.linspace(0.2, 25, 50), np.linspace(-5, 19.8, 50))
+    before = layer.nearest(lon, lat, 2)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert np.array_equal(layer.nearest(lon, lat, 2), before)
+
+
 def test_many_threads_read_alike(noisy):
     lon, lat = random_places(4000)
     expected = values_at(noisy, lon, lat)

@@ -10,6 +10,7 @@ import numpy as np
 from sdm.engine.encode import one_thread
 from sdm.engine.places import Target
 from sdm.engine.trust import in_batches
+from sdm.models.known_ranges import Extent
 
 TARGETS_AT_ONCE, PLACES_AT_ONCE = 256, 1024
 """Species and places compared in one matrix product: enough for full speed, few enough for a processor's cache."""
@@ -47,9 +48,10 @@ def score_embeddings(
         raise ValueError("positions are needed: something is known of the range of a target")
     with torch.inference_mode(), one_thread(device):
         blocks = _Blocks(embeddings, scales, device)
+        extent = None if lonlat is None else Extent.of(*lonlat)
         for first in range(0, len(targets), TARGETS_AT_ONCE):
             part = targets[first : first + TARGETS_AT_ONCE]
-            floors = [_floor(t, negligible, lonlat) if negligible > 0.0 else -np.inf for t in part]
+            floors = [_floor(t, negligible, extent) if negligible > 0.0 else -np.inf for t in part]
             written = blocks.cosines(np.stack([t.vector for t in part]), floors)
             for k, target in enumerate(part):
                 row = blocks.row(k, written[k])
@@ -69,10 +71,10 @@ def score_fits(
         yield k, target.values(in_batches(target.fit.logit, units, environment))
 
 
-def _floor(target: Target, negligible: float, lonlat: tuple[np.ndarray, np.ndarray] | None) -> float:
-    """A cosine below which every value of a target at some places lies between 0 and `negligible`."""
+def _floor(target: Target, negligible: float, extent: Extent | None) -> float:
+    """A cosine below which every value of a target in an extent lies between 0 and `negligible`."""
     floor = target.score.negligible(negligible)
-    return floor if target.known is None or lonlat is None else floor - target.known.most(*lonlat)
+    return floor if target.known is None else floor - target.known.most(extent)
 
 
 class _Blocks:
@@ -97,8 +99,11 @@ class _Blocks:
         """
         import torch
 
+        from sdm.models.encoders.packed import available, packed, product
+
         count, size = len(self.embeddings), len(vectors)
         self.vectors[:size] = torch.from_numpy(vectors)
+        laid_out = packed(self.vectors, PLACES_AT_ONCE) if self.products.device.type == "cpu" and available() else None
         floor = torch.tensor(floors, dtype=torch.float32, device=self.device)
         written = np.zeros((size, len(self.strips)), dtype=bool)
         for number, start in enumerate(self.strips):
@@ -106,7 +111,10 @@ class _Blocks:
             self.places[: stop - start] = torch.from_numpy(self.embeddings[start:stop])
             # A strip of places and a block of targets, their product too, stay in the processor's cache.
             # Most species are absent from most strips: their cosines are looked at there and dropped.
-            block = torch.mm(self.places, self.vectors.T, out=self.products)[: stop - start, :size]
+            if laid_out is None:
+                block = torch.mm(self.places, self.vectors.T, out=self.products)[: stop - start, :size]
+            else:
+                block = product(self.places, laid_out, None)[: stop - start, :size]
             if self.scales is not None:
                 block *= torch.from_numpy(self.scales[start:stop, None]).to(self.device)
             present = torch.nonzero(torch.amax(block, dim=0) >= floor).flatten().cpu().numpy()

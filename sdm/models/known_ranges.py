@@ -17,9 +17,11 @@ The file is `known_ranges.safetensors` of a model folder, with these tensors ove
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +34,27 @@ LIMIT = 1000.0
 MAX_BYTES = 64_000_000
 VECTORS = ("offset", "drop", "reach", "highest", "alone")
 TENSORS = {"species": np.int32, "first": np.int32} | dict.fromkeys(("boxes", "lift", *VECTORS), np.float32)
+
+
+class Extent(NamedTuple):
+    """The box that holds some positions, degrees: enough to tell which ranges are far from all of them."""
+
+    west: float
+    south: float
+    east: float
+    north: float
+    complete: bool
+    """Whether all positions are finite; the box holds those that are."""
+
+    @classmethod
+    def of(cls, lon: np.ndarray, lat: np.ndarray) -> Extent | None:
+        """Of positions (N,), (N,); None where none is finite."""
+        finite = np.isfinite(lat)
+        complete = bool(finite.all())
+        x, y = (lon, lat) if complete else (lon[finite], lat[finite])
+        if not y.size:
+            return None
+        return cls(float(x.min()), float(y.min()), float(x.max()), float(y.max()), complete)
 
 
 @dataclass(frozen=True)
@@ -89,57 +112,79 @@ class KnownRange:
         Each is computed by itself, so it does not depend on the others.
         """
         out = np.full(lon.size, self.offset)
+        extent = Extent.of(lon, lat) if self.drop != 0.0 or self.in_parts else None
         if self.drop != 0.0:
-            share = self._distance(lon, lat) / self.reach
+            share = self._distance(lon, lat, extent) / self.reach
             out -= self.drop * np.minimum(share, 1.0)
         if self.in_parts:
-            out += self._lift(lon, lat)
+            out += self._lift(lon, lat, extent)
         return out.astype(np.float32)
 
-    def most(self, lon: np.ndarray, lat: np.ndarray) -> float:
-        """No less than any `shift` at positions (N,), (N,), found from the box that holds them."""
+    def most(self, extent: Extent | None) -> float:
+        """No less than any `shift` in a box."""
         highest = float(self.lifts.max(initial=0.0)) if self.lifts is not None else 0.0
-        if (self.drop == 0.0 and highest == 0.0) or not np.isfinite(lat).any():
+        if (self.drop == 0.0 and highest == 0.0) or extent is None:
             return self.offset + highest
-        south, north = np.nanmin(lat), np.nanmax(lat)
-        gap = np.maximum(np.maximum(self.boxes[:, 1] - north, south - self.boxes[:, 3]), 0.0)
-        share = KM_PER_DEGREE * float(gap.min(initial=180.0)) / self.reach
+        gap = self._gaps(extent)
+        share = float(gap.min(initial=180.0 * KM_PER_DEGREE)) / self.reach
         if self.lifts is not None:
-            highest = float((self.lifts * np.maximum(1.0 - KM_PER_DEGREE * gap / self.reach, 0.0)).max(initial=0.0))
+            highest = float((self.lifts * np.maximum(1.0 - gap / self.reach, 0.0)).max(initial=0.0))
         # A billionth more than any rounding.
         more = 1e-6 * (abs(self.offset) + self.drop + highest)
         return self.offset - self.drop * min(share, 1.0) + highest + more
 
-    def _distance(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    def _distance(self, lon: np.ndarray, lat: np.ndarray, extent: Extent | None) -> np.ndarray:
         """Distance (N,) km of positions to the range, 0 inside; some number above `reach` where it is more."""
+        if extent is not None and extent.complete and self._holds(extent):
+            return np.zeros(lon.size)
         out = np.full(lon.size, 2.0 * self.reach)
-        for _, distance in self._distances(lon, lat):
+        for _, distance in self._distances(lon, lat, extent):
             np.fmin(out, distance, out=out)
         return out
 
-    def _lift(self, lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    def _lift(self, lon: np.ndarray, lat: np.ndarray, extent: Extent | None) -> np.ndarray:
         """What the nearest boxes add at positions (N,): the most that one of them adds."""
         assert self.lifts is not None
         out = np.zeros(lon.size)
-        for k, distance in self._distances(lon, lat):
-            np.fmax(out, float(self.lifts[k]) * np.maximum(1.0 - distance / self.reach, 0.0), out=out)
+        for k, distance in self._distances(lon, lat, extent):
+            if self.lifts[k] > 0.0:
+                np.fmax(out, float(self.lifts[k]) * np.maximum(1.0 - distance / self.reach, 0.0), out=out)
         return out
 
-    def _distances(self, lon: np.ndarray, lat: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Each box, by number, on whose latitudes some position is, with the distances (N,) km to it."""
-        margin = self.reach / KM_PER_DEGREE
-        finite = np.isfinite(lat)
-        if not finite.any():
+    def _holds(self, extent: Extent) -> bool:
+        """Whether one of the boxes holds all of an extent."""
+        west, south, east, north = self.boxes.T
+        middle, half = 0.5 * (west + east), 0.5 * (east - west)
+        away = _turn(0.5 * (extent.west + extent.east) - middle) + 0.5 * (extent.east - extent.west)
+        return bool(((away <= half) & (south <= extent.south) & (north >= extent.north)).any())
+
+    def _gaps(self, extent: Extent) -> np.ndarray:
+        """No more than the distance (K,) km from any position in an extent to each box."""
+        west, south, east, north = self.boxes.T.astype(np.float64)
+        dy = np.maximum(np.maximum(south - extent.north, extent.south - north), 0.0)
+        dx = _turn(0.5 * (extent.west + extent.east) - 0.5 * (west + east))
+        dx = np.maximum(dx - 0.5 * (east - west) - 0.5 * (extent.east - extent.west), 0.0)
+        across = max(math.cos(math.radians(max(abs(extent.south), abs(extent.north)))), 0.0)
+        # A millionth less, for rounding.
+        return (1.0 - 1e-6) * KM_PER_DEGREE * np.hypot(dx * across, dy)
+
+    def _distances(self, lon: np.ndarray, lat: np.ndarray, extent: Extent | None) -> Iterator[tuple[int, np.ndarray]]:
+        """Each box that some position in `extent` may reach, by number, with the distances (N,) km to it."""
+        if extent is None:
             return
-        south, north = lat[finite].min() - margin, lat[finite].max() + margin
         across = np.cos(np.radians(lat))
-        for k in np.flatnonzero((self.boxes[:, 3] >= south) & (self.boxes[:, 1] <= north)):
+        for k in np.flatnonzero(self._gaps(extent) <= self.reach):
             west, low, east, high = self.boxes[k].tolist()
             # The shorter way around the globe to the middle of the box, less half of its width.
-            dx = np.abs(np.mod(lon - 0.5 * (west + east) + 180.0, 360.0) - 180.0) - 0.5 * (east - west)
+            dx = _turn(lon - 0.5 * (west + east)) - 0.5 * (east - west)
             dy = np.maximum(np.maximum(low - lat, lat - high), 0.0)
             dx = np.maximum(dx, 0.0) * across
             yield int(k), KM_PER_DEGREE * np.sqrt(dx * dx + dy * dy)
+
+
+def _turn(degrees: np.ndarray) -> np.ndarray:
+    """Differences of longitudes, the shorter way around the globe: 0 to 180."""
+    return np.abs(np.mod(degrees + 180.0, 360.0) - 180.0)
 
 
 def read_known_ranges(folder: Path, vocabulary: list[str]) -> Mapping[str, KnownRange]:

@@ -6,7 +6,7 @@ from safetensors.numpy import load, save
 
 from sdm.errors import ModelError
 from sdm.models.config import KNOWN_RANGES as FILE
-from sdm.models.known_ranges import KnownRange, pack_known_ranges, read_known_ranges
+from sdm.models.known_ranges import Extent, KnownRange, pack_known_ranges, read_known_ranges
 
 VOCABULARY = ["class:Mammalia", "species:Lynx pardinus", "species:Ursus arctos"]
 BOXES = np.array([[-4, 38, -3, 39], [178, 10, 181, 11]], dtype=np.float32)
@@ -35,8 +35,10 @@ def test_lifts_are_each_of_their_own_box():
     assert lion.adds and lion.in_parts and shift.dtype == np.float32
     assert shift[:2].tolist() == [3.0, 1.0] and shift[3] == 0.0
     assert shift[2] == pytest.approx(3.0 * (1 - 0.45 * 1.11195), abs=1e-3)
-    assert lion.most(lon, lat) >= 3.0 and lion.most(lon[3:], np.array([60.0])) == pytest.approx(0.0, abs=1e-3)
-    assert lion.most(lon[2:3], lat[2:3]) >= shift[2]
+    assert lion.most(Extent.of(lon, lat)) >= 3.0 and lion.most(Extent.of(lon[3:], np.array([60.0]))) == pytest.approx(
+        0.0, abs=1e-3
+    )
+    assert lion.most(Extent.of(lon[2:3], lat[2:3])) >= shift[2]
     assert lion.times(0.5).shift(lon, lat) == pytest.approx(0.5 * shift)
     assert not KnownRange(BOXES, 0.0, 0.0, 100.0, 0.9, 0.1, 0 * lifts).adds
     assert lion.reaches((-10, 30, 10, 45)) and lion.reaches((170, 0, -170, 20)) and lion.reaches((-2.5, 38, 0, 39))
@@ -53,11 +55,28 @@ def test_each_place_is_computed_by_itself():
     parts = [LYNX.shift(lon[k : k + 7], lat[k : k + 7]) for k in range(0, 999, 7)]
     assert np.array_equal(whole, np.concatenate(parts))
     for k in range(0, 999, 50):
-        assert LYNX.most(lon[k : k + 50], lat[k : k + 50]) >= whole[k : k + 50].max()
+        assert LYNX.most(Extent.of(lon[k : k + 50], lat[k : k + 50])) >= whole[k : k + 50].max()
     near = LYNX.shift(np.array([-3.5]), np.array([38.5]))
-    assert LYNX.most(np.array([-3.5]), np.array([38.5])) >= near.max()
-    assert LYNX.most(np.array([0.0, 1.0]), np.array([50.0, 51.0])) == pytest.approx(-6.0, abs=1e-3)
+    assert LYNX.most(Extent.of(np.array([-3.5]), np.array([38.5]))) >= near.max()
+    assert LYNX.most(Extent.of(np.array([0.0, 1.0]), np.array([50.0, 51.0]))) == pytest.approx(-6.0, abs=1e-3)
     assert LYNX.times(0.5).shift(lon, lat) == pytest.approx(0.5 * whole)
+
+
+@pytest.mark.parametrize("centre", [(-3.0, 38.0), (179.5, 10.0), (-179.5, 11.0), (20.0, 84.0), (90.0, -5.0)])
+def test_ranges_far_from_all_places_are_left_out_without_a_difference(centre):
+    """One place at a time nothing can be left out, and nothing held, that matters to another."""
+    rng = np.random.default_rng(4)
+    south, west = rng.uniform(-80, 85, 60), rng.uniform(-180, 180, 60)
+    corners = [west, south, west + rng.uniform(0.1, 40, 60), south + rng.uniform(0.1, 5, 60)]
+    boxes = np.stack(corners, axis=1).astype(np.float32)
+    lon, lat = (c + rng.uniform(-2, 2, 500) for c in centre)
+    lat[7] = np.nan
+    for drop, lifts in ((8.0, None), (0.0, rng.uniform(0, 3, 60).astype(np.float32))):
+        known = KnownRange(boxes, 1.0, drop, 300.0, 0.9, 0.1, lifts)
+        whole = known.shift(lon, lat)
+        single = [known.shift(lon[k : k + 1], lat[k : k + 1])[0] for k in range(500)]
+        assert np.array_equal(whole, single, equal_nan=True)
+        assert known.most(Extent.of(lon, lat)) >= np.nanmax(whole)
 
 
 def test_file_round_trip(tmp_path):

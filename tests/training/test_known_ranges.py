@@ -9,6 +9,7 @@ import pytest
 import shapely
 
 from sdm.models.bundled import BundledModel
+from sdm.models.known_ranges import Extent
 from sdm.training.data.range_parts import RangeParts, cell_boxes, inner_cells, outposts, polygon_boxes
 from sdm.training.data.ranges import RangePolygons, RangeRaster
 from sdm.training.measures.edges import edge_calibration, place_shares, touched_shares
@@ -56,7 +57,7 @@ def test_parts_of_a_large_range_that_the_model_misses_are_lifted(world):
     known = known_ranges._lifted(part, world, logit, cells)
     lon, lat = world.positions(np.array([3, *inner, 0]), np.full(4, 0.5), np.full(4, 0.5))
     assert known.in_parts and known.shift(lon, lat).tolist() == [3.5, 1.5, 0.0, 0.0]
-    assert known.most(lon, lat) >= 3.5
+    assert known.most(Extent.of(lon, lat)) >= 3.5
     shown = known_ranges._lifted(part, world, np.abs(logit), cells)
     assert not shown.adds
 

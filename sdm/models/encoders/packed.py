@@ -18,19 +18,20 @@ class PackedLinear(nn.Linear):
 
     rows: int
     """Usual length of a batch."""
-    packed: Tensor
+    forth: Tensor
+    """The weights, laid out."""
 
     @cached_property
-    def packed_back(self) -> Tensor:
+    def back(self) -> Tensor:
         """The transposed weights, for slopes along the inputs."""
         with torch.inference_mode(False):
-            return _packed(self.weight.detach().T.contiguous(), self.rows)
+            return packed(self.weight.detach().T.contiguous(), self.rows)
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, in) -> (B, out)."""
         if input.requires_grad:
             return _Sloped.apply(input, self)
-        return product(input, self.packed, self.bias)
+        return product(input, self.forth, self.bias)
 
 
 class _Sloped(torch.autograd.Function):
@@ -39,21 +40,22 @@ class _Sloped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, layer: PackedLinear) -> Tensor:
         ctx.layer = layer
-        return product(input, layer.packed, layer.bias)
+        return product(input, layer.forth, layer.bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return product(grads[0].contiguous(), ctx.layer.packed_back, None), None
+        return product(grads[0].contiguous(), ctx.layer.back, None), None
 
 
-def product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`x @ weight.T + bias` with a packed weight."""
-    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def _packed(weight: Tensor, rows: int) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-    return packed
+def packed(weight: Tensor, rows: int) -> Tensor:
+    """A weight (out, in) laid out for products with so many rows."""
+    laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return laid_out
 
 
 def available() -> bool:
@@ -74,4 +76,4 @@ def pack(module: nn.Module, rows: int) -> None:
         if type(layer) is nn.Linear:
             layer.__class__ = PackedLinear
             assert isinstance(layer, PackedLinear)
-            layer.rows, layer.packed = rows, _packed(layer.weight.detach(), rows)
+            layer.rows, layer.forth = rows, packed(layer.weight.detach(), rows)

@@ -102,7 +102,8 @@ def test_store_agrees_with_single_maps():
             layer.ravel()[pixels] = row
             together[k, tile.rows, tile.cols] = layer
     assert np.array_equal(np.isnan(alone), np.isnan(together))
-    assert 0 < np.nanmax(np.abs(alone - together)) < 0.02
+    difference = np.abs(alone - together)
+    assert 0 < np.nanmean(difference) < 0.002 and np.nanquantile(difference, 0.99) < 0.02
 
 
 def test_richness_is_the_sum_and_nan_only_where_nothing_is_modelled(done):

@@ -152,7 +152,7 @@ class Audit:
         if counts["unknown_uncertainty"]:
             lines.append(f"{counts['unknown_uncertainty']:,} kept records do not state a coordinate uncertainty.")
         if counts["other_species"]:
-            lines.append(f"{counts['other_species']:,} rows of other species were not read.")
+            lines.append(f"Rows that name another species or none, and were not read: {counts['other_species']:,}.")
         return [*lines, *self.notes]
 
     def write_csv(self, path: str | Path) -> None:

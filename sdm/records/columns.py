@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -16,19 +17,24 @@ ROLES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("longitude", "lon", "long", "lng", "longitudedd", "londd", "longdd", "decimallon", "decimallong", "longitud"),
         ("longitudewgs84", "lonwgs84", "xwgs84", "wgs84x", "geolongitude"),
         ("x", "xcoord", "coordx", "xcoordinate", "pointx", "easting"),
+        ("longitudine", "längengrad", "laengengrad", "länge", "laenge", "lengtegraad"),
     ),
     "lat": (
         ("decimallatitude",),
         ("latitude", "lat", "latitudedd", "latdd", "decimallat", "latitud"),
         ("latitudewgs84", "latwgs84", "ywgs84", "wgs84y", "geolatitude"),
         ("y", "ycoord", "coordy", "ycoordinate", "pointy", "northing"),
+        ("latitudine", "breitengrad", "breite", "breedtegraad"),
     ),
     "species": (
         ("species", "speciesname", "taxonspeciesname"),
         ("acceptedscientificname",),
         ("scientificname", "sciname", "binomial", "binomialname", "latinname"),
         ("taxon", "taxonname", "acceptedname", "canonicalname"),
+        ("nombrecientífico", "nombrecientifico", "nomscientifique", "wissenschaftlichername", "artname"),
+        ("sp", "art", "especie", "espèce", "espece", "espécie", "specie", "soort"),
     ),
+    "point": (("wkt", "geometry", "geom", "thegeom", "wktgeom"),),
     "genus": (("genus",), ("taxongenusname",)),
     "epithet": (("specificepithet", "epithet"),),
     "date": (
@@ -42,12 +48,14 @@ ROLES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("coordinateuncertaintyinmeters", "coordinateuncertaintyinmetres"),
         ("publicpositionalaccuracy",),
         ("positionalaccuracy", "coordinateuncertainty", "uncertaintym", "coordinateuncertaintym", "accuracym"),
+        ("coorduncertainty", "coorduncertaintym", "uncertainty", "accuracy", "gpsaccuracy", "gpsaccuracym"),
     ),
     "status": (("occurrencestatus",),),
     "presence": (("presence", "present", "presenceabsence", "presabs", "pa", "detected"),),
     "count": (("individualcount",), ("observationcount",), ("count",)),
     "basis": (("basisofrecord",),),
     "captive": (("captivecultivated", "captive", "iscaptive"),),
+    "exotic": (("exoticcode",),),
     "establishment": (("establishmentmeans",),),
     "degree": (("degreeofestablishment",),),
     "licence": (("license", "licence"),),
@@ -56,6 +64,11 @@ ROLES: dict[str, tuple[tuple[str, ...], ...]] = {
     "country": (("countrycode",), ("country", "placecountryname", "countryname")),
 }
 """The names of columns that mean something, best ones first; in lower case, letters and digits only."""
+
+_UNIT = re.compile(
+    r"[(\[](?:in )?(?:decimal degrees|decimal|degrees|deg|dd|°|wgs ?84|m|metres|meters)[)\]]\s*$", re.IGNORECASE
+)
+"""A unit in brackets at the end of a column's name, the one that the column is taken to be in."""
 
 _OPTIONS = {"lon": "lon_column", "lat": "lat_column", "species": "species_column", "presence": "presence_column"}
 
@@ -105,6 +118,8 @@ def find_columns(
                 columns[role] = index
     if "species" not in columns and "presence" not in columns and species and keys.count(key(species)) == 1:
         columns["presence"] = keys.index(key(species))
+    if points or {"lon", "lat"} <= set(columns):
+        columns.pop("point", None)
     if not points:
         _require_coordinates(columns, names, source)
     elif ("lon" in columns) != ("lat" in columns):
@@ -125,8 +140,9 @@ def _named(names: Sequence[str], keys: list[str], asked: str, source: str) -> in
 def _usual(
     names: Sequence[str], keys: list[str], tiers: tuple[tuple[str, ...], ...], role: str, source: str
 ) -> int | None:
-    for tier in tiers:
-        matching = [i for i, k in enumerate(keys) if k in tier]
+    bare = [key(_UNIT.sub("", name)) for name in names]
+    for one, tier in itertools.product((keys, bare), tiers):
+        matching = [i for i, k in enumerate(one) if k in tier]
         if len(matching) > 1:
             option = _OPTIONS.get(role)
             remedy = f"say which with --{option.replace('_', '-')}" if option else "rename all but one"
@@ -144,7 +160,7 @@ _WORDS = {"lon": "longitude", "lat": "latitude", "species": "species name"}
 
 def _require_coordinates(columns: Mapping[str, int], names: Sequence[str], source: str) -> None:
     missing = [role for role in ("lon", "lat") if role not in columns]
-    if missing:
+    if missing and "point" not in columns:
         what = " or ".join(_WORDS[role] for role in missing)
         remedy = " and ".join(f"--{_OPTIONS[role].replace('_', '-')}" for role in missing)
         raise RecordsError(f"{source} has no column of {what} among {_listed(names)}; name it with {remedy}.")

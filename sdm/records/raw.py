@@ -12,7 +12,17 @@ import pyarrow.compute as pc
 
 from sdm.errors import RecordsError, quoted
 from sdm.records.columns import key
-from sdm.records.values import few_numbers, numbers, presences, same_name, species_name, texts, years_and_months
+from sdm.records.values import (
+    angles,
+    few_numbers,
+    numbers,
+    points,
+    presences,
+    same_name,
+    species_name,
+    texts,
+    years_and_months,
+)
 
 MAX_ROWS = 6_000_000
 MAX_NAMES = 1_000_000
@@ -268,10 +278,12 @@ def _coordinates(
     rows: dict[str, np.ndarray] = {}
     given: dict[str, pa.Array] = {}
     wrong = np.zeros(0, bool)
+    if xy is None and "point" in columns:
+        columns = dict(columns) | dict(zip(("lon", "lat"), points(columns["point"]), strict=True))
     for i, role in enumerate(("lon", "lat")):
         if role in columns:
             given[role] = columns[role]
-            rows[role], bad = numbers(columns[role])
+            rows[role], bad = angles(columns[role], "EW" if role == "lon" else "NS")
             wrong = bad if i == 0 else wrong | bad
         else:
             assert xy is not None
@@ -285,7 +297,7 @@ def _facts(columns: Mapping[str, pa.Array], n: int) -> dict[str, np.ndarray]:
     """Uncertainty, date, and whether a record is a fossil or captive."""
     uncertainty = np.full(n, np.nan)
     if "uncertainty" in columns:
-        uncertainty, _ = numbers(columns["uncertainty"])
+        uncertainty, _ = numbers(pc.replace_substring_regex(columns["uncertainty"], r"(?i)\s*(m|metres|meters)$", ""))
         uncertainty[~(uncertainty > 0)] = np.nan
     year, month = years_and_months(columns.get("date"), columns.get("year"), columns.get("month"), n)
     basis = _plain(columns.get("basis"), n)
@@ -293,6 +305,7 @@ def _facts(columns: Mapping[str, pa.Array], n: int) -> dict[str, np.ndarray]:
     for role in ("establishment", "degree"):
         captive |= _is_in(_plain(columns.get(role), n), _CAPTIVE)
     captive |= _is_in(_plain(columns.get("captive"), n), pa.array(["true", "t", "yes", "y", "1", "captive"]))
+    captive |= _is_in(_plain(columns.get("exotic"), n), pa.array(["x"]))  # eBird's code of escaped birds
     return {
         "uncertainty_m": uncertainty,
         "month": month,

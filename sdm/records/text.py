@@ -134,7 +134,7 @@ def batches(
     """
     width = len(layout.names)
     labels = [str(i) for i in range(width)]
-    own = {columns[role] for role in ("lon", "lat", "date", "uncertainty", "event") if role in columns}
+    own = {columns[role] for role in ("lon", "lat", "point", "date", "uncertainty", "event") if role in columns}
     types = {i: pa.string() if i in own else _CODED for i in sorted({i for i in columns.values() if i < width}) or [0]}
     constants = dict(enumerate(layout.constants.values(), width))
     uneven = _UnevenRows(layout)

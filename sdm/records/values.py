@@ -58,6 +58,55 @@ def _numbers_among_others(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return plain.cast(pa.float64()), wrong
 
 
+_ANGLE = (
+    r"^(?P<before>[NSEWnsew]?)\s*(?P<sign>[+-]?)(?P<d>\d{1,3}(?:[.,]\d+)?)\s*(?P<mark>[°º˚d]?)"
+    r"\s*(?:(?P<m>\d{1,2}(?:[.,]\d+)?)\s*['’′]?\s*(?:(?P<s>\d{1,2}(?:[.,]\d+)?)\s*(?:\"|”|″|''|’’|′′)?)?)?"
+    r"\s*(?P<after>[NSEWnsew]?)$"
+)
+
+
+def angles(column: pa.Array, letters: str) -> tuple[np.ndarray, np.ndarray]:
+    """As `numbers`, of coordinates, which may also be written as 48°12'30.5"N, N 48 12.508 or 48.2085° N.
+
+    `letters`: those of its two directions, the positive one first, such as "NS".
+    """
+    values, wrong = numbers(column)
+    if not wrong.any():
+        return values, wrong
+    rows = np.flatnonzero(wrong)
+    text = pc.replace_substring(column.take(pa.array(rows)), "\N{MINUS SIGN}", "-")
+    found = pc.extract_regex(text, _ANGLE)
+    part = {name: pc.fill_null(pc.struct_field(found, name), "") for name in ("before", "sign", "mark", "after")}
+    degrees, minutes, seconds = (
+        few_numbers(pc.replace_substring(pc.fill_null(pc.struct_field(found, name), ""), ",", ".")) for name in "dms"
+    )
+    ends = [np.char.upper(part[name].to_numpy(zero_copy_only=False).astype("U1")) for name in ("before", "after")]
+    sign, mark = (part[name].to_numpy(zero_copy_only=False).astype("U1") for name in ("sign", "mark"))
+    letter = np.where(ends[0] != "", ends[0], ends[1])
+    # Without a letter or a degree sign three numbers may be anything, and with two letters or minutes of 75 nothing.
+    good = ((letter != "") | (mark != "")) & ~((ends[0] != "") & (ends[1] != "")) & np.isfinite(degrees)
+    good &= np.isin(letter, ["", *letters])
+    minutes, seconds = np.nan_to_num(minutes), np.nan_to_num(seconds)
+    good &= (minutes < 60) & (seconds < 60) & ((minutes == 0) | (degrees == np.floor(degrees)))
+    negative = (sign == "-") | (letter == letters[1])
+    value = np.where(negative, -1.0, 1.0) * (degrees + minutes / 60.0 + seconds / 3600.0)
+    values[rows[good]], wrong[rows[good]] = value[good], False
+    return values, wrong
+
+
+_POINT = (
+    r"(?i)^(?:SRID=4326;)?\s*POINT\s*(?:Z|M|ZM)?\s*"
+    r"\(\s*(?P<x>[0-9.eE+-]+)\s+(?P<y>[0-9.eE+-]+)(?:\s+[0-9.eE+-]+)*\s*\)$"
+)
+
+
+def points(column: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Texts of x and y of points in well-known text, as QGIS and R write them; other texts as they are, for both."""
+    found = pc.extract_regex(column, _POINT)
+    x, y = (pc.if_else(pc.is_valid(found), pc.struct_field(found, axis), column) for axis in "xy")
+    return x, y
+
+
 def few_numbers(column: pa.Array) -> np.ndarray:
     """The values of `numbers`, faster where the same texts come again and again."""
     coded = column.dictionary_encode()

@@ -41,7 +41,7 @@ def reasons(records):
     [
         (("", ""), "no coordinates"),
         (("NA", "47.75"), "no coordinates"),
-        (("11.25", "47°45'N"), "not a number"),
+        (("11.25", "47°45'E"), "not a number"),
         (("inf", "47.75"), "not a number"),
         (("0", "0"), "zero coordinates"),
         (("0.1", "-0.2"), "zero coordinates"),

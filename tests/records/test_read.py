@@ -93,6 +93,8 @@ def test_semicolons_and_decimal_commas(tmp_path):
         ("dwc:decimalLongitude", "dwc:decimalLatitude", "dwc:scientificName"),
         (f"{DWC}decimalLongitude", f"{DWC}decimalLatitude", f"{DWC}scientificName"),
         ("long", "lat", "Latin name"),
+        ("Länge", "Breite", "Art"),
+        ("Longitude (decimal degrees)", "Latitude (DD)", "sp"),
     ],
 )
 def test_names_of_columns(tmp_path, names):
@@ -225,6 +227,37 @@ def test_dates(tmp_path, text, year, month):
     assert (records.year[0], records.month[0]) == (year, month)
 
 
+@pytest.mark.parametrize(
+    ("lon", "lat"),
+    [
+        (["11°15'00\"E", "122° 30′ W", "E 151 7.5"], ["47°45'00.0\"N", "45°30′00″ N", "S33 52.5"]),
+        (["11.25°", "122.5° W", "151.125E"], ["47.75°", "45,5 N", "33.875 s"]),
+        (["11 15 0 E", "-122.5", "151.125"], ["N47°45", "45.5", "-33°52'30''"]),
+    ],
+)
+def test_degrees_minutes_and_seconds(tmp_path, lon, lat):
+    rows = "".join(f"Ursus arctos\t{x}\t{y}\n" for x, y in zip(lon, lat, strict=True))
+    check_places(Records.read(write(tmp_path / "a.txt", "species\tlon\tlat\n" + rows)))
+
+
+@pytest.mark.parametrize("lat", ["47°75'00\"N", "47 45 00", "47°45'E", "N47°45'N", "47.5°45'N", "north"])
+def test_what_is_no_angle_is_dropped(tmp_path, lat):
+    records = Records.read(write(tmp_path / "a.txt", f"species\tlon\tlat\nUrsus arctos\t11.25\t{lat}\n"))
+    assert len(records.lon) == 0
+    assert "1 not a number" in records.audit.sentences()[1]
+
+
+@pytest.mark.parametrize("text", ["POINT ({x} {y})", "SRID=4326;POINT({x} {y})", "Point Z ({x} {y} 12.5)"])
+def test_points_in_well_known_text(tmp_path, text):
+    rows = "".join(f"Ursus arctos;{text.format(x=x, y=y)}\n" for x, y in zip(LON, LAT, strict=True))
+    check_places(Records.read(write(tmp_path / "a.csv", "species;WKT\n" + rows)))
+
+
+def test_uncertainty_with_its_unit(tmp_path):
+    text = "species,Latitude (decimal degrees),Longitude [DD],Accuracy (m)\nA b,47.75,11.25,30 m\nA b,45.5,-122.5,5\n"
+    assert Records.read(write(tmp_path / "a.csv", text)).uncertainty_m.tolist() == [30.0, 5.0]
+
+
 def test_gbif_simple_download(tmp_path):
     """Tab separated, called .csv, quotation marks as they are."""
     names = "gbifID\tdatasetKey\tspecies\tscientificName\tcountryCode\tlocality\toccurrenceStatus\tindividualCount"
@@ -279,7 +312,8 @@ def test_ebird(tmp_path):
     assert (records.species, records.month.tolist(), records.present.tolist()) == ("Pandion haliaetus", [4], [True])
     # The basic dataset: a tab ends every line, the archive has other tables beside it.
     ebd = "GLOBAL UNIQUE IDENTIFIER\tSCIENTIFIC NAME\tOBSERVATION COUNT\tCOUNTRY CODE\tLATITUDE\tLONGITUDE\t"
-    ebd += "OBSERVATION DATE\t\nURN:1\tPandion haliaetus\tX\tDE\t47.75\t11.25\t2021-04-02\t\n"
+    ebd += "OBSERVATION DATE\tEXOTIC CODE\t\nURN:1\tPandion haliaetus\tX\tDE\t47.75\t11.25\t2021-04-02\t\t\n"
+    ebd += "URN:2\tPandion haliaetus\t1\tDE\t47.85\t11.25\t2021-04-02\tX\t\n"  # escaped from captivity
     members = {"ebd.txt": ebd, "BCRCodes.txt": "1\tAleutian\n2\tWestern\n", "terms.txt": "Be good.\n", "a.pdf": b"%PDF"}
     records = Records.read(zipped(tmp_path / "ebd.zip", members))
     assert (records.species, records.lon.tolist(), records.month.tolist()) == ("Pandion haliaetus", [11.25], [4])

@@ -99,7 +99,12 @@ def map_command(
 
     taxabind-map "Vipera berus" --records adders.csv --bbox -11 49 3 61
     """
+    from sdm.records.listed import lists_records
+
     _check_species(request, options.species_file)
+    if options.species_file and lists_records(options.species_file):
+        request = replace(request, source=replace(request.source, records=options.species_file))
+        options = replace(options, species_file=None)
     ref = request.model
     if ref.model is not None and (ref.model.startswith("hf://") or ref.cache_dir or ref.offline):
         opened = open_telling(ref.model, ref.cache_dir, ref.offline, options.quiet)

@@ -165,7 +165,8 @@ def records_identity(request: MapRequest, opened: Opened) -> dict[str, Any]:
     source = request.source
     given = "--gbif " + source.gbif if source.gbif is not None else source.records
     if isinstance(given, str | Path) and source.gbif is None:
-        content, name = of_files([given]), Path(given).name
+        listed = () if opened.table is None else opened.table.files
+        content, name = of_files([given, *listed]), Path(given).name
     else:
         content, name = of_parts(_content(opened)), given if isinstance(given, str) else "records"
     beside = source.background

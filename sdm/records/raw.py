@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +55,10 @@ class RawRecords:
     doi: tuple[str, ...] = ()
     others: int = 0
     """Rows of other species that were left out."""
+    parts: Mapping[str, RawRecords] = field(default_factory=dict)
+    """Of a list of files: by name of a species its records, with the source and the citations of its own files."""
+    files: tuple[Path, ...] = ()
+    """Of a list of files: these."""
 
     def __len__(self) -> int:
         return len(self.rows["row"])
@@ -68,6 +73,8 @@ class RawRecords:
         if species is None and len(self.names) > 1:
             raise RecordsError(f"{self.source} holds {_listed(self.names)}; name the one to use.")
         taxon = 0 if species is None else self._index(species)
+        if self.names[taxon] in self.parts:
+            return self.parts[self.names[taxon]]
         mask = (self.rows["taxon"] == taxon) | self.rows["unreadable"]
         return self._take(np.flatnonzero(mask), self.names[taxon])
 
@@ -78,6 +85,8 @@ class RawRecords:
 
     def united(self, names: Collection[str], species: str) -> RawRecords:
         """The rows under some of the file's names, as those of one species, and those that could not be read."""
+        if len(names) == 1 and (only := next(iter(names))) in self.parts:
+            return replace(self.parts[only], species=species)
         taxa = [taxon for taxon, name in enumerate(self.names) if name in names]
         mask = np.isin(self.rows["taxon"], taxa) | self.rows["unreadable"]
         return self._take(np.flatnonzero(mask), species)
@@ -92,6 +101,8 @@ class RawRecords:
         """The rows of each species, by name in alphabetical order; a file without names is of one species, ""."""
         if not self.names:
             return {"": self}
+        if self.parts:
+            return dict(sorted(self.parts.items()))
         order = np.argsort(self.rows["taxon"], kind="stable")
         bounds = np.searchsorted(self.rows["taxon"][order], np.arange(len(self.names) + 1))
         taxa = sorted(range(len(self.names)), key=lambda taxon: self.names[taxon])
@@ -100,7 +111,8 @@ class RawRecords:
     def _take(self, index: np.ndarray, species: str) -> RawRecords:
         rows = {name: values[index] for name, values in self.rows.items()}
         others = self.others + len(self) - len(index)
-        return replace(self, species=species, rows=rows, given=self.given.take(pa.array(index)), others=others)
+        given = self.given.take(pa.array(index))
+        return replace(self, species=species, rows=rows, given=given, others=others, parts={}, files=())
 
     def _index(self, species: str) -> int:
         wanted = {same_name(species), same_name(species_name(species, scientific=True))}

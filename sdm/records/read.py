@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,6 +16,7 @@ from sdm.records.columns import find_columns
 from sdm.records.dwca import read_citations, read_dwca
 from sdm.records.guard import Archive, TextStream, open_text, regular_file
 from sdm.records.kml import read_kml
+from sdm.records.listed import is_list, read_listed
 from sdm.records.raw import RawRecords
 from sdm.records.text import detect_layout, read_table
 from sdm.records.vector import DRIVERS, MAX_IN_MEMORY, read_parquet, read_vector
@@ -27,7 +29,9 @@ _NOWHERE = (1e9, 1e8)
 _EXCEL = "is a spreadsheet; save it as CSV (UTF-8) first"
 
 
-def read_raw(path: str | Path, options: ReadOptions | None = None, species: str | None = None) -> RawRecords:
+def read_raw(
+    path: str | Path, options: ReadOptions | None = None, species: str | None = None, *, lists: bool = True
+) -> RawRecords:
     """All rows of a file of records, before cleaning.
 
     Parameters
@@ -38,6 +42,8 @@ def read_raw(path: str | Path, options: ReadOptions | None = None, species: str 
         Columns, layer and CRS that the user names.
     species
         Keep only the rows of this species, where the file names any.
+    lists
+        Whether the file may be a list of other files, which are read then: only where who gives it may read these.
 
     Raises
     ------
@@ -47,14 +53,14 @@ def read_raw(path: str | Path, options: ReadOptions | None = None, species: str 
     options = ReadOptions() if options is None else options
     path = regular_file(path)
     try:
-        return _read(path, quoted(path.name), options, species)
+        return _read(path, quoted(path.name), options, species, lists)
     except OSError as error:
         raise RecordsError(f"records {quoted(str(path), 120)} cannot be read ({error.strerror or error}).") from None
     except MemoryError:
         raise RecordsError(f"records {quoted(str(path), 120)} do not fit into memory; keep one species.") from None
 
 
-def _read(path: Path, source: str, options: ReadOptions, species: str | None) -> RawRecords:
+def _read(path: Path, source: str, options: ReadOptions, species: str | None, lists: bool = False) -> RawRecords:
     head = first_bytes(path)
     if head.startswith(b"PK"):
         with Archive(path, source) as archive:
@@ -72,7 +78,13 @@ def _read(path: Path, source: str, options: ReadOptions, species: str | None) ->
         return _in_degrees(raw, options.records_crs or crs)
     stream = open_text(path, source)
     try:
-        return _in_degrees(read_table(stream, detect_layout(stream), source, options, species), options.records_crs)
+        layout = detect_layout(stream)
+        if is_list(layout.names):
+            if not lists:
+                raise RecordsError(f"{source} is a list of files of records; give one with the records themselves.")
+            each = partial(read_raw, options=replace(options, species_column=None), lists=False)
+            return read_listed(path, layout, options.species_column, each, species)
+        return _in_degrees(read_table(stream, layout, source, options, species), options.records_crs)
     finally:
         stream.close()
 

@@ -96,7 +96,7 @@ def _refuse_many(path: Path) -> None:
     from sdm.records.read import read_raw
     from sdm.request import ReadOptions
 
-    names = [name for name in read_raw(path, ReadOptions()).names if name]
+    names = [name for name in read_raw(path, ReadOptions(), lists=False).names if name]
     if len(names) > MAX_SPECIES:
         raise RecordsError(
             f"the file holds {len(names):,} species, but at most {MAX_SPECIES} are fitted here; map it with "

@@ -16,6 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from sdm.errors import RecordsError
+from sdm.records.listed import lists_records
 from sdm.records.read import read_raw
 from sdm.records.table import Records
 from sdm.request.records import ReadOptions
@@ -774,3 +775,46 @@ def test_many_rows_take_little_memory(tmp_path):
     assert raw.others == 540_000
     assert raw.rows["row"][:3].tolist() == [1, 11, 21]
     assert peak < 80 << 20
+
+
+def test_a_list_whose_rows_have_records(tmp_path):
+    (tmp_path / "in").mkdir()
+    zipped(tmp_path / "in" / "a.zip", {"a.csv": SIMPLE, "citations.txt": "Cite A.\n"})
+    write(tmp_path / "in" / "b.csv", "lon;lat\n5,5;45,5\n")
+    write(tmp_path / "in" / "c.csv", "species,lon,lat\nMeles,6.5,46.5\nLutra lutra,7.5,47.5\n")
+    rows = "Ursus arctos,a.zip\nMeles meles,b.csv\nmeles  meles,b.csv\nLutra lutra,c.csv\nLutra lutra,b.csv\n"
+    path = write(tmp_path / "in" / "list.csv", f"name,records\n{rows}")
+    raw = read_raw(path)
+    assert set(raw.names) == {"Ursus arctos", "Meles meles", "Lutra lutra"}
+    assert len(raw.files) == 5
+    bears, otters = (raw.only(name) for name in ("ursus arctos", "Lutra lutra"))
+    assert (bears.source, bears.citations) == ("'a.zip'", ("Cite A.",))
+    assert (otters.rows["lon"].tolist(), otters.others, otters.citations) == ([7.5, 5.5], 1, ())
+    assert raw.without("Lutra lutra").rows["lon"].size == 4
+    check_places(Records.read(path, "Ursus arctos"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("species,records\nA b,none.csv\n", "none.csv' does not exist"),
+        ("species,records\nA b,\n", "row 1 of 'list.csv' has no file"),
+        ("species,records\n,a.csv\n", "row 1 of 'list.csv' has no name"),
+        ("species,records\nA b,list.csv\n", "is a list of files of records"),
+        ("size,records\n1,a.csv\n", "no column of names"),
+        ("species,records\n", "has no rows"),
+    ],
+)
+def test_lists_of_files_that_are_of_no_use(tmp_path, text, message):
+    write(tmp_path / "a.csv", SIMPLE)
+    with pytest.raises(RecordsError, match=message):
+        read_raw(write(tmp_path / "list.csv", text))
+
+
+def test_a_list_is_not_followed_where_it_is_not_trusted(tmp_path):
+    write(tmp_path / "a.csv", SIMPLE)
+    path = write(tmp_path / "list.csv", "species,records\nUrsus arctos,a.csv\n")
+    assert lists_records(path)
+    assert not lists_records(write(tmp_path / "counts.csv", "species,records\nUrsus arctos,1.200\n"))
+    with pytest.raises(RecordsError, match="is a list of files of records"):
+        read_raw(path, lists=False)

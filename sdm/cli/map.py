@@ -223,7 +223,7 @@ def _print_result(result: Any) -> None:
         _print_range(result.report["range"], result.report["score"]["score"])
     for one in result.report.get("cross_validation", []):
         error = "" if one["standard_error"] is None else f" ± {one['standard_error']:.2f}"
-        print(f"  AUC {one['auc']:.2f}{error} against {one['against']}, in spatial blocks left out of the fit")
+        print(f"  AUC {one['auc']:.2f}{error} against {one['against']}, in {one['left_out']} left out of the fit")
     novel = result.report.get("trust", {}).get("share_novel") or 0.0
     if novel > NOVEL:
         print(

@@ -141,8 +141,14 @@ def _headline(validation: CrossValidation | None) -> list[dict[str, Any]]:
     from sdm.records.evaluate import CONTRASTS
 
     method, scheme = validation.methods[0], next(iter(validation.folds))
+    left_out = {"blocks": "spatial blocks", "locations": "locations"}.get(validation.folds[scheme].kind, "random folds")
     return [
-        {"against": CONTRASTS[one.contrast], "auc": one.mean("auc"), "standard_error": one.standard_error("auc")}
+        {
+            "against": CONTRASTS[one.contrast],
+            "auc": one.mean("auc"),
+            "standard_error": one.standard_error("auc"),
+            "left_out": left_out,
+        }
         for one in validation.results
         if (one.method, one.scheme) == (method, scheme) and one.mean("auc") is not None
     ]

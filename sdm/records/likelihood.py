@@ -154,6 +154,10 @@ class Problem:
         """The score of each row."""
         return self.offset + self.x @ beta.astype(np.float32)
 
+    def _top(self, f: np.ndarray) -> float:
+        """The highest score of a row that counts: next to one far above all of them, their exponentials would be 0."""
+        return float(f[self.background > 0.0].max())
+
     def _sum(self, weight: np.ndarray) -> np.ndarray:
         """Weighted sum of the features over the rows, double precision between blocks of rows."""
         used = np.flatnonzero(weight)
@@ -174,8 +178,8 @@ class Problem:
         if self.absences:
             loss = self.presence @ np.logaddexp(0.0, -f) + self.background @ np.logaddexp(0.0, f)
             return -float(loss) - penalty
-        top = float(f.max())
-        normaliser = top + np.log(self.background @ np.exp(f - top))
+        top = self._top(f)
+        normaliser = top + np.log(self.background @ np.exp(np.minimum(f - top, 0.0)))
         return float(self.presence @ f) - self.total * float(normaliser) - penalty
 
     def _expected(self, beta: np.ndarray) -> np.ndarray:
@@ -183,7 +187,7 @@ class Problem:
         f = self.logit(beta)
         if self.absences:
             return (self.presence + self.background) / (1.0 + np.exp(-np.clip(f, -60.0, 60.0)))
-        share = self.background * np.exp(f - f.max())
+        share = self.background * np.exp(np.minimum(f - self._top(f), 0.0))
         return self.total * share / share.sum()
 
     def gradient(self, beta: np.ndarray) -> np.ndarray:

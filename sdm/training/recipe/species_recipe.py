@@ -32,17 +32,23 @@ class GridSettings(GroupSettings):
     """Presence in the cells of a grid of longitude and latitude."""
 
     kind: ClassVar[str] = "grid"
+    names_of: str = ""
+    """Model whose names its species have: they only teach, and calibrate. Empty: they are species of this model."""
 
 
 @dataclass(frozen=True)
 class AreasSettings(GroupSettings):
-    """Lists of countries by ISO 3166-1 alpha-2 code. The sources of kind grid teach where inside species live."""
+    """Lists of areas: countries by ISO 3166-1 alpha-2 code, or what `outlines` has. Grids teach where inside."""
 
     kind: ClassVar[str] = "areas"
     species: str = "species"
     """Column of the names."""
     area: str = "iso2"
     """Column of the codes."""
+    outlines: str = ""
+    """GeoParquet of the areas, with their codes in a column of the same name; empty: countries."""
+    without: str = ""
+    """CSV of species and area: listed areas where a species is not native."""
     atlas: str = ""
     """Folder of PHYLACINE, whose mammals teach, too; empty: none."""
     steps: int = 400
@@ -149,6 +155,8 @@ def _sources(file: RecipeFile, entries: Any) -> tuple[GroupSettings, ...]:
         raise file.error(
             "it needs a [[source]] of kind grid, which makes the places and teaches where in areas species live."
         )
+    if all(getattr(source, "names_of", "") for source in sources):
+        raise file.error("every [[source]] has names_of and only teaches; give one whose species the model has.")
     for key in ("name", "group"):
         each = [getattr(source, key) for source in sources]
         if len(set(each)) < len(each):

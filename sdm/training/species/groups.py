@@ -8,9 +8,10 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from sdm.errors import LayerError
+from sdm.models.bundled import BundledModel
 from sdm.names import TaxonTable
 from sdm.request.box import KM_PER_DEGREE
-from sdm.training.data.areas import AreaLists, countries_at
+from sdm.training.data.areas import AreaLists, Outlines, countries_at
 from sdm.training.data.grids import DegreeGrid, GridRanges
 from sdm.training.data.range_parts import CELL_KM2, FADED, RangeParts
 from sdm.training.data.ranges import RangeRaster
@@ -33,6 +34,11 @@ AT_ONCE = 256
 class GridGroup:
     """Ranges on a grid."""
 
+    @property
+    def shipped(self) -> bool:
+        """Whether its species are in the model that is made."""
+        return not self.settings.names_of
+
     def __init__(self, settings: GridSettings, taxa: TaxonTable) -> None:
         self.name, self.settings = settings.name, settings
         known = _names(settings, taxa)
@@ -45,6 +51,11 @@ class GridGroup:
     def needed(self) -> np.ndarray:
         """Cells of the ranges."""
         return np.unique(self.ranges.presence.indices)
+
+    @property
+    def points(self) -> np.ndarray:
+        """None: its cells have places."""
+        return np.empty((0, 2))
 
     def share(self, world: World) -> csr_matrix:
         """Presence, as 255."""
@@ -64,7 +75,9 @@ class GridGroup:
 
 
 class AreaGroup:
-    """Lists of countries, with what species of known ranges tell about where inside."""
+    """Lists of countries or other areas, with what species of known ranges tell about where inside."""
+
+    shipped = True
 
     def __init__(
         self,
@@ -78,10 +91,17 @@ class AreaGroup:
         self.name, self.settings, self.teachers, self.log = settings.name, settings, teachers, log
         self.families = families
         self._trained: dict[bool, tuple[Inside, csr_matrix, np.ndarray]] = {}
+        self._area: np.ndarray | None = None
         self.grid = teachers[0].grid
         self.lists = AreaLists.read(settings.path, (settings.species, settings.area), _names(settings, taxa))
+        if settings.without:
+            self.lists = self.lists.without(settings.without)
         every = self.grid.centres(np.arange(self.grid.shape[0] * self.grid.shape[1]))
-        codes, self.area_of_cell = countries_at(every)
+        self.outlines = Outlines.read(settings.outlines, settings.area) if settings.outlines else None
+        if self.outlines:
+            codes, self.area_of_cell = self.outlines.areas, self.outlines.at(every)
+        else:
+            codes, self.area_of_cell = countries_at(every)
         self.lists = self.lists.to(codes)
         self.species = self.lists.species
         _require(settings, self.species)
@@ -89,8 +109,21 @@ class AreaGroup:
 
     @property
     def needed(self) -> np.ndarray:
-        """None: countries without land on the grid are too small for it."""
+        """None: countries without land on the grid are too small for it, and other areas have `points`."""
         return np.empty(0, np.int64)
+
+    @property
+    def points(self) -> np.ndarray:
+        """(N, 2) a position in each area that has an outline of its own: a basin may be smaller than a cell."""
+        return self.outlines.points() if self.outlines else np.empty((0, 2))
+
+    def area_of(self, world: World) -> np.ndarray:
+        """(P,) number of the area of each place, -1 for none."""
+        if self.outlines is None:
+            return self.area_of_cell[world.cell]
+        if self._area is None or len(self._area) != len(world.cell):
+            self._area = self.outlines.at(world.lonlat)
+        return self._area
 
     def share(self, world: World, without: np.ndarray | None = None) -> csr_matrix:
         """Probabilities, 0 outside the areas of a list.
@@ -101,7 +134,7 @@ class AreaGroup:
         listed = self.lists.listed if without is None else self.lists.listed & ~without
         own = Listed(listed, [t.genus for t in self.taxa], [t.family for t in self.taxa])
         vectors, bias = inside.vectors(own)
-        embeddings, area = world.combined(), self.area_of_cell[world.cell]
+        embeddings, area = world.combined(), self.area_of(world)
         parts = []
         for start in range(0, len(self.species), AT_ONCE):
             some = slice(start, start + AT_ONCE)
@@ -132,7 +165,7 @@ class AreaGroup:
     def taught(self, world: World) -> tuple[Areas, Listed, csr_matrix]:
         """One place in each cell, the lists that species of known ranges would have, and their ranges (S, cells)."""
         firsts = world.firsts()
-        area = self.area_of_cell[world.cell[firsts]]
+        area = self.area_of(world)[firsts]
         km2 = np.add.reduceat(world.area, firsts)
         areas = Areas(np.ascontiguousarray(world.combined()[firsts]), km2, area, len(self.lists.areas))
         ranges, genus, family = [], [], []
@@ -164,7 +197,11 @@ def open_groups(
     sources: Sequence[GroupSettings], taxa: TaxonTable, families: Mapping[str, str], log: Callable[[str], None]
 ) -> list[GridGroup | AreaGroup]:
     """The sources of a recipe, in its order. Raises LayerError where a file is not what its kind needs."""
-    grids = {s.name: GridGroup(s, taxa) for s in sources if isinstance(s, GridSettings)}
+    grids = {
+        s.name: GridGroup(s, BundledModel.open(s.names_of).taxa if s.names_of else taxa)
+        for s in sources
+        if isinstance(s, GridSettings)
+    }
     teachers = list(grids.values())
     return [
         AreaGroup(s, taxa, teachers, families, log) if isinstance(s, AreasSettings) else grids[s.name] for s in sources

@@ -133,7 +133,8 @@ def run_species_recipe(
         _develop(task, metrics)
         write_json(metrics, metrics_file)
     if "ship" in stages:
-        tables = [(task.lineages(g), task.fit(g, np.arange(len(task.world.cell)), task.share(g))) for g in task.groups]
+        places = np.arange(len(task.world.cell))
+        tables = [(task.lineages(g), task.fit(g, places, task.share(g))) for g in task.groups if g.shipped]
         vocabulary = [token for lineages, _ in tables for token in lineages.vocabulary]
         if len(set(vocabulary)) < len(vocabulary):
             raise ModelError("two groups share a genus or a higher rank; give them one source.")
@@ -150,7 +151,8 @@ def _prepare(recipe: SpeciesRecipe, out: Path, run_folder: Path, log: Log) -> _T
     groups = open_groups(recipe.sources, TaxonTable.load(out), families, log)
     make_folder(run_folder)
     needed = np.unique(np.concatenate([group.needed for group in groups]))
-    world = make_world(model, groups[0].grid, recipe.fit.points, needed, run_folder)
+    more = np.concatenate([group.points for group in groups])
+    world = make_world(model, groups[0].grid, recipe.fit.points, needed, more, run_folder)
     log(f"{len(world.cell)} places in {len(np.unique(world.cell))} cells")
     return _Task(recipe, model, groups, world, run_folder, log)
 
@@ -208,7 +210,7 @@ def _develop_areas(task: _Task, group: AreaGroup) -> dict[str, Any]:
     found = {"as_lists": taught_by_lists(group, world, e.seed)}
     if "areas" in e.splits:
         without = np.random.default_rng(e.seed).random(len(group.lists.areas)) < e.held_out
-        area = group.area_of_cell[world.cell]
+        area = group.area_of(world)
         held = (area >= 0) & without[area]
         table = task.fit(group, np.flatnonzero(~held), task.share(group, without))
         vectors = task.lineages(group).vectors(table)
@@ -234,7 +236,7 @@ def _fit_ranges(task: _Task, out: Path, calibration: Calibrations) -> dict[str, 
     scale, bias = calibration[calibration_key(MODALITIES)]
     places, world = task.world.combined(), task.world
     known, metrics = {}, {}
-    for group in task.groups:
+    for group in (g for g in task.groups if g.shipped):
         lineages = task.lineages(group)
         vectors = lineages.vectors(table[[row[token] for token in lineages.vocabulary]])
         columns = task.share(group).tocsc()

@@ -50,13 +50,14 @@ class World:
         return np.unique(self.cell, return_index=True)[1]
 
 
-def make_world(model: Model, grid: DegreeGrid, points: int, needed: np.ndarray, cache: Path) -> World:
+def make_world(model: Model, grid: DegreeGrid, points: int, needed: np.ndarray, more: np.ndarray, cache: Path) -> World:
     """Up to `points` random places on land in each cell of a grid, in the domain of a model.
 
-    `needed` (N,): cells in which land is looked for more closely: those of ranges, which may be small islands. The
-    embeddings are kept in the folder `cache`, for the same places and encoders.
+    `needed` (N,): cells in which land is looked for more closely: those of ranges, which may be small islands.
+    `more` (N, 2): further places, of which those on land are taken. The embeddings are kept in the folder `cache`, for
+    the same places and encoders.
     """
-    lonlat, cell, area = land_places(grid, points, needed, model.domain[0])
+    lonlat, cell, area = with_places(grid, land_places(grid, points, needed, model.domain[0]), more, model.domain[0])
     key = hashlib.sha256(lonlat.tobytes() + model.digest.encode()).hexdigest()[:16]
     path = cache / f"places-{key}.npz"
     if not path.is_file():
@@ -88,6 +89,24 @@ def land_places(
     lonlat, cell = lonlat[order], cell[order]
     size = (grid.step * KM_PER_DEGREE) ** 2 * np.cos(np.radians(grid.centres(cell)[:, 1]))
     return lonlat, cell, size * land[cell] / np.bincount(cell, minlength=cells.size)[cell]
+
+
+Places = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def with_places(grid: DegreeGrid, places: Places, more: np.ndarray, south: float) -> Places:
+    """What `land_places` gave, with further positions (N, 2) on land; the places of a cell share its land."""
+    lonlat, cell, area = places
+    more = more[more[:, 1] > south]
+    more = more[LandMask().keep("land", *np.ascontiguousarray(more.T))] if len(more) else more
+    their = grid.cells(*more.T)
+    land = np.zeros(grid.shape[0] * grid.shape[1])
+    np.add.at(land, cell, area)
+    more, their = more[land[their] > 0], their[land[their] > 0]
+    lonlat, cell = np.concatenate([lonlat, more]), np.concatenate([cell, their])
+    order = np.argsort(cell, kind="stable")
+    lonlat, cell = lonlat[order], cell[order]
+    return lonlat, cell, land[cell] / np.bincount(cell, minlength=land.size)[cell]
 
 
 def _draw(

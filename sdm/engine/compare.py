@@ -12,7 +12,7 @@ from sdm.engine.places import Target
 from sdm.engine.trust import in_batches
 from sdm.models.known_ranges import Extent
 
-TARGETS_AT_ONCE, PLACES_AT_ONCE = 256, 1024
+TARGETS_AT_ONCE, PLACES_AT_ONCE = 128, 1024
 """Species and places compared in one matrix product: enough for full speed, few enough for a processor's cache."""
 
 

@@ -38,7 +38,7 @@ MAX_BLOCK_BYTES = 256 << 20
 MAX_WINDOW = 6_000_000
 """Cells of one window, bands counted; sampling a larger extent is split so that memory stays bounded."""
 
-CACHE = 64 << 20
+CACHE = 32 << 20
 """Bytes of GDAL's cache of decoded blocks (rasterio takes bytes, GDAL itself megabytes): enough for a row of tiles.
 GDAL's default is 5 % of the machine's memory, which a large map would fill. GDAL_CACHEMAX in the environment counts
 instead."""

@@ -30,7 +30,7 @@ BLOCK = 512
 
 _RESERVED = re.compile(r"AREA_OR_POINT|TIFFTAG_.*|STATISTICS_.*|OVR_.*", re.IGNORECASE)
 _MAX_PIXELS = 1 << 20  # in one block: 4 MB
-_CACHE = 64 << 20  # bytes of GDAL's block cache while writing; its default is 5 % of the machine's memory
+_CACHE = 32 << 20  # bytes of GDAL's block cache while writing; its default is 5 % of the machine's memory
 
 _COG_OPTIONS = {
     "COMPRESS": "DEFLATE",

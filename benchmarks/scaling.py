@@ -18,8 +18,13 @@ import tempfile
 import time
 from pathlib import Path
 
-BOXES = {0.25: (60.0, 35.0, 85.0, 60.0), 1.0: (40.0, 35.0, 120.0, 66.25), 4.0: (0.0, 12.0, 160.0, 74.5)}
-"""Megapixels at 0.05 degree -> west, south, east, north: the interior of Asia, so almost all land."""
+BOXES = {
+    0.25: (60.0, 35.0, 85.0, 60.0),
+    1.0: (40.0, 35.0, 120.0, 66.25),
+    4.0: (0.0, 12.0, 160.0, 74.5),
+    16.0: (-180.0, -40.0, 180.0, 71.1),
+}
+"""Megapixels at 0.05 degree -> west, south, east, north: the interior of Asia, almost all land; then land and sea."""
 
 
 def main() -> None:
@@ -34,7 +39,7 @@ def main() -> None:
 
     from sdm.maps.plan import plan
 
-    job = plan(args.species, BOXES[args.megapixels], resolution=0.05, mask="none", device="cpu", max_pixels=10_000_000)
+    job = plan(args.species, BOXES[args.megapixels], resolution=0.05, mask="none", device="cpu", max_pixels=20_000_000)
     print(f"{job.grid.pixels / 1e6:.2f} megapixels, {job.grid.tile_count} tiles; {len(os.sched_getaffinity(0))} cores")
     runs: list[dict] = []
     for round_ in range(args.repeat):

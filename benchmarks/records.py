@@ -1,6 +1,6 @@
 """Fits to records against elapid's Maxent at its defaults, on the same places: the targets of the records feature.
 
-    python benchmarks/records.py DATASETS [--species 12] [--only known unknown own worse calibration speed command]
+    python benchmarks/records.py DATASETS [--species 12] [--only known unknown own worse prior calibration speed ...]
 
 DATASETS is a folder with inat_validation/, eu_forest/ and little_trees/. Needs `pip install -e .[bench]`. Every line
 is a mean over species, with the mean paired difference to elapid and its standard error. Features of places are kept
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ import shapely
 
 from sdm.layers.landmask import land_sample
 from sdm.models.registry import open_model
+from sdm.records import prior
 from sdm.records.background import Positions, cell_numbers, near
 from sdm.records.features import Covariates, Features, ModelFeatures
 from sdm.records.fit import fit_training
@@ -353,6 +354,27 @@ def run_worse(bench: Bench) -> None:
         )
 
 
+def run_prior(bench: Bench) -> None:
+    print("Known vertebrates: AUC by the share of the species' own vector in the mean of the prior; far: against land")
+    print("1,000 to 5,000 km from the records")
+    pool = {name: bench.places(name, *land_sample(80_000, seed=5)) for name in bench.sources}
+    tasks = []
+    for task in vertebrates(bench, ("mammal", "bird")):
+        around = pool[task.model]
+        far = np.flatnonzero(near(around.at, task.train.at, 5000.0) & ~near(around.at, task.train.at, 1000.0))
+        if far.size >= 300:
+            chosen = np.random.default_rng(0).permutation(far)[:BACKGROUND]
+            tasks.append(replace(task, tests=task.tests | {"far": (task.tests["land"][0], around.select(chosen))}))
+    usual = prior.OWN
+    for label, kind in itertools.product(SIZES, ("random", "mixed")):
+        for share in (0.0, 0.5, 0.75, 1.0):
+            prior.OWN = share
+            found = [tested(fit_task(bench, t, SIZES[label], kind, refits=0, gate=False), t) for t in tasks]
+            means = "  ".join(f"{c} {np.mean([one[c] for one in found]):.3f}" for c in ("land", "group", "far"))
+            print(f"  {label} records, {kind} background, share {share:.2f}: {means}  n={len(found)}", flush=True)
+    prior.OWN = usual
+
+
 def run_own(bench: Bench) -> None:
     print("Own covariates, presence-only, tested on surveyed plots: AUC, gain over elapid (random background)")
     tasks = survey_tasks(bench)
@@ -466,7 +488,7 @@ def main() -> None:
     parser.add_argument("--exclude", help="a file with species to leave out, one a line")
     parser.add_argument("--repeat", type=int, default=2, help="of whole commands")
     parser.add_argument("--cache", default=".cache-bench-records")
-    jobs = ["own", "known", "unknown", "worse", "calibration", "speed", "command"]
+    jobs = ["own", "known", "unknown", "worse", "prior", "calibration", "speed", "command"]
     parser.add_argument("--only", nargs="+", choices=jobs, default=jobs)
     bench = Bench(arguments := parser.parse_args())
     known = {"all": 0.05, "30": 0.05, "10": 0.065, "3": 0.075}
@@ -476,6 +498,7 @@ def main() -> None:
         "known": lambda: run_blocks(bench, ("mammal", "bird"), "Known vertebrates", known, False),
         "unknown": lambda: run_blocks(bench, ("other",), "Unknown vertebrates", unknown, True),
         "worse": lambda: run_worse(bench),
+        "prior": lambda: run_prior(bench),
         "calibration": lambda: run_calibration(bench),
         "speed": lambda: run_speed(bench),
         "command": lambda: run_command(bench),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -30,6 +30,8 @@ MOST_WEIGHTS = 200_000_000
 """Pairs of a zone and a pixel: 12 bytes each."""
 
 _COLUMNS = ("modelled_km2", "mean", "max", "expected_km2", "above_km2", "share_of_range")
+RELATIVE = "relative_suitability"
+"""Variable of the store of a batch whose values are no probabilities."""
 _UNKNOWN = np.float64("nan")
 
 
@@ -108,7 +110,7 @@ def _within_180(geometry: shapely.Geometry) -> shapely.Geometry:
 
 @dataclass(frozen=True)
 class Maps:
-    """Some maps of probability on one grid."""
+    """Some maps on one grid."""
 
     geobox: GeoBox
     names: tuple[str, ...]
@@ -116,29 +118,42 @@ class Maps:
     """(first map, end, rows) -> (maps, rows, columns) float32, NaN where not modelled."""
     at_once: int = AT_ONCE
     """Maps that are read together."""
+    relative: frozenset[str] = frozenset()
+    """Names of those whose values are no probabilities: their sum is no area."""
 
 
 def open_maps(paths: Sequence[str | Path]) -> list[Maps]:
     """The maps of GeoTIFFs and of folders: of a batch, or of maps. Raises LayerError."""
-    groups: dict[tuple, list[tuple[str, Callable[[slice], np.ndarray], GeoBox]]] = {}
+    groups: dict[tuple, list[_Raster]] = {}
     out: list[Maps] = []
     for path in map(Path, paths):
         if path.is_dir() and (path / "probability.zarr").is_dir():
             out.append(_batch(path / "probability.zarr"))
             continue
         for file in _files(path):
-            name, read, geobox = _raster(file)
-            groups.setdefault((tuple(geobox.shape), geobox.affine, str(geobox.crs)), []).append((name, read, geobox))
+            one = _raster(file)
+            box = one.geobox
+            groups.setdefault((tuple(box.shape), box.affine, str(box.crs)), []).append(one)
     for members in groups.values():
         out.append(_together(members))
     return out
 
 
-def _together(members: list[tuple[str, Callable[[slice], np.ndarray], GeoBox]]) -> Maps:
-    def read(first: int, end: int, rows: slice) -> np.ndarray:
-        return np.stack([one(rows) for _, one, _ in members[first:end]])
+class _Raster(NamedTuple):
+    """A GeoTIFF."""
 
-    return Maps(members[0][2], tuple(name for name, _, _ in members), read)
+    name: str
+    read: Callable[[slice], np.ndarray]
+    geobox: GeoBox
+    relative: bool
+
+
+def _together(members: list[_Raster]) -> Maps:
+    def read(first: int, end: int, rows: slice) -> np.ndarray:
+        return np.stack([one.read(rows) for one in members[first:end]])
+
+    relative = frozenset(one.name for one in members if one.relative)
+    return Maps(members[0].geobox, tuple(one.name for one in members), read, relative=relative)
 
 
 def _files(path: Path) -> list[Path]:
@@ -154,8 +169,8 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _raster(path: Path) -> tuple[str, Callable[[slice], np.ndarray], GeoBox]:
-    """The name of a map, and its rows."""
+def _raster(path: Path) -> _Raster:
+    """A map in a file; one of another program is taken to be of probabilities."""
     import rasterio
 
     from sdm.records.sample import open_sampler
@@ -169,7 +184,9 @@ def _raster(path: Path) -> tuple[str, Callable[[slice], np.ndarray], GeoBox]:
     geobox = GeoBox(sampler.shape, sampler.transform, sampler.crs.to_wkt())
     if not geobox.axis_aligned:
         raise LayerError(f"map {str(path)!r} is rotated; warp it (gdalwarp) first.")
-    return (f"{name} (month {month})" if month.isdigit() else name), lambda rows: sampler.read(rows, columns), geobox
+    name = f"{name} (month {month})" if month.isdigit() else name
+    relative = tags.get("score", "probability") != "probability"
+    return _Raster(name, lambda rows: sampler.read(rows, columns), geobox, relative)
 
 
 def _batch(store: Path) -> Maps:
@@ -179,9 +196,15 @@ def _batch(store: Path) -> Maps:
     from sdm.outputs.cube import open_cube
 
     data = open_cube(store)
-    array = zarr.open_array(store / "probability", mode="r", zarr_format=2)
+    relative = RELATIVE in data
+    array = zarr.open_array(store / (RELATIVE if relative else "probability"), mode="r", zarr_format=2)
     names = tuple(str(name) for name in data["species"].values)
-    return Maps(data.odc.geobox, names, lambda first, end, rows: np.asarray(array[first:end, rows], dtype=np.float32))
+    return Maps(
+        data.odc.geobox,
+        names,
+        lambda first, end, rows: np.asarray(array[first:end, rows], dtype=np.float32),
+        relative=frozenset(names if relative else ()),
+    )
 
 
 @dataclass(frozen=True)
@@ -194,10 +217,10 @@ class ZoneSums:
     modelled_km2: np.ndarray
     """Area of the pixels with a value."""
     mean: np.ndarray
-    """Of the probability there, by area; NaN where nothing is modelled."""
+    """Of the values there, by area; NaN where nothing is modelled."""
     max: np.ndarray
     expected_km2: np.ndarray
-    """Sum over pixels of probability times area."""
+    """Sum over pixels of probability times area; NaN of a map whose values are no probabilities."""
     above_km2: np.ndarray
     """Area of the pixels at or above the threshold."""
     share_of_range: np.ndarray
@@ -205,9 +228,16 @@ class ZoneSums:
 
     @property
     def richness(self) -> np.ndarray:
-        """(Z,): species expected at a place of a zone, on average over the area that any map models."""
-        most = self.modelled_km2.max(axis=1)
-        return np.divide(self.expected_km2.sum(axis=1), most, out=np.zeros(len(most)), where=most > 0)
+        """(Z,): species expected at a place of a zone, on average over the area that any map models.
+
+        NaN where no map is of probabilities; others do not count.
+        """
+        probable = ~np.isnan(self.expected_km2).any(axis=0)
+        if not probable.any():
+            return np.full(len(self.zones), _UNKNOWN)
+        most = self.modelled_km2[:, probable].max(axis=1)
+        total = self.expected_km2[:, probable].sum(axis=1)
+        return np.divide(total, most, out=np.zeros(len(most)), where=most > 0)
 
     @property
     def species_above(self) -> np.ndarray:
@@ -338,6 +368,8 @@ def _sums(
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(modelled > 0, expected / modelled, _UNKNOWN)
         share = np.where(whole > 0, expected / whole, _UNKNOWN)
+    relative = np.array([name in maps.relative for name in maps.names[slice(*chosen)]])
+    expected[:, relative] = share[:, relative] = _UNKNOWN
     return modelled, mean, np.where(np.isfinite(highest), highest, _UNKNOWN), expected, above, share
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
+
 from sdm.cli.app import EPILOG, printable, progress, say, sdm_app
 from sdm.cli.options import takes_options
 from sdm.errors import RequestError
@@ -100,11 +102,19 @@ def zones_command(options: ZonesOptions) -> None:
 
 def _print(sums: ZoneSums) -> None:
     zones, several = sums.zones, len(sums.names) > 1
-    order = sums.richness.argsort()[::-1] if several else sums.expected_km2[:, 0].argsort()[::-1]
+    by = sums.richness if several else sums.expected_km2[:, 0]
+    relative = bool(np.isnan(by).all())
+    if relative:
+        by = sums.species_above if several else np.nan_to_num(sums.mean[:, 0])
+    order = by.argsort(kind="stable")[::-1]
     print(f"{len(zones):,} zones, {len(sums.names):,} maps")
     for z in order[:LISTED]:
         text = f"{zones.ids[z]}: {zones.area_km2[z]:,.0f} km2, {sums.modelled_km2[z].max():,.0f} modelled; "
-        if several:
+        if relative and several:
+            text += f"{sums.species_above[z]:,} species reach {sums.threshold:g} somewhere"
+        elif relative:
+            text += f"mean {sums.mean[z, 0]:.2f}, highest {sums.max[z, 0]:.2f}"
+        elif several:
             text += f"{sums.richness[z]:.1f} species expected at a place"
         else:
             expected, share, mean = (column[z, 0] for column in (sums.expected_km2, sums.share_of_range, sums.mean))

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-TREES = 100
+TREES = 60
 DEPTH = 8
 MOST_PER_TREE = 400
 """Presences that one tree sees at most: above that trees differ less and take longer."""

@@ -173,6 +173,29 @@ def test_a_batch_is_read_as_its_maps_are(run, tmp_path, write_model):
             for k, n in enumerate(single.names)
         ]
         np.testing.assert_allclose(*zip(*pairs, strict=True), rtol=2e-3, err_msg=name)
+    # As the store of fits whose values are no probabilities.
+    store = tmp_path / "west" / "probability.zarr"
+    (store / "probability").rename(store / "relative_suitability")
+    metadata = (store / ".zmetadata").read_text().replace('"probability/', '"relative_suitability/')
+    (store / ".zmetadata").write_text(metadata)
+    relative = sum_zones(zones, open_maps(["west"]))
+    np.testing.assert_array_equal(relative.mean, whole.mean)
+    assert np.isnan(relative.expected_km2).all() and np.isnan(relative.richness).all()
+
+
+def test_values_that_are_no_probabilities_are_not_summed_to_an_area(run, write_raster, tmp_path):
+    paths = [write_raster(field(12, 15, k), f"s{k}.tif", 10.0, 51.5, 0.25, nodata=np.nan) for k in range(2)]
+    zones = Zones.read(frame(tmp_path, ZONES[:2], list("ab")), "site")
+    first, both = sum_zones(zones, open_maps(paths[:1])), sum_zones(zones, open_maps(paths))
+    with rasterio.open(paths[1], "r+") as file:
+        file.update_tags(score="relative_suitability")
+    one = sum_zones(zones, open_maps(paths))
+    assert np.isnan(one.expected_km2[:, 1]).all() and np.isnan(one.share_of_range[:, 1]).all()
+    for name in ("mean", "max", "above_km2"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(both, name))
+    np.testing.assert_array_equal(one.richness, first.richness)
+    code, out, err = run("zones", paths[1], "--zones", "parks.gpkg", "--out", "o", entry=cli.main_sdm)
+    assert code == 0 and "highest" in out and "expected" not in out, err
 
 
 def test_what_cannot_be_summed_is_refused(write_raster, tmp_path):

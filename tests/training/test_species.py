@@ -274,6 +274,8 @@ def test_a_recipe_gives_a_model_folder_of_species_alone(tmp_path):
     metrics = run_species_recipe(recipe, tmp_path / "model", tmp_path / "run", ("develop", "ship"))
     assert metrics["held_out"]["reptiles"]["blocks"]["location+satellite+environment"]["auc"] > 0.8
     assert {"areas", "as_lists"} <= set(metrics["held_out"]["amphibians"])
+    assert set(metrics["rounding"]) == {"reptiles", "amphibians"}
+    assert all(0.0 < found["mean"] < found["most"] < 0.5 for found in metrics["rounding"].values())
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["encoders"]["model"] == "mammals-trees" and len(config["encoders"]["digest"]) == 16
     table, vocabulary = read_table(tmp_path / "model")

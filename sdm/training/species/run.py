@@ -139,6 +139,10 @@ def run_species_recipe(
         if len(set(vocabulary)) < len(vocabulary):
             raise ModelError("two groups share a genus or a higher rank; give them one source.")
         write_model(recipe, task.model, out, np.concatenate([t for _, t in tables]), vocabulary, metrics["calibration"])
+        metrics["rounding"] = {
+            g.name: _rounding(task, g, lineages, t, out, metrics["calibration"])
+            for g, (lineages, t) in zip((g for g in task.groups if g.shipped), tables, strict=True)
+        }
     if "ship" in stages or "ranges" in stages:
         metrics["known_ranges"] = _fit_ranges(task, out, metrics["calibration"])
         write_json(metrics, metrics_file)
@@ -227,6 +231,24 @@ def _held_out(task: _Task, split: str) -> np.ndarray:
         return in_blocks(task.world.grid.centres(task.world.cell), e.block_degrees, e.held_out, e.seed)
     chosen = np.random.default_rng(e.seed).random(int(task.world.cell.max()) + 1) < e.held_out
     return chosen[task.world.cell]
+
+
+def _rounding(
+    task: _Task, group: Group, lineages: Lineages, table: np.ndarray, out: Path, calibration: Calibrations
+) -> dict[str, float]:
+    """What the bytes of the model in a folder cost: mean and most of the change of a logit, at one place per cell."""
+    written, vocabulary = read_table(out)
+    row = {token: k for k, token in enumerate(vocabulary)}
+    rounded = lineages.vectors(written[[row[token] for token in lineages.vocabulary]])
+    change = calibration[calibration_key(MODALITIES)][0] * (rounded - lineages.vectors(table))
+    places = task.world.combined()[task.world.firsts()]
+    total = most = 0.0
+    for k in range(0, len(change), AT_ONCE):
+        part = np.abs(change[k : k + AT_ONCE] @ places.T)
+        total, most = total + float(part.sum()), max(most, float(part.max()))
+    found = {"mean": total / (len(change) * len(places)), "most": most}
+    task.log(f"rounding of logits to bytes, {group.name}: {_text(found)}")
+    return found
 
 
 def _fit_ranges(task: _Task, out: Path, calibration: Calibrations) -> dict[str, Any]:

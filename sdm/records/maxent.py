@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdm.records.likelihood import Rows, unpenalised
+from sdm.records.products import product
 
 LINEAR, QUADRATIC, PRODUCT, HINGE, REVERSE, CATEGORY = range(6)
 KNOTS = 20
@@ -71,7 +72,7 @@ class Terms:
 
     def logit(self, covariates: np.ndarray) -> np.ndarray:
         """Sum of the features times their coefficients: (N,) float32."""
-        return self.matrix(covariates) @ self.coefficient.astype(np.float32)
+        return product(self.matrix(covariates), self.coefficient)
 
     def select(self, which: np.ndarray) -> Terms:
         """Some of the features; `which`: (F,) bool."""

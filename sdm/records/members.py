@@ -9,6 +9,7 @@ import numpy as np
 
 from sdm.records.forest import Forest
 from sdm.records.maxent import Terms
+from sdm.records.products import product
 
 CLIP = 4.0
 """Standardised covariates of the ridge are clipped to this many standard deviations."""
@@ -46,23 +47,25 @@ class Ridge:
 
     def score(self, embedding: np.ndarray, environment: np.ndarray) -> np.ndarray:
         """See `Member`."""
-        out = squared_features(environment, self.center, self.scale) @ self.weight
+        out = product(squared_features(environment, self.center, self.scale), self.weight)
         if self.vector.size:
-            out += embedding @ self.vector
+            out += product(embedding, self.vector)
         return out + self.intercept[0]
 
     def refits(self, embedding: np.ndarray, environment: np.ndarray) -> np.ndarray:
         """Scores (B, N) of the refits."""
-        out = self.weights @ squared_features(environment, self.center, self.scale).T
+        out = product(self.weights, squared_features(environment, self.center, self.scale).T)
         if self.vector.size:
-            out += self.vectors @ embedding.T
+            out += product(self.vectors, embedding.T)
         return out + self.intercepts[:, None]
 
     def parts(self, embeddings: dict[str, np.ndarray], environment: np.ndarray) -> dict[str, np.ndarray]:
         """What each embedding of `embeddings`, (N, dim), and each column of the environment adds: (N,) or (N, D)."""
         z = squared_features(environment, self.center, self.scale) * self.weight
         width = environment.shape[1]
-        return {name: e @ self.vector for name, e in embeddings.items()} | {"environment": z[:, :width] + z[:, width:]}
+        return {name: product(e, self.vector) for name, e in embeddings.items()} | {
+            "environment": z[:, :width] + z[:, width:]
+        }
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Maxent:
     def refits(self, embedding: np.ndarray, environment: np.ndarray) -> np.ndarray:
         """Scores (B, N) of the refits."""
         features = self.terms.matrix((environment - self.center) / self.scale)
-        return self.coefficients @ features.T + self.intercepts[:, None]
+        return product(self.coefficients, features.T) + self.intercepts[:, None]
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def tree_inputs(
 ) -> np.ndarray:
     """What a forest sees of places, see `Trees`: (N, C + P) float32."""
     values = environment[:, columns]
-    return np.concatenate([values, embedding @ projection], axis=1) if projection.size else values
+    return np.concatenate([values, product(embedding, projection)], axis=1) if projection.size else values
 
 
 def squared_features(environment: np.ndarray, center: np.ndarray, scale: np.ndarray) -> np.ndarray:

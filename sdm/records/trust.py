@@ -7,6 +7,8 @@ from typing import Self
 
 import numpy as np
 
+from sdm.records.products import product
+
 NEAREST = 5
 REFERENCES = 512
 LEVELS = 101
@@ -91,7 +93,7 @@ def _nearest(space: np.ndarray, places: np.ndarray, count: int, skip: int = 0) -
         return np.zeros(len(space), dtype=np.float32)
     out = np.empty(len(space), dtype=np.float32)
     for first in range(0, len(space), ROWS_AT_ONCE):
-        likeness = space[first : first + ROWS_AT_ONCE] @ places.T
+        likeness = product(space[first : first + ROWS_AT_ONCE], places.T)
         top = np.partition(likeness, likeness.shape[1] - count - skip, axis=1)[:, likeness.shape[1] - count - skip :]
         if skip:
             top = np.sort(top, axis=1)[:, :-skip]

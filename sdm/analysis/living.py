@@ -204,8 +204,7 @@ class _Species:
             Resolution(taxon.name, taxon, True, "", (), origin if taxon.name in model.introduced else "native")
             for taxon in self.taxa
         ]
-        scores = {id(member): probability(member, places.modalities) for member in members_of(model)}
-        self._scores = [scores[id(member_of(model, taxon))] for taxon in self.taxa]
+        self._scores = [probability(member_of(model, t), places.modalities, t.group) for t in self.taxa]
         self._vectors = _vectors(model, self._resolutions)
         pairs = [(mask_for(taxon), model.extent(taxon.group)) for taxon in self.taxa]
         self.habitats = list(dict.fromkeys(pairs))

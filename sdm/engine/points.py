@@ -62,19 +62,29 @@ def score_places(
     -------
     (N, S) float32.
     """
-    vectors = np.stack([model.species_embedding(model.resolve(s)) for s in species])
+    found = [model.resolve(s) for s in species]
+    vectors = np.stack([model.species_embedding(r) for r in found])
     embeddings = embed_places(model, lon, lat, sampling, device)
-    return combine_scores(model, embeddings, vectors, tuple(embeddings))
+    return combine_scores(model, embeddings, vectors, tuple(embeddings), [r.taxon.group for r in found])
 
 
 def combine_scores(
-    model: Model, embeddings: dict[str, np.ndarray], vectors: np.ndarray, modalities: tuple[str, ...]
+    model: Model,
+    embeddings: dict[str, np.ndarray],
+    vectors: np.ndarray,
+    modalities: tuple[str, ...],
+    groups: Sequence[str] = (),
 ) -> np.ndarray:
-    """Probability (N, S) from per-modality unit embeddings (N, dim) and species vectors (S, dim)."""
+    """Probability (N, S) from per-modality unit embeddings (N, dim) and species vectors (S, dim).
+
+    `groups`: of each species (`Taxon.group`); by default none has a calibration of its own.
+    """
     import torch
 
     from sdm.models.score import combine, cosine, probability
 
     places = combine([torch.from_numpy(embeddings[m]) for m in modalities])
     cos = cosine(places, torch.from_numpy(vectors))
-    return probability(cos, *model.calibration(modalities)).numpy()
+    of = [model.calibration(modalities, group) for group in groups or [""] * len(vectors)]
+    scale, bias = torch.from_numpy(np.array(of, np.float32).T)
+    return probability(cos, scale, bias).numpy()

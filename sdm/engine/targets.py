@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     from sdm.names import Resolution, Taxon
 
 
-def probability(model: Model, modalities: tuple[str, ...]) -> Probability:
-    """The probability of a cosine of these modalities. Raises RequestError for a model that is not calibrated."""
+def probability(model: Model, modalities: tuple[str, ...], group: str = "") -> Probability:
+    """The probability of a cosine of these modalities, for the species of a group (`Taxon.group`).
+
+    Raises RequestError for a model that is not calibrated.
+    """
     if not model.calibrated:
         raise RequestError(
             f"model {model.name!r} is not calibrated, so its maps show relative suitability or cosine similarity, not "
             "probability."
         )
-    scale, bias = model.calibration(modalities)
+    scale, bias = model.calibration(modalities, group)
     return Probability(scale, bias, model.ranges) if model.ranges else Probability(scale, bias)
 
 
@@ -40,8 +43,8 @@ def scorer(places: Places, kind: str = "auto") -> Callable[[Taxon, np.ndarray], 
     if kind == "cosine":
         return lambda taxon, vector: Cosine()
     if kind == "probability":
-        scores = {id(model): probability(model, places.modalities) for model in members_of(places.model)}
-        return lambda taxon, vector: scores[id(member_of(places.model, taxon))]
+        probability(places.model, places.modalities)
+        return lambda taxon, vector: probability(member_of(places.model, taxon), places.modalities, taxon.group)
     from sdm.engine.relative import reference, relative
 
     sample = reference(places.model, places.sampling, _device_here(places.device))
@@ -71,7 +74,7 @@ def named_target(
     """The target of a resolved name in a calibrated model; `mask`, `atlas`: see `make_target`; others: `limited`."""
     model = member_of(model, resolution.taxon)
     vector = model.species_embedding(resolution)
-    target = make_target(model, resolution, vector, probability(model, modalities), mask, atlas)
+    target = make_target(model, resolution, vector, probability(model, modalities, resolution.taxon.group), mask, atlas)
     return limited(target, model, resolution, limits, month)
 
 

@@ -205,9 +205,13 @@ class BundledModel:
         """Degrees between the places at which a modality is encoded; finer pixels interpolate."""
         return float(self.config[modality]["pitch"])
 
-    def calibration(self, modalities: tuple[str, ...]) -> tuple[float, float]:
-        """(scale, bias) that turn the cosine of a set of modalities into a probability. Raises ModelError."""
-        entry = self.config["calibration"].get(calibration_key(modalities))
+    def calibration(self, modalities: tuple[str, ...], group: str = "") -> tuple[float, float]:
+        """(scale, bias) that turn the cosine of a set of modalities into a probability. Raises ModelError.
+
+        `group`: of the species (`Taxon.group`), some of which have a calibration of their own.
+        """
+        own = self.config.get("groups", {}).get(group, {}).get("calibration")
+        entry = (own or self.config["calibration"]).get(calibration_key(modalities))
         if entry is None:
             raise ModelError(f"model {self.name!r} has no calibration for {calibration_key(modalities)}.")
         return float(entry["scale"]), float(entry["bias"])

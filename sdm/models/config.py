@@ -35,7 +35,8 @@ def check_config(path: Path, config: dict) -> None:
         sizes = [config["dim"], satellite["size"], location["features"]]
         sizes += [config[m][size] for m in MODALITIES for size in ("width", "depth")]
         extents = [g["extent"] for g in config.get("groups", {}).values() if g.get("extent")]
-        entries = config["calibration"].values()
+        own = [g["calibration"] for g in config.get("groups", {}).values() if "calibration" in g]
+        entries = [e for group in (config["calibration"], *own) for e in group.values()]
         calibration = [v for e in entries for v in (e["scale"], e["bias"])]
         positive = [*location["sigmas"], satellite["pixel"], *(config[m]["pitch"] for m in MODALITIES)]
         positive += [i["std"] for i in inputs]

@@ -169,9 +169,9 @@ class JointModel:
         """Degrees between the places at which a modality is encoded; finer pixels interpolate."""
         return self.first.pitch(modality)
 
-    def calibration(self, modalities: tuple[str, ...]) -> tuple[float, float]:
+    def calibration(self, modalities: tuple[str, ...], group: str = "") -> tuple[float, float]:
         """That of the first member: a vector alone belongs to none. A species has that of its `member`."""
-        return self.first.calibration(modalities)
+        return self.first.calibration(modalities, group)
 
     def resolve(self, query: str) -> Resolution:
         """The taxon that a name stands for in the members. Raises SpeciesNameError."""

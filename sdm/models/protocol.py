@@ -177,8 +177,11 @@ class Model(Protocol):
         """Degrees between the places at which a modality is encoded, finer pixels interpolate; 0: every pixel."""
         ...
 
-    def calibration(self, modalities: tuple[str, ...]) -> tuple[float, float]:
-        """(scale, bias) that turn a cosine of these modalities into a probability. Raises ModelError without one."""
+    def calibration(self, modalities: tuple[str, ...], group: str = "") -> tuple[float, float]:
+        """(scale, bias) that turn a cosine of these modalities into a probability. Raises ModelError without one.
+
+        `group`: of the species (`Taxon.group`), some of which have a calibration of their own.
+        """
         ...
 
     def resolve(self, query: str) -> Resolution:

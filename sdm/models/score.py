@@ -39,6 +39,6 @@ def similarity(places: Tensor, species: Tensor) -> Tensor:
     return (places @ species.T) / length
 
 
-def probability(cos: Tensor, scale: float, bias: float) -> Tensor:
-    """`sigmoid(scale * cos + bias)`: the calibrated probability, same shape as `cos`."""
+def probability(cos: Tensor, scale: float | Tensor, bias: float | Tensor) -> Tensor:
+    """`sigmoid(scale * cos + bias)`: the calibrated probability, same shape as `cos`; one scale and bias, or (S,)."""
     return torch.sigmoid(cos * scale + bias)

@@ -99,7 +99,7 @@ class CovariateModel:
         """Every pixel is read."""
         return 0.0
 
-    def calibration(self, modalities: tuple[str, ...]) -> tuple[float, float]:
+    def calibration(self, modalities: tuple[str, ...], group: str = "") -> tuple[float, float]:
         """There is none."""
         self._refuse()
 

@@ -56,7 +56,8 @@ def species_prior(model: Model, modalities: tuple[str, ...], resolution: Resolut
     modalities : those that are added to an embedding.
     resolution : what the name stands for in the model; None where it stands for nothing.
     """
-    scale, bias = model.calibration(modalities)
+    group = "" if resolution is None else resolution.taxon.group
+    scale, bias = model.calibration(modalities, group)
     mean, factor = _distribution(model)
     mean, factor = mean * scale, factor * scale
     own = None

@@ -41,7 +41,7 @@ class PlaceReader:
         self._index, self._model, self._land_mask = index, model, land_mask
         self._layers = _bundled_layers(index, model)
         self._taxa = tuple(model.taxa)
-        scores = [probability(member_of(model, taxon), index.modalities) for taxon in self._taxa]
+        scores = [probability(member_of(model, taxon), index.modalities, taxon.group) for taxon in self._taxa]
         resolutions = [Resolution(taxon.name, taxon, True, "") for taxon in self._taxa]
         vectors = np.array(model.species_embeddings(self._taxa))
         self.targets = [

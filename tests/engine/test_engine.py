@@ -12,8 +12,9 @@ import shapely
 import sdm
 from sdm.engine import encode
 from sdm.engine.graph import to_dask
-from sdm.engine.points import score_places
+from sdm.engine.points import combine_scores, embed_places, score_places
 from sdm.engine.setup import check_layers
+from sdm.engine.targets import named_target
 from sdm.engine.tile import score_tile
 from sdm.errors import LayerError, ModelError, RequestError
 from sdm.files.paths import folder
@@ -25,6 +26,7 @@ from sdm.models.bundled import BundledModel
 from sdm.models.config import all_subsets
 from sdm.models.encoders.bundled import BundledEncoders
 from sdm.request import Sampling
+from sdm.request.choices import MODALITIES
 
 ROCKIES = (-112, 38, -108, 41)  # 60 x 80 pixels at 0.05
 MODEL = "mammals-trees"
@@ -101,6 +103,21 @@ def test_points_agree_with_pixels(puma):
 
 
 # What a map holds --------------------------------------------------------------------------------
+
+
+def test_trees_have_a_calibration_of_their_own():
+    model = BundledModel.open(MODEL)
+    lon, lat = np.array([-84.0, -75.0]), np.array([38.0, 41.0])
+    assert model.calibration(MODALITIES, "tree") != model.calibration(MODALITIES)
+    names, logits = ["Puma concolor", "Quercus alba"], {}
+    for name, group in zip(names, ("", "tree"), strict=True):
+        target = named_target(model, model.resolve(name), MODALITIES)
+        assert (target.score.scale, target.score.bias) == model.calibration(MODALITIES, group)
+        vector = model.species_embedding(model.resolve(name))
+        alone = combine_scores(model, embed_places(model, lon, lat), vector[None], MODALITIES, [group])
+        logits[name] = alone[:, 0]
+    both = score_places(model, names, lon, lat)
+    assert both == pytest.approx(np.stack([logits[name] for name in names], axis=1), abs=1e-6)
 
 
 def test_probabilities(puma):

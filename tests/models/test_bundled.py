@@ -230,6 +230,9 @@ def test_config_that_is_no_config(toy, text, says):
         {"environment__inputs__0__std": 0.0},
         {"environment__inputs__0__transform": "exec"},
         {"groups": {"tree": {"extent": [0, 1]}}},
+        {"groups": {"tree": {"calibration": []}}},
+        {"groups": {"tree": {"calibration": {"location": {"scale": 1.0}}}}},
+        {"groups": {"tree": {"calibration": {"location": {"scale": 1.0, "bias": float("nan")}}}}},
         {"groups": {"tree": {"extent": [0, 1, 2, float("nan")]}}},
     ],
     ids=lambda change: str(change)[:60],
@@ -425,6 +428,10 @@ def test_bundled_models_are_listed():
 
 
 def test_uncalibrated_subset(toy):
+    model = BundledModel.open(toy(groups={"tree": {"calibration": {"location": {"scale": 9.0, "bias": -2.0}}}}))
+    assert model.calibration(("location",), "tree") == (9.0, -2.0)
+    assert model.calibration(("location",), "bird") == model.calibration(("location",)) == (10.0, -1.0)
+    shutil.rmtree(model.folder)
     model = BundledModel.open(toy(**{"calibration__satellite": KeyError}))
     with pytest.raises(ModelError, match="no calibration for satellite"):
         model.calibration(("satellite",))

@@ -131,7 +131,7 @@ class PublishedModel:
         """No limits: a species may be mapped anywhere."""
         return
 
-    def calibration(self, modalities: tuple[str, ...]) -> tuple[float, float]:
+    def calibration(self, modalities: tuple[str, ...], group: str = "") -> tuple[float, float]:
         """None of its cosines can be turned into a probability: raises ModelError."""
         raise ModelError(f"model {self.name!r} is not calibrated.")
 

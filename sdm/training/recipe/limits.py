@@ -81,6 +81,7 @@ EVALUATION = {
     "block_degrees": Interval(0.01, 90, "[]"),
     "min_cells": Interval(1, MAX_COUNT, "[]"),
     "max_places": Interval(1, 10**7, "[]"),
+    "edge_weight": Interval(0, 1000, "[]"),
 }
 FIT = {
     "fit_steps": Interval(1, MAX_COUNT, "[]"),

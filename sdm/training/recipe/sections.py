@@ -217,6 +217,8 @@ class EvaluationSettings:
     """Held-out places scored per source."""
     calibrate: tuple[str, ...] = ()
     """Names of the sources whose labels the calibration is fitted on; by default the first."""
+    edge_weight: float = 0.0
+    """How often a held-out place near the edge of a range counts in the calibration, beside once as all others."""
 
 
 def check_split(split: str, continents: Sequence[str], climate: Sequence[str]) -> None:

@@ -41,8 +41,8 @@ from sdm.training.runs.known_ranges import held_out_by_size
 RecipeObjective = RangeObjective | RecipeContrastiveObjective
 Calibration = dict[str, tuple[float, float]]
 """{set of modalities: (scale, bias)}."""
-EDGE_WEIGHT = 5.0
-"""How often a held-out place near the edge of a range counts in the calibration beside once for being held out."""
+GroupCalibration = dict[str, Calibration]
+"""{group of species: its calibration}, of groups that have one of their own."""
 SAMPLE = 3000
 """Places of training at which the shipped calibration is checked."""
 FALLBACK_RANKS = ("genus", "family", "order")
@@ -51,16 +51,17 @@ FALLBACK_RANKS = ("genus", "family", "order")
 
 def assess(
     recipe: Recipe, data: TrainingSet, objective: RecipeObjective, groups: np.ndarray, log: Log
-) -> tuple[dict[str, Any], Calibration]:
+) -> tuple[dict[str, Any], Calibration, GroupCalibration]:
     """Score every subset of modalities in held-out groups of places, and calibrate it there.
 
     A source that has places is scored at those, one that has none at all places that it labels. Scale and bias are
     fitted on held-out places, where a model is less confident than on those it was trained on; the probabilities of
     each half of the blocks come from the fit on the other half. A cell of a raster counts as its share of the range
-    where polygons tell it (`touched_shares`), and places near edges count more (`EDGE_WEIGHT`).
+    where polygons tell it (`touched_shares`), and places near edges count more (`edge_weight`).
 
-    Returns ({source: {subset: scores}}, the calibration fitted on all held-out places), the latter on the sources that
-    [evaluation] calibrate names, by default the first.
+    Returns ({source: {subset: scores}}, the calibration fitted on all held-out places, those of groups), the first
+    calibration on the sources that [evaluation] calibrate names, by default the first. The species of a source with a
+    group have a calibration of their own, unless their source is one of those.
     """
     e = recipe.evaluation
     scored = scored_places(recipe, data, groups)
@@ -75,20 +76,19 @@ def assess(
             "change [evaluation] calibrate or the split."
         )
     result: dict[str, Any] = {h.name: {} for h in held}
-    calibration = {}
+    calibration: Calibration = {}
+    groups_own: GroupCalibration = {h.group: {} for h in held if h.group and h.name not in calibrated}
     for subset in all_subsets():
         key = calibration_key(subset)
         place = combine([embeddings[m] for m in subset])
         cosines = [_cosine(place, species, h.rows, scored.columns[h.block]) for h in held]
-        halves = np.zeros((2, *cosine_histogram(np.zeros(0), np.zeros(0)).shape))
-        for h, cosine_ in zip(held, cosines, strict=True):
-            if h.name in calibrated:
-                for half in (0, 1):
-                    halves[half] += h.histogram(cosine_, fold[h.rows] == bool(half))
-        calibration[key] = fit_histogram(halves.sum(axis=0), start)
-        fitted = [fit_histogram(h, start) if h[0].sum() else calibration[key] for h in halves]
-        for h, cosine_ in zip(held, cosines, strict=True):
-            probability = _cross_fitted(cosine_, fold[h.rows], fitted)
+        halves = [h.halves(cosine_, fold, e.edge_weight) for h, cosine_ in zip(held, cosines, strict=True)]
+        shared = np.sum([of for h, of in zip(held, halves, strict=True) if h.name in calibrated], axis=0)
+        calibration[key], fitted = _fitted_halves(shared, start)
+        for h, cosine_, of in zip(held, cosines, halves, strict=True):
+            if h.group in groups_own:
+                groups_own[h.group][key], own = _fitted_halves(of, start)
+            probability = _cross_fitted(cosine_, fold[h.rows], own if h.group in groups_own else fitted)
             result[h.name][key] = scores = h.scores(cosine_, probability, e.min_cells)
             log(f"held out {h.name} {key}: {_scores_text(scores)}")
             if subset == MODALITIES:
@@ -96,7 +96,15 @@ def assess(
                 scores["by_size"] = held_out_by_size(source, cosine_, calibration[key][0], h.label, lonlat)
                 for size, found in scores["by_size"].items():
                     log(f"held out {h.name}, ranges of {size} cells: {_sizes_text(found)}")
-    return result, calibration
+    return result, calibration, groups_own
+
+
+def _fitted_halves(
+    halves: np.ndarray, start: tuple[float, float]
+) -> tuple[tuple[float, float], list[tuple[float, float]]]:
+    """The calibration of two histograms (2, ...) together, and that of each; of an empty one, that of both."""
+    both = fit_histogram(halves.sum(axis=0), start)
+    return both, [fit_histogram(h, start) if h[0].sum() else both for h in halves]
 
 
 def _sizes_text(found: dict[str, float]) -> str:
@@ -108,6 +116,8 @@ class _HeldOut:
     """The labels of a source at its held-out places."""
 
     name: str
+    group: str
+    """Of its species; "" for none."""
     block: int
     rows: np.ndarray
     """(N,) places."""
@@ -134,14 +144,18 @@ class _HeldOut:
                 shares = touched_shares(source.raster, land, finer[0])
                 log(f"share of a cell by absent neighbours, 0 to 8: {' '.join(f'{s:.2f}' for s in shares)}")
                 share = place_shares(source.raster, land, cells, shares)
-        return cls(data.blocks[block].name, block, rows, label, known, near, share)
+        return cls(data.blocks[block].name, source.settings.group, block, rows, label, known, near, share)
 
-    def histogram(self, cosines: np.ndarray, part: np.ndarray) -> np.ndarray:
+    def halves(self, cosines: np.ndarray, fold: np.ndarray, edge_weight: float) -> np.ndarray:
+        """(2, ...): the histograms of the places in each half of the blocks; `fold` (places of all sources,) bool."""
+        return np.stack([self._histogram(cosines, fold[self.rows] == bool(half), edge_weight) for half in (0, 1)])
+
+    def _histogram(self, cosines: np.ndarray, part: np.ndarray, edge_weight: float) -> np.ndarray:
         """What a calibration is fitted on: a part (N,) bool of the places, those near edges counted more often."""
         known = None if self.known is None else self.known[part]
         total = cosine_histogram(cosines[part], self.share[part], known)
         if self.near is not None:
-            total += EDGE_WEIGHT * cosine_histogram(cosines[part], self.share[part], self.near[part])
+            total += edge_weight * cosine_histogram(cosines[part], self.share[part], self.near[part])
         return total
 
     def scores(self, cosines: np.ndarray, probability: np.ndarray, min_cells: int) -> dict[str, Any]:
@@ -198,7 +212,12 @@ def assess_species(
 
 
 def check_calibration(
-    recipe: Recipe, objective: RecipeObjective, data: TrainingSet, calibration: Calibration, log: Log
+    recipe: Recipe,
+    objective: RecipeObjective,
+    data: TrainingSet,
+    calibration: Calibration,
+    groups_own: GroupCalibration,
+    log: Log,
 ) -> dict[str, Any]:
     """{source: {subset: calibration error}} at random places that the model was trained on."""
     rng = np.random.default_rng(recipe.optimiser.seed + 1)
@@ -211,8 +230,8 @@ def check_calibration(
     for subset in all_subsets():
         key = calibration_key(subset)
         place = combine([embeddings[m] for m in subset])
-        scale, bias = calibration[key]
         for k, rows in _scored_rows(sample).items():
+            scale, bias = groups_own.get(data.sources[k].settings.group, calibration)[key]
             label, known = _labels(sample, k, rows)
             probability = sigmoid(_cosine(place, species, rows, sample.columns[k]) * scale + bias)
             pairs = (probability, label) if known is None else (probability[known], label[known])

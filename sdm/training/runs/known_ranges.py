@@ -144,7 +144,7 @@ def _fit_source(
     """The known ranges of the species of a source, and the scores of the model without and with them."""
     block = source.block(world.places, -2)
     assert isinstance(block.table, PackedLabels)
-    scale, bias = model.calibration(model.modalities)
+    scale, bias = model.calibration(model.modalities, source.settings.group)
     table: dict[str, KnownRange] = {}
     before: dict[str, RangeScore] = {}
     after: dict[str, RangeScore] = {}

@@ -109,9 +109,10 @@ def run_recipe(
         objective = make_objective(recipe, data, np.arange(len(data.places.start)))
         make_trainer(recipe, objective, "ship", options).fit(restart)
         if distributed.rank() == 0:
-            metrics["ship_in_sample"] = check_calibration(recipe, objective, data, metrics["calibration"], log)
+            calibrations = metrics["calibration"], metrics.get("group_calibration", {})
+            metrics["ship_in_sample"] = check_calibration(recipe, objective, data, *calibrations, log)
             write_json(metrics, metrics_file)
-            export_model(recipe, data, objective, metrics["calibration"], out)
+            export_model(recipe, data, objective, *calibrations, out)
             log(f"wrote {out}")
             metrics["known_ranges"] = fit_known_ranges(recipe, out, log)
             write_json(metrics, metrics_file)
@@ -160,20 +161,20 @@ def make_objective(
 
 
 def develop(recipe: Recipe, data: TrainingSet, options: StageOptions) -> dict[str, Any]:
-    """Train without what is held out, then score it: {"held_out": scores, "calibration": ...}."""
+    """Train without what is held out, then score it: {"held_out": scores, "calibration": ..., and that of groups}."""
     groups, species = split_training_set(recipe, data)
     objective = make_objective(recipe, data, np.flatnonzero(~groups), species)
     make_trainer(recipe, objective, "develop", options).fit(options.restart)
     if distributed.rank() != 0:
-        return {"held_out": {}, "calibration": {}}
+        return {"held_out": {}, "calibration": {}, "group_calibration": {}}
     if recipe.evaluation.split == "species":
         return {"held_out": assess_species(recipe, data, objective, species, options.log)}
-    scores, calibration = assess(recipe, data, objective, np.flatnonzero(groups), options.log)
+    scores, calibration, groups_own = assess(recipe, data, objective, np.flatnonzero(groups), options.log)
     folder = options.folder / "develop" / "model"
     folder.mkdir(parents=True, exist_ok=True)
-    export_model(recipe, data, objective, calibration, folder)
+    export_model(recipe, data, objective, calibration, groups_own, folder)
     replace_file(folder / "taxa.csv", data.taxa.read_bytes())  # a complete model, to map with or to start from
-    return {"held_out": scores, "calibration": calibration}
+    return {"held_out": scores, "calibration": calibration, "group_calibration": groups_own}
 
 
 def make_trainer(recipe: Recipe, objective: RecipeObjective, stage: str, options: StageOptions) -> Trainer:

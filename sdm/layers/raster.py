@@ -22,7 +22,7 @@ import numpy as np
 
 from sdm.errors import LayerError
 from sdm.layers.hdf5 import is_hdf5, refuse_references
-from sdm.layers.sidecars import WITH_SIDECARS, looks_beside, needs_sidecars, refuse_naming_sidecars
+from sdm.layers.sidecars import WITH_SIDECARS, looks_beside, needs_sidecars, refuse_named_files, refuse_naming_sidecars
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -508,6 +508,7 @@ def open_raster(path: str | Path, what: str = "layer") -> DatasetReader:
             )
         if is_hdf5(path):
             refuse_references(path, name)
+        refuse_named_files(path, start, name)
         beside = needs_sidecars(path, start)
         if beside or looks_beside(start):
             refuse_naming_sidecars(path, name)

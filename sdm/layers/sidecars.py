@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 from sdm.errors import LayerError, quoted
@@ -26,6 +27,9 @@ _SEARCHING = (b"EHFA", b"CDF", b"\x89HDF")
 """Beginnings of formats whose drivers do not heed GDAL_DISABLE_READDIR_ON_OPEN."""
 _NAMING = (".msk", ".ovr", ".rrd", ".aux")
 """Endings of files that GDAL opens as rasters of any format."""
+_HFA = b"EHFA"
+_HFA_NAMES = (b"ExternalRasterDMS\0", b"DependentFile\0", b"RRDNamesList\0")
+"""Entries of an ERDAS Imagine file that name other files: of pixels, of the whole image, of overviews."""
 _PLAIN = {"SRS", "GeoTransform", "Metadata", "PAMRasterBand", "GCPList"}
 """Elements of .aux.xml that hold values only."""
 _DOMAINS = {None, "", "IMAGE_STRUCTURE", "COLOR_PROFILE", "ENVI", "EXIF", "xml:XMP"}
@@ -43,6 +47,15 @@ def needs_sidecars(path: Path, start: bytes) -> bool:
 def looks_beside(start: bytes) -> bool:
     """Whether GDAL looks for masks and overviews beside a raster that begins with `start`, whatever it is told."""
     return start.startswith(_SEARCHING)
+
+
+def refuse_named_files(path: Path, start: bytes, name: str) -> None:
+    """Raise LayerError, with `name` for the raster, for an ERDAS Imagine file that names others, which GDAL reads."""
+    if not start.startswith(_HFA):
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if any(content.find(entry) >= 0 for entry in _HFA_NAMES):
+            raise LayerError(f"{name} refers to other files; convert it to GeoTIFF (gdal_translate).")
 
 
 def refuse_naming_sidecars(path: Path, name: str) -> None:

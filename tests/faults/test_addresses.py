@@ -138,6 +138,14 @@ def test_formats_with_their_georeference_beside_them(tmp_path, write_raster, lis
     assert not listener.heard()
 
 
+def test_an_imagine_file_of_pixels_elsewhere_is_refused(tmp_path, write_raster):
+    source = write_raster(np.full((64, 64), 7, np.uint8), west=-120, north=50, cell=0.1)
+    rasterio.shutil.copy(source, tmp_path / "a.img", driver="HFA", USE_SPILL="YES")
+    assert (tmp_path / "a.ige").is_file()
+    with pytest.raises(LayerError, match="refers to other files; convert it to GeoTIFF"):
+        RasterLayer(tmp_path / "a.img")
+
+
 def netcdf4(path, values, reference="", target=None):
     """A netCDF-4 file of one variable on a grid of 0.1 degree, as h5py writes it, with a reference to another file."""
     lon, lat = -120 + 0.1 * (np.arange(64) + 0.5), 50 - 0.1 * (np.arange(64) + 0.5)

@@ -1,6 +1,6 @@
 """Maps and queries in one process for a long time: memory and handles stay what they were.
 
-`TAXABIND_MAP_SOAK_S=3600 pytest -m soak` takes an hour; without the variable it is 5 seconds.
+`TAXABIND_MAP_SOAK_S=3600 pytest -m soak -s` takes an hour and prints its figures; without the variable it is 5 seconds.
 """
 
 import gc
@@ -43,5 +43,9 @@ def test_maps_and_queries_for_an_hour(tmp_path):
         one_round(rounds)
         rounds += 1
     after = state()
+    print(
+        f"{rounds} rounds in {seconds:.0f} s: memory {memory:.0f} MB before, {after[0]:.0f} MB after; "
+        f"open files {files} and {after[1]}; threads {threads} and {after[2]}"
+    )
     assert after[0] < memory * 1.15 + 50.0, (memory, after, rounds)
     assert after[1] <= files + 4 and after[2] <= threads + 4, ((files, threads), after, rounds)

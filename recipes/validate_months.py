@@ -4,8 +4,10 @@
 
 `recipes/birds_months.csv` has a row for each bird and place with the months in which the bird is there, a half of
 probability or more is expected, or is not, less is. Set by hand, from common knowledge of these birds, not from a
-data set; nothing was fitted to it. Printed are the shares that are right without and with the limits of
-seasons (`seasons.csv` of the model), and each that is wrong.
+data set. The settings of `recipes/seasons.py` were chosen by the part `tuned`, every second bird; the other birds are
+the part `kept`, which was looked at too. The part `stays` was written afterwards: residents, breeders in their season,
+and populations that stay where others leave. Printed are the shares that are right without and with the limits of
+seasons (`seasons.csv` of the model), of each part, and each that is wrong.
 """
 
 from __future__ import annotations
@@ -37,6 +39,10 @@ def main() -> None:
     values = np.array([value(model, row, month) for row, month in rows])
     present = np.array([row["present"] == "1" for row, _ in rows])
     right = (values >= 0.5) == present[:, None]
+    part = np.array([row["part"] for row, _ in rows])
+    for name in dict.fromkeys(part):
+        print(f"{name}: {(part == name).sum()} of them; right without limits ", end="")
+        print("{:.1%}, with limits {:.1%}".format(*right[part == name].mean(axis=0)))
     print(f"{len(rows)} places and months of {len({row['species'] for row, _ in rows})} birds")
     for k, what in enumerate(("without limits", "with limits")):
         there, away = right[present, k], right[~present, k]

@@ -14,18 +14,17 @@ import numpy as np
 
 from sdm.grid import KM_PER_DEGREE
 from sdm.layers import shore
-from sdm.models.limits import absent_islands, breeding_latitudes
+from sdm.models.limits import CELL, absent_islands, scarce, season
 from sdm.models.protocol import Model
 from sdm.names import Resolution
 from sdm.names.habitat import Shore, shore_for
 
 ABSENT = 0.1
 """Factor on an island on which the atlas does not have the species."""
-NORTHERN_SUMMER, SOUTHERN_SUMMER = (6, 7), (12, 1)
-"""Months in which birds that leave for the winter breed."""
-NEAR_DEGREES, FAR_DEGREES = 5.0, 20.0
-"""Beyond the breeding latitudes, towards the winter quarters: up to the first nothing is changed, from the second on
-there are none."""
+AWAY_DEGREES = {6: (5.0, 20.0), 7: (5.0, 20.0), 5: (25.0, 45.0), 8: (25.0, 45.0), 9: (45.0, 70.0)}
+"""How far beyond its breeding latitudes, towards the winter quarters, a northern bird still is in a month: up to the
+first nothing is changed, from the second on there are none. Those with the longest way leave first and arrive last.
+Southern birds: half a year later."""
 
 
 class Pixels:
@@ -125,20 +124,53 @@ class AwayToBreed:
     """Of the edge of the breeding range, degrees."""
     northern: bool
     """Whether it breeds in the north."""
+    near: float
+    far: float
+    """See `AWAY_DEGREES`."""
 
     @property
     def sentence(self) -> str:
         """See `Limit`."""
         side = "south" if self.northern else "north"
         return (
-            f"A migrant in its breeding season: probabilities fall to 0 from {NEAR_DEGREES:g} to {FAR_DEGREES:g} deg "
+            f"A migrant in its breeding season: probabilities fall to 0 from {self.near:g} to {self.far:g} deg "
             f"{side} of its breeding range ({self.latitude:.0f}); --limits none leaves them as they are."
         )
 
     def factor(self, pixels: Pixels) -> np.ndarray | None:
         """See `Limit`."""
         beyond = self.latitude - pixels.lat if self.northern else pixels.lat - self.latitude
-        return _ramp(beyond, NEAR_DEGREES, FAR_DEGREES)
+        return _ramp(beyond, self.near, self.far)
+
+
+@dataclass(frozen=True, eq=False)
+class ScarceInMonth:
+    """Less where it is reported far less than in its best month there."""
+
+    cells: np.ndarray
+    """Factors (rows, columns) float32 at the centres of cells of the globe, see `sdm.models.limits`."""
+
+    @property
+    def sentence(self) -> str:
+        """See `Limit`."""
+        return (
+            "A bird that is away for part of the year: probabilities are lowered where it is reported far less in this "
+            "month than in its best month there; --limits none leaves them as they are."
+        )
+
+    def factor(self, pixels: Pixels) -> np.ndarray | None:
+        """See `Limit`: linear between the centres of the cells."""
+        rows, columns = self.cells.shape
+        lon, lat = np.nan_to_num(pixels.lon), np.nan_to_num(pixels.lat)  # off the globe nothing is shown
+        down = np.clip((90.0 - lat) / CELL[0] - 0.5, 0.0, rows - 1.0)
+        across = (lon + 180.0) / CELL[1] - 0.5
+        top, left = np.minimum(np.floor(down), rows - 2).astype(int), np.floor(across).astype(int)
+        south, east = down - top, across - left
+        west_column, east_column = left % columns, (left + 1) % columns
+        north = self.cells[top, west_column] * (1.0 - east) + self.cells[top, east_column] * east
+        below = self.cells[top + 1, west_column] * (1.0 - east) + self.cells[top + 1, east_column] * east
+        factor = (north * (1.0 - south) + below * south).astype(np.float32)
+        return None if (factor >= 1.0).all() else factor
 
 
 def limits_of(model: Model, resolution: Resolution, month: int) -> tuple[Limit, ...]:
@@ -151,11 +183,22 @@ def limits_of(model: Model, resolution: Resolution, month: int) -> tuple[Limit, 
     # The whole range holds islands that people brought it to.
     if resolution.origin == "native" and (absent := absent_islands(model.folder, taxon.name)):
         found.append(NotOnIslands(absent))
-    if month and (breeds := breeding_latitudes(model.folder, taxon.name)) is not None:
-        northern = sum(breeds) > 0.0
-        if month in (NORTHERN_SUMMER if northern else SOUTHERN_SUMMER):
-            found.append(AwayToBreed(breeds[0] if northern else breeds[1], northern))
+    if month:
+        found += _seasonal(model, taxon.name, month)
     return tuple(found)
+
+
+def _seasonal(model: Model, species: str, month: int) -> list[Limit]:
+    """Limits of a bird in a month 1 to 12."""
+    found, row = list[Limit](), season(model.folder, species)
+    if row is not None and row.breeds is not None:
+        northern = sum(row.breeds) > 0.0
+        bounds = AWAY_DEGREES.get(month if northern else (month + 5) % 12 + 1)
+        if bounds is not None:
+            found.append(AwayToBreed(row.breeds[0] if northern else row.breeds[1], northern, *bounds))
+    if (cells := scarce(model.folder, species, month)) is not None:
+        found.append(ScarceInMonth(cells))
+    return found
 
 
 def _ramp(distance: np.ndarray, near: float, far: float) -> np.ndarray:

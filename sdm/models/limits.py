@@ -2,8 +2,11 @@
 
 `islands.csv` of a model folder names the islands of each species of the land (columns `species`, `islands`: numbers
 of the layer `shore.tif`, apart by spaces), among those of which the atlas has at least two cells (the row "*").
-`seasons.csv` has for birds that leave for the winter the latitudes between which they breed (columns `species`,
-`south`, `north`, degrees). Either file may be missing. Written by `recipes/islands.py` and `recipes/seasons.py`.
+`seasons.csv` has for birds that are away for part of the year the latitudes between which they breed (`south`, `north`,
+degrees; empty where that is not known) and where they are scarce in which months (`months`): apart by spaces, the
+number of a cell, a colon and twelve hexadecimal digits, fifteenths of the probability from January to December. Cells
+have `CELL` degrees and are counted from 90 N, 180 W, row by row; in those that are not listed nothing is changed.
+Either file may be missing. Written by `recipes/islands.py` and `recipes/seasons.py`.
 """
 
 from __future__ import annotations
@@ -12,11 +15,38 @@ import csv
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from sdm.errors import ModelError
 
 ALL = "*"
 MAX_ROWS, MAX_NUMBER = 1_000_000, 255
+CELL = 5.0, 10.0
+"""Degrees of latitude and of longitude of the cells of `seasons.csv`."""
+ROWS, COLUMNS = 36, 36
+WHOLE = 15
+"""The digit that changes nothing."""
+
+
+class Season(NamedTuple):
+    """A row of `seasons.csv`."""
+
+    breeds: tuple[float, float] | None
+    """(south, north) in degrees between which the bird breeds; None where that is not known."""
+    months: str
+    """Where it is scarce in which months, as in the file."""
+
+    def factors(self, month: int) -> np.ndarray | None:
+        """Factors (ROWS, COLUMNS) float32 of a month 1 to 12 in the cells; None: 1 everywhere. Raises ValueError."""
+        out = np.full(ROWS * COLUMNS, WHOLE, dtype=np.float32)
+        for entry in self.months.split():
+            cell, _, digits = entry.partition(":")
+            if len(digits) != 12 or not cell.isdecimal() or int(cell) >= out.size:
+                raise ValueError(f"{entry[:40]!r} is no cell with twelve digits")
+            out[int(cell)] = int(digits[month - 1], 16)
+        return None if (out == WHOLE).all() else out.reshape(ROWS, COLUMNS) / np.float32(WHOLE)
 
 
 def absent_islands(folder: Path, species: str) -> frozenset[int]:
@@ -28,12 +58,20 @@ def absent_islands(folder: Path, species: str) -> frozenset[int]:
     return table[ALL] - table[species] if species in table else frozenset()
 
 
-def breeding_latitudes(folder: Path, species: str) -> tuple[float, float] | None:
-    """(south, north) in degrees between which a bird breeds that leaves for the winter; None where that is not known.
-
-    Raises ModelError for a table that cannot be read.
-    """
+def season(folder: Path, species: str) -> Season | None:
+    """When and where a bird is away; None for one that is not listed. Raises ModelError for a table that cannot be
+    read."""
     return _seasons(folder).get(species)
+
+
+@lru_cache(maxsize=4096)
+def scarce(folder: Path, species: str, month: int) -> np.ndarray | None:
+    """See `Season.factors`; None for a bird that is not listed. Raises ModelError."""
+    found = season(folder, species)
+    try:
+        return None if found is None else found.factors(month)
+    except ValueError as error:
+        raise ModelError(f"{folder / 'seasons.csv'}: {species}: {error}.") from None
 
 
 @lru_cache(maxsize=8)
@@ -49,13 +87,17 @@ def _islands(folder: Path) -> Mapping[str, frozenset[int]]:
 
 
 @lru_cache(maxsize=8)
-def _seasons(folder: Path) -> Mapping[str, tuple[float, float]]:
-    rows = _rows(folder / "seasons.csv", ("species", "south", "north"))
+def _seasons(folder: Path) -> Mapping[str, Season]:
+    rows = _rows(folder / "seasons.csv", ("species", "south", "north", "months"))
     try:
-        table = {name: (float(south), float(north)) for name, south, north in rows}
+        table = {
+            name: Season((float(south), float(north)) if south or north else None, months)
+            for name, south, north, months in rows
+        }
     except ValueError as error:
         raise ModelError(f"{folder / 'seasons.csv'}: {error}; latitudes are degrees.") from None
-    if not all(-90.0 <= south <= north <= 90.0 for south, north in table.values()):
+    known = [row.breeds for row in table.values() if row.breeds is not None]
+    if not all(-90.0 <= south <= north <= 90.0 for south, north in known):
         raise ModelError(f"{folder / 'seasons.csv'} holds latitudes that are none, or a south beyond its north.")
     return table
 

@@ -15,8 +15,8 @@ OWN = 0.5
 """Share of a known species' own vector in the mean.
 
 `benchmarks/records.py --only prior` compares shares. With more of the own vector, maps are a little better against the
-group and far from the records, since the mean of all species likes the tropics, and no better against land; but half and
-half, more of those that are worse than the zero-shot map pass the gate (`--only worse`).
+group and far from the records, since the mean of all species likes the tropics, and no better against land; but half
+and half, more of those that are worse than the zero-shot map pass the gate (`--only worse`).
 """
 SAMPLED = 4000
 """Species from which mean and covariance are computed."""

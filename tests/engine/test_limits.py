@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import sdm
-from sdm.engine.limits import ABSENT, AwayToBreed, NearWater, NotOnIslands, Pixels, limits_of
+from sdm.engine.limits import ABSENT, AwayToBreed, NearWater, NotOnIslands, Pixels, ScarceInMonth, limits_of
 from sdm.engine.tile import score_tile
 from sdm.errors import ModelError
 from sdm.maps.batch.plan import plan_batch
@@ -42,6 +42,24 @@ def test_animals_of_the_shore_end_inland():
     assert factor("mammals-trees", "Phoca vitulina", birmingham, pixel=np.asarray(2.0)) == [1.0]
 
 
+def test_birds_that_leave_are_lowered_by_month():
+    sydney, johannesburg, berlin = (151.2, -33.8), (28.0, -26.2), (13.4, 52.5)
+    assert (
+        factor("birds", "Eudynamys orientalis", sydney, month=12)[0]
+        > 0.9
+        > 0.3
+        > factor("birds", "Eudynamys orientalis", sydney, month=7)[0]
+    )
+    assert factor("birds", "Parus major", berlin, month=1) == factor("birds", "Parus major", berlin, month=7) == [1.0]
+    assert factor("birds", "Merops apiaster", johannesburg, month=0) == [1.0]
+    cells = np.ones((36, 36), np.float32)
+    cells[8, 19] = 0.0  # around (15 E, 47.5 N)
+    limit = ScarceInMonth(cells)
+    lon, lat = np.array([15.0, 20.0, 15.0, 25.0, -179.9, np.nan]), np.array([47.5, 47.5, 45.0, 47.5, 89.9, np.nan])
+    assert limit.factor(Pixels(lon, lat, PIXEL))[:5] == pytest.approx([0.0, 0.5, 0.5, 1.0, 1.0], abs=1e-6)
+    assert limit.factor(Pixels(lon[3:5], lat[3:5], PIXEL)) is None
+
+
 def test_seals_of_lakes_and_dolphins_of_rivers_stay():
     lakes = [(28.3, 61.9), (31.5, 60.9), (107.7, 53.4), (50.8, 41.7)]  # Saimaa, Ladoga, Baikal, Caspian
     assert factor("mammals-trees", "Pusa hispida", *lakes[:2]) == [1.0, 1.0]
@@ -64,7 +82,8 @@ def test_migrants_leave_for_the_summer():
     africa, europe = (28.0, -26.0), (10.0, 48.0)
     for name in ("Hirundo rustica", "Ciconia ciconia", "Apus apus"):
         assert factor("birds", name, africa, europe, month=7) == [0.0, 1.0]
-        assert factor("birds", name, africa, europe, month=1) == factor("birds", name, africa, europe) == [1.0, 1.0]
+        assert factor("birds", name, africa, month=1) == [1.0]
+        assert factor("birds", name, africa, europe) == [1.0, 1.0]
     assert factor("birds", "Calidris alba", africa, month=7) == [1.0]  # young birds of the coast stay
 
 
@@ -101,16 +120,17 @@ def test_a_list_is_limited_as_a_map(tmp_path):
         ("islands.csv", "species,islands\n*,3 400\n", "beyond 255"),
         ("islands.csv", "species,islands\n*,three\n", "whole numbers"),
         ("islands.csv", "name,islands\n", "must have the columns"),
-        ("seasons.csv", "species,south,north\nApus apus,50,20\n", "beyond its north"),
-        ("seasons.csv", "species,south,north\nApus apus,nan,20\n", "none"),
-        ("seasons.csv", "species,south,north\nApus apus,5\n", "2 columns"),
+        ("seasons.csv", "species,south,north,months\nApus apus,50,20,\n", "beyond its north"),
+        ("seasons.csv", "species,south,north,months\nApus apus,nan,20,\n", "none"),
+        ("seasons.csv", "species,south,north,months\nApus apus,5\n", "2 columns"),
+        ("seasons.csv", "species,south,north,months\nApus apus,,,7:fff\n", "twelve digits"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path, name, text, problem):
     (tmp_path / name).write_text(text)
     with pytest.raises(ModelError, match=problem):
         tables.absent_islands(tmp_path, "Ursus arctos")
-        tables.breeding_latitudes(tmp_path, "Apus apus")
+        tables.scarce(tmp_path, "Apus apus", 7)
     assert tables.absent_islands(tmp_path / "none", "Ursus arctos") == frozenset()
 
 
@@ -118,5 +138,9 @@ def test_each_limit_says_what_it_does():
     bear = open_model("mammals-trees")
     kinds = {type(limit) for limit in limits_of(bear, bear.resolve("Ursus maritimus"), 0)}
     assert kinds == {NearWater}
-    for limit in (NotOnIslands(frozenset({1})), AwayToBreed(27.0, True), *limits_of(bear, bear.resolve("Phocidae"), 0)):
+    for limit in (
+        NotOnIslands(frozenset({1})),
+        AwayToBreed(27.0, True, 5.0, 20.0),
+        *limits_of(bear, bear.resolve("Phocidae"), 0),
+    ):
         assert "--limits none" in limit.sentence

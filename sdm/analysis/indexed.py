@@ -11,6 +11,7 @@ import numpy as np
 from sdm.analysis.zones import Maps, open_maps
 from sdm.engine.targets import named_target
 from sdm.errors import RegionIndexError, SpeciesNameError
+from sdm.files.workbooks import check_workbook
 from sdm.models.choice import resolve_in, resolved
 from sdm.models.origin import of_origin
 from sdm.names import Resolution
@@ -77,6 +78,7 @@ def index_maps(index: Index, names: str | Path | None = None, origin: str = "nat
 
 def _listed(index: Index, path: str | Path) -> tuple[dict[str, Resolution], list[str]]:
     """What the names of a list are in the model of an index, each species once, and what could not be resolved."""
+    check_workbook(path)
     asked, notes = read_names(path)
     found: dict[str, Resolution] = {}
     failed: list[str] = []

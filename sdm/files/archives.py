@@ -12,7 +12,7 @@ from sdm.errors import LayerError, SdmError, quoted
 MAX_BYTES = 16 << 30
 """Bytes that are unpacked of one member at most."""
 MAX_MEMBERS = 100_000
-BOMB_BYTES, BOMB_RATIO = 64 << 20, 250
+BOMB_BYTES, BOMB_RATIO = 32 << 20, 50
 """More than so many bytes, which are more than so many times those of the compressed file, are taken for an attack."""
 
 _PIECE = 1 << 20

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import numpy as np
 import shapely
 
 from sdm.errors import LayerError, SdmError, quoted
+from sdm.files.xml import PIECE, BrokenXML, RefusedXML, refuse_costly
 
-MAX_DEPTH = 200
+MOST_ELEMENTS = 2_000_000
+"""A placemark has some ten: this many take five seconds."""
 
 
 def placemarks(path: Path, source: str, error: type[SdmError] = LayerError) -> Iterator[Element]:
     """The placemarks of a file, one after the other. Raises `error`, with `source` as the name of the file."""
-    import defusedxml
-    import defusedxml.ElementTree
-
     try:
         with path.open("rb") as file:
-            events = defusedxml.ElementTree.iterparse(file, ("start", "end"), forbid_dtd=True)
-            yield from _placemarks(events, source, error)
-    except defusedxml.DefusedXmlException:
-        raise error(f"{source} declares entities or a document type; it is not read.") from None
+            refuse_costly(iter(partial(file.read, PIECE), b""), {"": MOST_ELEMENTS})
+            file.seek(0)
+            yield from _placemarks(ElementTree.iterparse(file, ("start", "end")), source, error)
+    except BrokenXML as problem:
+        raise error(f"{source} {problem}.") from None
+    except RefusedXML as problem:
+        raise error(f"{source} {problem}; it is not read, save it as a GeoPackage.") from None
     except (SyntaxError, ValueError, LookupError) as problem:  # the parser's own errors are SyntaxErrors
         raise error(f"{source} is not valid XML ({problem}).") from None
 
@@ -37,8 +41,6 @@ def _placemarks(events: Any, source: str, error: type[SdmError]) -> Iterator[Ele
             if not inside and tag(element) != "kml":
                 raise error(f"{source} is XML but not KML.")
             inside.append(element)
-            if len(inside) > MAX_DEPTH:
-                raise error(f"{source} is nested more than {MAX_DEPTH} deep; it is not read.")
             continue
         inside.pop()
         if tag(element) == "Placemark":

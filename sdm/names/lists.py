@@ -63,7 +63,8 @@ def read_names(path: str | Path, column: str | None = None) -> tuple[list[Asked]
     "-": text or a table from standard input. UTF-8 with or without BOM, UTF-16 with BOM, else Windows-1252.
 
     Raises RequestError when the file cannot be read or has no such column, SpeciesNameError when it holds no
-    name, TooLargeError for more than 256 MiB, 1,000,000 rows or 20,000 different names.
+    name, TooLargeError for more than 64 MiB, 1,000,000 rows or 20,000 different names. A workbook from elsewhere is
+    looked through before: `sdm.files.workbooks.check_workbook`.
     """
     path = Path(path)
     if str(path) == STDIN:
@@ -194,11 +195,11 @@ def _xlsx(path: Path, column: str | None, notes: list[str]) -> Iterator[tuple[in
     """(Row, name) of the sheet that has a column of names, or of the first."""
     import openpyxl
 
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(member.file_size for member in archive.infolist())
-    if unpacked > MAX_BYTES:
-        raise TooLargeError(f"{path} unpacks to more than {MAX_BYTES:,} bytes; keep the column of names.")
-    book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
+    except Exception as error:  # openpyxl raises whatever a missing or wrong part leads to
+        reason = " ".join(str(error).split())[:200]
+        raise RequestError(f"species list {quoted(str(path), 120)} cannot be read as Excel: {reason}.") from None
     try:
         sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"] or book.worksheets
         if not sheets:

@@ -14,7 +14,7 @@ from sdm.records.columns import find_columns, key
 from sdm.records.guard import Archive, as_lines
 from sdm.records.raw import MAX_ROWS, Collector, RawRecords
 from sdm.records.text import Layout, batches
-from sdm.records.values import texts
+from sdm.records.values import MAX_CELL, texts
 from sdm.request.records import ReadOptions
 
 _DOI = re.compile(r"\b10\.\d{4,9}/[^\s\"'<>()\[\],;]+")
@@ -88,7 +88,8 @@ def _layout(table: Any, archive: Archive) -> tuple[Layout, str | None]:
     constants = {}
     for each in table.fields:
         if each["index"] is None:
-            constants[str(each["term"])] = str(each["default"] or "")
+            # Every row gets it: cut here as any cell is.
+            constants[str(each["term"])] = str(each["default"] or "")[:MAX_CELL]
         else:
             names[each["index"]] = str(each["term"])
     encoding = (table.file_encoding or "utf-8").lower()

@@ -109,6 +109,8 @@ class RawRecords:
         return {self.names[i]: self._take(order[bounds[i] : bounds[i + 1]], self.names[i]) for i in taxa}
 
     def _take(self, index: np.ndarray, species: str) -> RawRecords:
+        if len(index) == len(self):
+            return replace(self, species=species)
         rows = {name: values[index] for name, values in self.rows.items()}
         others = self.others + len(self) - len(index)
         given = self.given.take(pa.array(index))
@@ -207,7 +209,8 @@ class Collector:
         """Everything taken over, in the order of the file. Raises RecordsError where the file has no rows."""
         if not self._rows:
             raise RecordsError(f"{self.source} has no rows.")
-        rows = {name: np.concatenate([part[name] for part in self._rows]) for name in self._rows[0]}
+        # Column by column, so that memory is never needed for all of them twice.
+        rows = {name: np.concatenate([part.pop(name) for part in self._rows]) for name in list(self._rows[0])}
         given = pa.concat_tables(self._given).unify_dictionaries().combine_chunks()
         order = np.argsort(rows["row"], kind="stable")
         if (order[1:] < order[:-1]).any():

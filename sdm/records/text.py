@@ -6,6 +6,8 @@ import contextlib
 import csv
 import io
 import re
+import time
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,9 +26,12 @@ MAX_HEADER = 1 << 20
 """Bytes of a header."""
 MAX_LINE = 2 << 20
 """Bytes of a row."""
+MAX_UNREADABLE = 200_000
+"""Rows with another number of cells than the header: each is looked at by Python, which takes ten microseconds."""
 
 _CODED = pa.dictionary(pa.int32(), pa.string())
 _DELIMITERS = ("\t", ";", ",", "|")
+_LONGEST_READ_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -146,9 +151,10 @@ def batches(
             role: values[i] if i < width else pa.array([constants[i]] * n, pa.string()) for role, i in columns.items()
         }
 
+    read = _Source(stream, f"\n{uneven.end}\n".encode())
+    pieces = None
     try:
-        # Closed here: a thread of Arrow's that still held the stream while Python ends would abort the process.
-        with _open_csv(stream, layout, {labels[i]: kind for i, kind in types.items()}, uneven) as pieces:
+        with _open_csv(read, layout, {labels[i]: kind for i, kind in types.items()}, uneven) as pieces:
             for batch in pieces:
                 if batch.num_rows:
                     row = _row_numbers(start, batch.num_rows, np.array(uneven.skipped, np.int64))
@@ -160,9 +166,17 @@ def batches(
         if uneven.padded:
             yield by_role(*uneven.take_padded(types))
     except pa.ArrowException as error:
+        if len(uneven.unreadable) > MAX_UNREADABLE:
+            raise RecordsError(
+                f"{source} has more than {MAX_UNREADABLE:,} rows with another number of cells than its header; it is "
+                "no table, or its delimiter or quotation marks are wrong."
+            ) from None
         raise RecordsError(
             f"{source} cannot be read as a table ({_reason(error, max([start, *uneven.skipped]))})."
         ) from None
+    finally:
+        pieces = None
+        read.stop()
     if not uneven.ended:
         last = max([start - 1, *uneven.skipped])
         raise RecordsError(f"{source} cannot be read as a table: a quotation mark is never closed (row {last:,}).")
@@ -197,7 +211,7 @@ class _UnevenRows:
             self.padded.append((number, cells))
         else:
             self.unreadable.append(number)
-        return "skip"
+        return "skip" if len(self.unreadable) <= MAX_UNREADABLE else "error"
 
     def _cells(self, text: str) -> list[str]:
         try:
@@ -212,26 +226,49 @@ class _UnevenRows:
         return np.array(numbers), {i: pa.array([c[i] for c in cells], pa.string()).cast(t) for i, t in types.items()}
 
 
-class _Ended:
-    """A stream with some bytes after its last ones."""
+class _File:
+    """What Arrow reads of a source."""
 
     closed = False
 
-    def __init__(self, stream: TextStream, end: bytes) -> None:
-        self.stream, self.end = stream, end
+    def __init__(self, source: _Source) -> None:
+        self.source = source
 
     def read(self, size: int) -> bytes:
-        piece = self.stream.read(size)
-        if not piece:
+        return self.source.read(size)
+
+
+class _Source:
+    """A stream with some bytes after its last ones, for Arrow, whose threads read ahead of what was asked."""
+
+    def __init__(self, stream: TextStream, end: bytes) -> None:
+        self.stream, self.end, self.stopped = stream, end, False
+        self._file: weakref.ref[_File] = weakref.ref(_File(self))
+
+    def file(self) -> _File:
+        file = _File(self)
+        self._file = weakref.ref(file)
+        return file
+
+    def read(self, size: int) -> bytes:
+        piece = b"" if self.stopped else self.stream.read(size)
+        if not piece and not self.stopped:
             piece, self.end = self.end[:size], self.end[size:]
         return piece
 
+    def stop(self) -> None:
+        """Wait until no thread of Arrow's holds the stream: one that did while Python ends would abort the process."""
+        self.stopped = True
+        end = time.monotonic() + _LONGEST_READ_S
+        while self._file() is not None and time.monotonic() < end:
+            time.sleep(0.001)
+
 
 def _open_csv(
-    stream: TextStream, layout: Layout, types: dict[str, pa.DataType], uneven: _UnevenRows
+    source: _Source, layout: Layout, types: dict[str, pa.DataType], uneven: _UnevenRows
 ) -> pyarrow.csv.CSVStreamingReader:
     return pyarrow.csv.open_csv(
-        _Ended(stream, f"\n{uneven.end}\n".encode()),
+        source.file(),
         pyarrow.csv.ReadOptions(
             use_threads=False,
             block_size=MAX_LINE,

@@ -11,11 +11,14 @@ import pyarrow.compute as pc
 from sdm.errors import RecordsError, quoted
 
 _MISSING = pa.array(["", "na", "n/a", "nan", "null", "none", "\\n", "nd", "<na>"])
+MAX_CELL = 300
+"""Characters of a cell that are kept."""
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$"
 
 
 def texts(column: pa.Array | pa.ChunkedArray, *, missing: bool = True) -> pa.Array:
-    """A column as text without blanks around it, cut at 300 characters; `missing`: null where a word says so, as NA."""
+    """A column as text without blanks around it, cut at `MAX_CELL` characters; `missing`: null where a word says so,
+    as NA."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if pa.types.is_dictionary(column.type):
@@ -25,7 +28,7 @@ def texts(column: pa.Array | pa.ChunkedArray, *, missing: bool = True) -> pa.Arr
     if missing:
         none = pc.is_in(pc.utf8_lower(column), value_set=_MISSING)
         column = pc.if_else(none, pa.scalar(None, pa.string()), column)
-    return pc.utf8_slice_codeunits(column, 0, 300)
+    return pc.utf8_slice_codeunits(column, 0, MAX_CELL)
 
 
 def as_text(column: pa.Array) -> pa.Array:

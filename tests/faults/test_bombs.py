@@ -223,6 +223,49 @@ def test_deep_xml_in_an_archive(tmp_path, measure, name):
     check(measure, records(tmp_path / "a.zip"), "200 deep")
 
 
+@pytest.mark.parametrize("kind", ["attribute", "elements"])
+def test_kml_that_takes_long(tmp_path, measure, kind):
+    inside = f'<a b="{"c" * (30 << 20)}"/>' if kind == "attribute" else "<a/>" * 7_000_000
+    text = f'<kml xmlns="http://www.opengis.net/kml/2.2"><Document>{inside}</Document></kml>'
+    (tmp_path / "a.kml").write_text(text)
+    check(measure, records(tmp_path / "a.kml"), "save it as a GeoPackage")
+
+
+@pytest.mark.parametrize("kind", ["nested", "attributes", "elements"])
+def test_a_workbook_that_takes_long(tmp_path, measure, kind):
+    inside = {
+        "nested": "<c>" * 1_000_000,
+        "attributes": "<c " + " ".join(f'a{i}=""' for i in range(1_000_000)) + "/>",
+        "elements": "<c/>" * 3_000_000,
+    }[kind]
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w", zipfile.ZIP_DEFLATED) as book:
+        for name in ("[Content_Types].xml", "xl/workbook.xml"):
+            book.writestr(name, "<a/>")
+        book.writestr("xl/worksheets/sheet1.xml", f"<worksheet>{inside}</worksheet>")
+    code = f"from sdm.maps.batch.plan import plan_batch; plan_batch({str(tmp_path / 'a.xlsx')!r}, bbox=(6, 45, 8, 47))"
+    check(measure, code, "save the column of names as CSV")
+
+
+def test_a_table_of_open_quotation_marks(tmp_path, measure):
+    (tmp_path / "a.csv").write_bytes(b"species,lon,lat\n" + b'"a\n' * 20_000_000)
+    check(measure, records(tmp_path / "a.csv"), "it is no table")
+
+
+def test_a_default_of_an_archive_is_cut_as_any_cell(tmp_path, measure):
+    terms = "http://rs.tdwg.org/dwc/terms"
+    meta = (
+        '<archive xmlns="http://rs.tdwg.org/dwc/text/"><core encoding="UTF-8" fieldsTerminatedBy=","'
+        f' rowType="{terms}/Occurrence"><files><location>a.csv</location></files><id index="0"/>'
+        f'<field index="1" term="{terms}/decimalLongitude"/><field index="2" term="{terms}/decimalLatitude"/>'
+        f'<field default="{"b" * 900_000}" term="{terms}/country"/></core></archive>'
+    )
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("meta.xml", meta)
+        archive.writestr("a.csv", "1,7,46\n" * 200_000)
+    cost = measure(f"from sdm.records.read import read_raw; read_raw({str(tmp_path / 'a.zip')!r})")
+    assert cost.seconds < SECONDS and cost.megabytes < MEGABYTES
+
+
 def test_a_placemark_of_many_places(tmp_path, measure):
     kml = '<kml xmlns="http://www.opengis.net/kml/2.2"><Placemark><Point><coordinates>{}</coordinates></Point></Placemark></kml>'
     (tmp_path / "a.kml").write_text(kml.format("7,46 " * 8_000_000))

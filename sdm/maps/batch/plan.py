@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sdm._version import __version__
 from sdm.errors import RegionIndexError, RequestError, SpeciesNameError
 from sdm.files.fingerprint import of_files
+from sdm.files.workbooks import check_workbook
 from sdm.maps.plan import MAX_SPECIES, Job, open_ref, plan_resolved, with_opened_files
 from sdm.models.choice import choose_for_most, resolve_in
 from sdm.models.joint import narrowed
@@ -140,6 +141,7 @@ def plan_list(
     if request.query.compare_with:
         raise RequestError("--compare-with is of single maps, up to 64 species in one call; name them.")
     if isinstance(source, str | Path):
+        check_workbook(source)
         asked, notes = read_names(source, listing.column)
     else:
         if listing.column is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from sdm.engine.compare import PLACES_AT_ONCE, score_embeddings
 from sdm.engine.places import Places, Target, limit_pixels
 from sdm.engine.setup import open_grid, open_places
-from sdm.engine.targets import limited, make_target, probability
+from sdm.engine.targets import calibration_group, limited, make_target, probability
 from sdm.engine.tile import embed_tile, mappable
 from sdm.errors import BoxError, RequestError
 from sdm.grid import WGS84, Grid, Tile, transformer
@@ -204,7 +204,9 @@ class _Species:
             Resolution(taxon.name, taxon, True, "", (), origin if taxon.name in model.introduced else "native")
             for taxon in self.taxa
         ]
-        self._scores = [probability(member_of(model, t), places.modalities, t.group) for t in self.taxa]
+        self._scores = [
+            probability(member_of(model, r.taxon), places.modalities, calibration_group(r)) for r in self._resolutions
+        ]
         self._vectors = _vectors(model, self._resolutions)
         pairs = [(mask_for(taxon), model.extent(taxon.group)) for taxon in self.taxa]
         self.habitats = list(dict.fromkeys(pairs))

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-
 from sdm.cli.app import EPILOG, printable, progress, say, sdm_app
 from sdm.cli.options import takes_options
 from sdm.errors import RequestError
@@ -101,6 +99,8 @@ def zones_command(options: ZonesOptions) -> None:
 
 
 def _print(sums: ZoneSums) -> None:
+    import numpy as np
+
     zones, several = sums.zones, len(sums.names) > 1
     by = sums.richness if several else sums.expected_km2[:, 0]
     relative = bool(np.isnan(by).all())

@@ -36,19 +36,29 @@ def probability(model: Model, modalities: tuple[str, ...], group: str = "") -> P
     return Probability(scale, bias, model.ranges) if model.ranges else Probability(scale, bias)
 
 
-def scorer(places: Places, kind: str = "auto") -> Callable[[Taxon, np.ndarray], Suitability]:
-    """The score of a taxon with a vector (dim,) at these places; `kind` is one of `SCORES`. Raises RequestError."""
+def calibration_group(resolution: Resolution) -> str:
+    """The group by whose calibration a resolved name is scored: that of its taxon, or "introduced".
+
+    Whole ranges with introduced populations are drawn by countries, native ones by the cells that they touch.
+    """
+    return "introduced" if resolution.origin == "all" else resolution.taxon.group
+
+
+def scorer(places: Places, kind: str = "auto") -> Callable[[Resolution, np.ndarray], Suitability]:
+    """The score of a resolved name with a vector (dim,) at places; `kind` is one of `SCORES`. Raises RequestError."""
     if kind == "auto":
         kind = "probability" if places.model.calibrated else "relative"
     if kind == "cosine":
-        return lambda taxon, vector: Cosine()
+        return lambda resolution, vector: Cosine()
     if kind == "probability":
         probability(places.model, places.modalities)
-        return lambda taxon, vector: probability(member_of(places.model, taxon), places.modalities, taxon.group)
+        return lambda resolution, vector: probability(
+            member_of(places.model, resolution.taxon), places.modalities, calibration_group(resolution)
+        )
     from sdm.engine.relative import reference, relative
 
     sample = reference(places.model, places.sampling, _device_here(places.device))
-    return lambda taxon, vector: relative(vector, sample)
+    return lambda resolution, vector: relative(vector, sample)
 
 
 def doubter(places: Places) -> Callable[[Taxon], Doubt | None]:
@@ -74,7 +84,9 @@ def named_target(
     """The target of a resolved name in a calibrated model; `mask`, `atlas`: see `make_target`; others: `limited`."""
     model = member_of(model, resolution.taxon)
     vector = model.species_embedding(resolution)
-    target = make_target(model, resolution, vector, probability(model, modalities, resolution.taxon.group), mask, atlas)
+    target = make_target(
+        model, resolution, vector, probability(model, modalities, calibration_group(resolution)), mask, atlas
+    )
     return limited(target, model, resolution, limits, month)
 
 

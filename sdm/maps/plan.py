@@ -363,9 +363,7 @@ def plan_resolved(request: MapRequest, model: Model, resolutions: Sequence[Resol
     score = scorer(places, request.query.score)
     targets = tuple(
         limited(
-            make_target(
-                model, resolution, vector, score(resolution.taxon, vector), request.query.mask, request.query.atlas
-            ),
+            make_target(model, resolution, vector, score(resolution, vector), request.query.mask, request.query.atlas),
             model,
             resolution,
             request.query.limits,

@@ -131,7 +131,7 @@ def test_slopes_spare_most_of_the_encodings(model, monkeypatch):
     spared, counted["environment"] = counted["environment"], 0
     monkeypatch.setattr(slopes, "AGREED", -1.0)  # nothing agrees
     exact = whole_map(alone, 4096)[0]
-    assert 0 < spared < 0.4 * counted["environment"]  # in coastal mountains
+    assert 0 < spared < 0.5 * counted["environment"]  # in coastal mountains
     difference = np.abs(by_slopes - exact)
     assert 0.0 < np.nanmean(difference) < 0.002
     assert np.nanquantile(difference, 0.999) < 0.05

@@ -71,12 +71,12 @@ def test_store_holds_the_probabilities(done):
     values = result.open().probability.values
     whole = Tile((0, 0), *(slice(0, n) for n in plan.grid.shape))
     embeddings, pixels, _ = embed_tile(plan, whole)
-    scale, bias = plan.model.calibration(plan.modalities)
     habitats = [(t.mask, t.extent) for t in plan.targets]
     places = mappable(plan, whole, habitats, *plan.lonlat(*plan.pixels(whole)))
     assert len({t.mask for t in plan.targets}) == 3
     lon, lat = (a.ravel()[pixels] for a in plan.lonlat(*plan.pixels(whole)))
     for k, target in enumerate(plan.targets):
+        scale, bias = target.score.scale, target.score.bias
         cosines = embeddings.astype(np.float64) @ target.vector.astype(np.float64)
         expected = np.full(plan.grid.pixels, np.nan)
         known = 0.0 if target.known is None else target.known.times(scale).shift(lon, lat)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sdm.engine.doubt import Doubt
-from sdm.engine.targets import probability
+from sdm.engine.targets import calibration_group, probability
 from sdm.maps.batch.plan import Batch
 from sdm.maps.report import attribution, common_tags, season_phrase
 from sdm.models.joint import member_of, members_of
@@ -59,8 +59,8 @@ def _formulas(batch: Batch) -> tuple[list[str], list[str]]:
     job, plan = batch.job, batch.job.plan
     formulas, ranges = [], []
     scores = {
-        (member_of(plan.model, r.taxon).name, r.taxon.group): probability(
-            member_of(plan.model, r.taxon), plan.modalities, r.taxon.group
+        (member_of(plan.model, r.taxon).name, calibration_group(r)): probability(
+            member_of(plan.model, r.taxon), plan.modalities, calibration_group(r)
         )
         for r in job.resolutions
     }

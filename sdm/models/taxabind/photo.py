@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")
 """Nothing else is opened: every decoder is attack surface."""
 MAX_BYTES = 256 * 2**20
-MAX_PIXELS = 89_478_485
-"""Pillow's own threshold of a "decompression bomb": a quarter of a gigabyte as RGB."""
+MAX_PIXELS = 64_000_000
+"""As many as cameras have; a quarter of a gigabyte as Pillow holds them, of which two are needed at a time."""
+MAX_SIDE = 65_535
+"""Pixels, as in JPEG: a picture of one column would become one of 256 while it is resized."""
+_STRIP = 4 << 20
+"""Pixels that are converted at a time."""
 SIZE = 224
 """Pixels on a side of what the image tower sees."""
 PREPROCESS = ("taxabind", "open_clip")
@@ -115,7 +119,7 @@ def open_photo(path: str | Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(path, formats=FORMATS)
         with image:
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
                 raise _too_many_pixels(name)
             image.load()
             orientation = _orientation(image)
@@ -135,7 +139,9 @@ def open_photo(path: str | Path) -> Image.Image:
 
 
 def _too_many_pixels(name: str) -> RequestError:
-    return RequestError(f"photo {name!r} has more than {MAX_PIXELS / 1e6:.0f} megapixels; reduce it first.")
+    return RequestError(
+        f"photo {name!r} has more than {MAX_PIXELS / 1e6:.0f} megapixels or {MAX_SIDE:,} on a side; reduce it first."
+    )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -150,21 +156,30 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Any mode that a photo can have -> RGB: alpha over white, 16 bits to 8, floats from 0..1 or 0..255."""
     from PIL import Image
 
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return Image.fromarray(_to_bytes(np.asarray(image), name)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     if image.mode == "LAB":
         raise RequestError(f"photo {name!r} is in the Lab colour space; convert it to RGB.")
-    return image.convert("RGB")
+    to_bytes = _grey_scale(image, name) if image.mode in ("I", "F") or image.mode.startswith("I;") else None
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if to_bytes:
+            strip = Image.fromarray(to_bytes(np.asarray(strip)))
+        elif image.has_transparency_data:
+            strip = strip.convert("RGBA")
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        rgb.paste(strip.convert("RGB"), (0, top))
+    return rgb
 
 
-def _to_bytes(grey: np.ndarray, name: str) -> np.ndarray:
-    """Grey levels of 16-bit or float images -> uint8."""
-    if not np.isfinite(grey).all():
-        raise RequestError(f"photo {name!r} has pixels that are not finite.")
+def _grey_scale(image: Image.Image, name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Function: grey levels of a 16-bit or float image -> uint8."""
+    grey = np.asarray(image)
     low, high = float(grey.min()), float(grey.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise RequestError(f"photo {name!r} has pixels that are not finite.")
     top = (1.0, 255.0) if grey.dtype.kind == "f" else (65535.0,)
     fitting = [t for t in top if high <= t]
     if low < 0 or not fitting:
@@ -172,4 +187,4 @@ def _to_bytes(grey: np.ndarray, name: str) -> np.ndarray:
             f"photo {name!r} has grey levels from {low:g} to {high:g}; a photo has 0..65535 as integers, 0..1 or "
             "0..255 as floats. Convert it to 8 bits."
         )
-    return (grey.astype(np.float64) * (255.0 / fitting[0]) + 0.5).astype(np.uint8)
+    return lambda part: (part.astype(np.float64) * (255.0 / fitting[0]) + 0.5).astype(np.uint8)

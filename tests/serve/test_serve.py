@@ -1068,10 +1068,10 @@ def test_tiles_sharpen_a_sampled_picture(browser, index, explorer, monkeypatch):
 
 
 @pytest.mark.browser
-def test_leaflet_shows_the_tiles(browser, explorer, tmp_path):
+def test_leaflet_shows_the_tiles(browser, index, tmp_path):
     """A page of someone else, with Leaflet and the documented address."""
     assets = ROOT / "sdm" / "outputs" / "assets"
-    with running(explorer, open_tiles=True) as server:
+    with running(Explorer(index), open_tiles=True) as server:
         (tmp_path / "page.html").write_text(
             f"""<style>{(assets / "leaflet.css").read_text()} #map {{height: 500px}}</style><div id="map"></div>
             <script>{(assets / "leaflet.js").read_text()}</script><script>

@@ -124,8 +124,7 @@ def factors(cells: np.ndarray, score: np.ndarray, migration: np.ndarray) -> np.n
 
 
 def spread(cells: np.ndarray, factor: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """Digits (12, cells of the globe) of one bird: cells with a trace of it (C,) keep theirs, their neighbours
-    follow."""
+    """Digits (12, cells of the globe) of one bird: the cells (C,) that have it keep theirs, their neighbours follow."""
     value, weight = np.ones((12, ROWS, COLUMNS)), np.zeros((ROWS, COLUMNS))
     row, column = np.divmod(cells, COLUMNS)
     there = best >= TRACE

@@ -51,7 +51,7 @@ def scorer(places: Places, kind: str = "auto") -> Callable[[Resolution, np.ndarr
     if kind == "cosine":
         return lambda resolution, vector: Cosine()
     if kind == "probability":
-        probability(places.model, places.modalities)
+        probability(places.model, places.modalities)  # refuses a model without calibration before any species
         return lambda resolution, vector: probability(
             member_of(places.model, resolution.taxon), places.modalities, calibration_group(resolution)
         )

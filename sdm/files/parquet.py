@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 16 << 30
 """Bytes of the columns that are read, unpacked."""
 BOMB_BYTES, BOMB_RATIO = 64 << 20, 250
-"""As in `sdm.files.archives`; a column of equal values takes nothing in an honest table too."""
+"""As in `sdm.files.archives`, but higher: a column of equal values takes nothing in an honest table too."""
 
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12}
 _AT_ONCE, _NESTED_AT_ONCE = 1024, 16

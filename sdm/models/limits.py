@@ -59,8 +59,7 @@ def absent_islands(folder: Path, species: str) -> frozenset[int]:
 
 
 def season(folder: Path, species: str) -> Season | None:
-    """When and where a bird is away; None for one that is not listed. Raises ModelError for a table that cannot be
-    read."""
+    """When and where a bird is away; None for one that is not listed. Raises ModelError for an unreadable table."""
     return _seasons(folder).get(species)
 
 
